@@ -39,6 +39,31 @@ static int forms_after(const pl_plan *p, int i)
     return forms;
 }
 
+/* Whether operation i's output is read as float32 before it is overwritten. Products that have its rows in a form of their
+ * own do not. */
+static int floats_are_read(const pl_plan *p, int i)
+{
+    const int buf = p->ops[i].out;
+    for (int j = i + 1; j < p->n_ops; j++) {
+        const pl_op *op = &p->ops[j];
+        const pl_op_desc *d = &pl_op_table[op->kind];
+        const int multiplies = d->multiplies && !d->own_rows && !d->routed;
+        if ((!multiplies && op->in == buf) || (d->reads & PL_TMP && op->tmp == buf) ||
+            (pl_op_reads_out(p, op) && op->out == buf))
+            return 1;
+        for (int s = op->seg; multiplies && s < op->seg + op->n_seg; s++) {
+            const pl_mat_desc *mat = &p->mats[p->segs[s].mat];
+            const int whole = mat->k == p->buf_dim[buf]; /* else parts of rows are gathered */
+            if (pl_segment_in(op, &p->segs[s]) == buf &&
+                !(whole && pl_format_form(pl_format_from_gguf(mat->gguf_type))))
+                return 1;
+        }
+        if (d->writes & PL_OUT && op->out == buf)
+            return 0;
+    }
+    return 0;
+}
+
 void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
 {
     set_terms(m, segs);
@@ -63,5 +88,6 @@ void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish)
         }
     }
     for (int i = 0; i < m->plan.n_ops; i++)
-        finish[i] = pl_op_table[m->plan.ops[i].kind].writes & PL_OUT ? (uint8_t)forms_after(&m->plan, i) : 0;
+        if (pl_op_table[m->plan.ops[i].kind].writes & PL_OUT)
+            finish[i] = (uint8_t)(forms_after(&m->plan, i) | (floats_are_read(&m->plan, i) ? PL_FORM_FLOAT : 0));
 }

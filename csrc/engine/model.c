@@ -88,6 +88,7 @@ static size_t layout_work(pl_model *m, void *base)
         m->sample_scratch[t] = pl_cut(base, &at, pl_sample_scratch(m->plan.vocab));
         m->expert_room[t] = NULL;
         at += pl_experts_layout(&m->plan, m->options.max_rows, &m->expert_room[t], base ? (char *)base + at : NULL);
+        m->products[t] = pl_cut(base, &at, sizeof(float[2][PL_PRODUCTS]));
         m->gathered[t] = pl_cut(base, &at, pl_gather_bytes(&m->plan, m->bufs, m->options.max_rows));
         m->kernel_scratch[t] = pl_cut(base, &at, pl_kernels_scratch(m->tables.kernels));
     }
@@ -180,11 +181,13 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     m->sample_scratch = calloc(threads, sizeof *m->sample_scratch);
     m->expert_room = calloc(threads, sizeof *m->expert_room);
     m->gathered = calloc(threads, sizeof *m->gathered);
+    m->products = calloc(threads, sizeof *m->products);
     m->kernel_scratch = calloc(threads, sizeof *m->kernel_scratch);
     m->rope_cos = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_cos);
     m->rope_sin = calloc((size_t)plan->n_ropes + 1, sizeof *m->rope_sin);
     if (!m->mats || !m->stacks || !m->bufs || !m->groups || !m->state_at || !m->finish || !m->scratch ||
-        !m->sample_scratch || !m->kernel_scratch || !m->expert_room || !m->gathered || !m->rope_cos || !m->rope_sin)
+        !m->sample_scratch || !m->kernel_scratch || !m->expert_room || !m->gathered || !m->products || !m->rope_cos ||
+        !m->rope_sin)
         return no_memory;
     m->tables = (pl_model_tables){.kernels = pl_kernels_get(m->options.isa),
                                   .tuning = m->options.tuning,
@@ -335,7 +338,7 @@ void pl_model_free(pl_model *m)
                             m->plan.ropes, m->plan.caches,  m->vecs,           m->mats,           m->bufs,
                             m->groups,     m->scratch,      m->sample_scratch, m->kernel_scratch, m->rope_cos,
                             m->rope_sin,   m->finish,       m->expert_room,    m->stacks,         m->plan.states,
-                            m->state_at,   m->gathered};
+                            m->state_at,   m->gathered,     m->products};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         free((void *)tables[i]);
     free(m);

@@ -17,7 +17,7 @@ struct pl_model {
     pl_group *groups;
     float **vecs;
     pl_buf *bufs;
-    uint8_t *finish; /* per operation: forms in which it writes its output */
+    uint8_t *finish; /* per operation: forms in which it writes its output, PL_FORM_FLOAT if floats are read */
     pl_buf head_rows;
     pl_pool *pool;
     int head_op; /* index of the head, -1 if the plan has none */
@@ -31,6 +31,7 @@ struct pl_model {
     void **sample_scratch;               /* per thread */
     struct pl_expert_room **expert_room; /* per thread */
     void **gathered;                     /* per thread */
+    float **products;                    /* per thread */
     void **kernel_scratch;        /* per thread; shared by all tasks, since the engine thread runs one at a time */
     float *logits;                /* (PL_HEAD_ROWS, vocab) */
     float *gates, *zeros;         /* (max_rows, tables.gates); zeros for convolutions */

@@ -255,6 +255,8 @@ static void set_run(pl_model *m, pl_pass_body *b)
     r->kernel_scratch = m->kernel_scratch;
     r->expert_room = m->expert_room;
     r->gathered = m->gathered;
+    r->products = m->products;
+    r->watched = b->pass.n_taps > 0 || !b->whole;
     r->wants = b->wants;
     r->hiddens = b->hiddens;
     r->head_rows = &m->head_rows;

@@ -26,18 +26,22 @@ void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at)
         b->b = pl_cut(base, at, rows * ((dim + 1) / 2 * 2) * sizeof(uint16_t));
 }
 
-void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to)
+void pl_buf_put(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to, const float *x)
 {
-    const float *f = b->f + (size_t)row * b->dim;
     if (forms & PL_FORM_Q8) {
         int8_t *q = b->q + (size_t)row * b->stored * b->dim;
         int16_t *sums = b->sums + (size_t)row * b->stored * (b->dim / 16);
         float *s = b->s + (size_t)row * (b->dim / 32);
-        k->quantize(f + from, to - from, b->stored, q + from, q + b->dim + from, s + from / 32, sums + from / 16,
+        k->quantize(x, to - from, b->stored, q + from, q + b->dim + from, s + from / 32, sums + from / 16,
                     sums + b->dim / 16 + from / 16);
     }
     if (forms & PL_FORM_BF16)
-        k->to_bf16(f + from, to - from, b->b + (size_t)row * ((b->dim + 1) / 2 * 2) + from);
+        k->to_bf16(x, to - from, b->b + (size_t)row * ((b->dim + 1) / 2 * 2) + from);
+}
+
+void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to)
+{
+    pl_buf_put(k, b, forms, row, from, to, b->f + (size_t)row * b->dim + from);
 }
 
 pl_acts pl_buf_acts(const pl_buf *b, int row)

@@ -31,24 +31,25 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_model_tables *m = r->m;
     const pl_buf *in = &m->bufs[op->in], *up = op->n_seg == 2 ? &m->bufs[op->tmp] : NULL, *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
-    /* Tiles per step, an even number (blocks of 32 are quantised): few enough that the columns of both halves are
-     * still cached when they are multiplied. With few rows, all tiles are. */
-    int dim = out->dim, step = r->n_rows <= 16 ? pl_segment_tiles(m, seg) : m->tuning.step_tiles & ~1;
-    int from, to, forms = pl_finishes(r, op);
+    const int dim = out->dim, step = pl_tiles_at_once(r, pl_segment_tiles(m, seg)), forms = pl_finishes(r, op);
+    const int floats = pl_leaves_floats(r, op);
+    int from, to;
     pl_my_tiles(r, op, 0, tid, &from, &to);
     for (int row = 0, n; row < r->n_rows; row += n) {
         n = pl_rows_at_once(r, seg, row);
         for (int t = from; t < to; t += step) {
-            int t1 = t + step < to ? t + step : to;
-            int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
-            float *gate = out->f + (size_t)row * dim, *other = up ? up->f + (size_t)row * dim : NULL;
-            pl_segment_run(r, &seg[0], t, t1, in, row, n, gate, dim, tid, t > from);
+            const int t1 = t + step < to ? t + step : to;
+            const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
+            const pl_products gate = pl_products_at(r, seg, out, row, n, c0, c1, 0, tid);
+            const pl_products other = up ? pl_products_at(r, seg, up, row, n, c0, c1, 1, tid) : gate;
+            pl_segment_run(r, &seg[0], t, t1, in, row, n, gate.y, gate.stride, tid, t > from);
             if (up)
-                pl_segment_run(r, &seg[1], t, t1, in, row, n, other, dim, tid, 1);
+                pl_segment_run(r, &seg[1], t, t1, in, row, n, other.y, other.stride, tid, 1);
             for (int i = 0; i < n; i++) {
-                size_t at = (size_t)i * dim + c0;
-                pl_act_row(m, op, gate + at, up ? other + at : NULL, c1 - c0, gate + at);
-                pl_buf_finish(m->kernels, out, forms, row + i, c0, c1);
+                float *g = gate.y + i * gate.stride + c0, *u = up ? other.y + i * other.stride + c0 : NULL;
+                float *y = floats ? out->f + (size_t)(row + i) * dim + c0 : g;
+                pl_act_row(m, op, g, u, c1 - c0, y);
+                pl_buf_put(m->kernels, out, forms, row + i, c0, c1, y);
             }
         }
     }

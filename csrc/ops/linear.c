@@ -1,4 +1,6 @@
 /* Matrix products whose outputs lie side by side, also those of heads: stacks of matrices, each with its own columns. */
+#include <string.h>
+
 #include "ops.h"
 
 enum { MOST_SEGMENTS = 32 /* of an operation with stacks */ };
@@ -48,40 +50,84 @@ const char *pl_check_linear(const pl_plan *p, const pl_op *op)
 
 /* ---- the operation ----------------------------------------------------------------------------------------------- */
 
-/* Matrix e of a stack by tiles [from, to), for all rows. */
-static void head(const pl_run *r, const pl_segment *seg, const pl_buf *in, int e, int from, int to, float *y,
-                 int stride, int tid, int again)
+/* Whether products go to `out` directly; else they wait in memory of the thread until a step has all of theirs. */
+static int direct(const pl_run *r, const pl_mat *w)
+{
+    return r->n_rows <= PL_FEW_ROWS || w->format->is_float;
+}
+
+/* Tiles [from, to) of w, for n rows from `row` on, to y (row, column 0). */
+static void product(const pl_run *r, const pl_segment *seg, const pl_mat *w, int first, const pl_buf *in, int from,
+                    int to, int row, int n, float *y, int stride, int tid, int again)
+{
+    if (direct(r, w)) {
+        pl_product_run(r, seg, w, first, from, to, in, row, n, y, stride, tid, again);
+        return;
+    }
+    const int step = pl_tiles_or_all(r, w, n, to - from);
+    for (int t = from; t < to; t += step) {
+        const int t1 = t + step < to ? t + step : to;
+        const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < w->rows ? t1 * PL_TILE : w->rows;
+        const pl_buf place = {.f = y, .dim = stride};
+        const pl_products made = pl_products_at(r, seg, &place, 0, n, c0, c1, 0, tid);
+        pl_product_run(r, seg, w, first, t, t1, in, row, n, made.y, made.stride, tid, again || t > from);
+        for (int i = 0; i < n && made.y != y; i++)
+            memcpy(y + (size_t)i * stride + c0, made.y + i * made.stride + c0, sizeof(float) * (size_t)(c1 - c0));
+    }
+}
+
+/* Matrix e of a stack likewise. */
+static void head(const pl_run *r, const pl_segment *seg, const pl_buf *in, int e, int from, int to, int row, int n,
+                 const pl_buf *out, int tid, int again)
 {
     const pl_mat *stack = &r->m->mats[seg->mat], w = pl_mat_part(stack, e);
-    y += seg->column + (ptrdiff_t)e * seg->step;
+    float *y = out->f + (size_t)row * out->dim + seg->column + (ptrdiff_t)e * seg->step;
     if (in->dim == w.k) {
-        pl_product_run(r, seg, &w, e * w.rows, from, to, in, 0, r->n_rows, y, stride, tid, again);
+        product(r, seg, &w, e * w.rows, in, from, to, row, n, y, out->dim, tid, again);
         return;
     }
     pl_buf rows;
-    for (int i = 0, n; i < r->n_rows; i += n) {
-        n = r->n_rows - i < PL_GATHERED ? r->n_rows - i : PL_GATHERED;
-        pl_gather_begin(&rows, r->gathered[tid], in, w.k, pl_format_form(w.format), n);
-        for (int j = 0; j < n; j++)
-            pl_gather_row(&rows, in, i + j, e * w.k, j, !pl_format_form(w.format));
-        pl_product_run(r, seg, &w, e * w.rows, from, to, &rows, 0, n, y + (ptrdiff_t)i * stride, stride, tid, 0);
+    for (int i = 0, some; i < n; i += some) {
+        some = n - i < PL_GATHERED ? n - i : PL_GATHERED;
+        pl_gather_begin(&rows, r->gathered[tid], in, w.k, pl_format_form(w.format), some);
+        for (int j = 0; j < some; j++)
+            pl_gather_row(&rows, in, row + i + j, e * w.k, j, !pl_format_form(w.format));
+        pl_product_run(r, seg, &w, e * w.rows, from, to, &rows, 0, some, y + (ptrdiff_t)i * out->dim, out->dim, tid, 0);
     }
+}
+
+/* How many rows, from `row` on, all segments multiply before the next ones; all, if any segment writes to `out`
+ * directly. */
+static int rows_at_once(const pl_run *r, const pl_op *op, int row)
+{
+    int n = r->n_rows - row;
+    for (int s = 0; s < op->n_seg; s++) {
+        const pl_segment *seg = &r->m->segs[op->seg + s];
+        if (direct(r, &r->m->mats[seg->mat]))
+            return r->n_rows - row;
+        n = pl_rows_at_once(r, seg, row);
+    }
+    return n;
 }
 
 void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
-    const pl_buf *out = &m->bufs[op->out], *last = NULL;
+    const pl_buf *out = &m->bufs[op->out];
     int from, to, forms = pl_finishes(r, op);
-    for (int s = 0; s < op->n_seg; s++) {
-        const pl_segment *seg = &m->segs[op->seg + s];
-        const pl_buf *in = &m->bufs[pl_segment_in(op, seg)];
-        int tiles = pl_segment_tiles(m, seg);
-        pl_my_tiles(r, op, s, tid, &from, &to);
-        for (int t = from, end; t < to; t = end) {
-            end = (t / tiles + 1) * tiles < to ? (t / tiles + 1) * tiles : to;
-            head(r, seg, in, t / tiles, t % tiles, t % tiles + end - t, out->f, out->dim, tid, last == in);
-            last = in->dim == m->mats[seg->mat].k ? in : NULL;
+    for (int row = 0, n; row < r->n_rows; row += n) {
+        const pl_buf *last = NULL;
+        n = rows_at_once(r, op, row);
+        for (int s = 0; s < op->n_seg; s++) {
+            const pl_segment *seg = &m->segs[op->seg + s];
+            const pl_buf *in = &m->bufs[pl_segment_in(op, seg)];
+            int tiles = pl_segment_tiles(m, seg);
+            pl_my_tiles(r, op, s, tid, &from, &to);
+            for (int t = from, end; t < to; t = end) {
+                end = (t / tiles + 1) * tiles < to ? (t / tiles + 1) * tiles : to;
+                head(r, seg, in, t / tiles, t % tiles, t % tiles + end - t, row, n, out, tid, last == in);
+                last = in->dim == m->mats[seg->mat].k ? in : NULL;
+            }
         }
     }
     if (forms) {

@@ -11,19 +11,26 @@ static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_buf *tmp = &m->bufs[op->tmp], *out = &m->bufs[op->out];
-    int dim = out->dim, first, end;
-    pl_my_tiles(r, op, 0, tid, &first, &end);
-    int c0 = first * PL_TILE, c1 = end * PL_TILE < dim ? end * PL_TILE : dim;
-    for (int row = 0, n; row < r->n_rows && first < end; row += n) {
-        n = pl_rows_at_once(r, &m->segs[op->seg], row);
-        pl_segment_run(r, &m->segs[op->seg], first, end, &m->bufs[op->in], row, n, tmp->f + (size_t)row * dim, dim, tid,
-                       0);
-        for (int i = row; i < row + n && op->vec < 0; i++) {
-            float *x = out->f + (size_t)i * dim + c0, *t = tmp->f + (size_t)i * dim + c0;
-            if (op->scale != 1.0f)
-                m->kernels->scale(t, op->scale, c1 - c0, t);
-            m->kernels->add(x, t, c1 - c0, x);
-            pl_buf_finish(m->kernels, out, forms, i, c0, c1);
+    const pl_segment *seg = &m->segs[op->seg];
+    const int dim = out->dim;
+    int from, to;
+    pl_my_tiles(r, op, 0, tid, &from, &to);
+    for (int row = 0, n; row < r->n_rows && from < to; row += n) {
+        n = pl_rows_at_once(r, seg, row);
+        const int step = pl_tiles_or_all(r, &m->mats[seg->mat], n, to - from);
+        for (int t = from; t < to; t += step) {
+            const int t1 = t + step < to ? t + step : to;
+            const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
+            const pl_products made = op->vec < 0 ? pl_products_at(r, seg, tmp, row, n, c0, c1, 0, tid)
+                                                 : (pl_products){tmp->f + (size_t)row * dim, dim};
+            pl_segment_run(r, seg, t, t1, &m->bufs[op->in], row, n, made.y, made.stride, tid, t > from);
+            for (int i = 0; i < n && op->vec < 0; i++) {
+                float *x = out->f + (size_t)(row + i) * dim + c0, *y = made.y + i * made.stride + c0;
+                if (op->scale != 1.0f)
+                    m->kernels->scale(y, op->scale, c1 - c0, y);
+                m->kernels->add(x, y, c1 - c0, x);
+                pl_buf_finish(m->kernels, out, forms, row + i, c0, c1);
+            }
         }
     }
 }

@@ -90,11 +90,14 @@ void pl_op_norm(const pl_run *r, const pl_op *op, int tid)
     const pl_model_tables *m = r->m;
     const pl_buf *in = &m->bufs[op->in], *out = &m->bufs[op->out];
     int from, to, forms = pl_finishes(r, op), width = op->width ? op->width : in->dim;
+    /* Rows that are read in other forms alone need not leave the caches. */
+    const int floats = pl_leaves_floats(r, op) || width < out->dim || out->dim > PL_PRODUCTS;
     pl_my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {
+        float *y = floats ? out->f + (size_t)i * out->dim : r->products[tid];
         norm_groups(m, op, op->vec, in->f + (size_t)i * in->dim + op->column, width, op->each ? op->each : width,
-                    op->flags & PL_PER_HEAD, out->f + (size_t)i * out->dim + op->column);
-        pl_buf_finish(m->kernels, out, forms, i, 0, out->dim);
+                    op->flags & PL_PER_HEAD, y + op->column);
+        pl_buf_put(m->kernels, out, forms, i, 0, out->dim, y);
     }
 }
 

@@ -17,8 +17,8 @@
 
 enum { PL_GATHERED = 256 }; /* rows that are gathered at once */
 
-/* Forms of a buffer's rows besides float32, for matrix products. */
-enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2 };
+/* Forms of a buffer's rows for matrix products, and float32, which it always has. */
+enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2, PL_FORM_FLOAT = 4 };
 
 /* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
 typedef struct pl_buf {
@@ -65,7 +65,7 @@ typedef struct pl_model_tables {
     pl_kv_type kv;
     int vocab;
     pl_buf *bufs;
-    const uint8_t *finish; /* per operation: forms of its output that later operations read */
+    const uint8_t *finish; /* per operation: forms of its output that later operations read, float32 among them */
 } pl_model_tables;
 
 /* One forward pass. */
@@ -80,12 +80,14 @@ typedef struct pl_run {
     float *const *rope_cos, *const *rope_sin; /* per rope: (n_rows, n_rot / 2) */
     const pl_part *parts;
     int n_parts;
+    int watched;  /* buffers are read between operations, or by a later pass */
     float *gates; /* (n_rows, m->gates): of one scan */
     const pl_qtile *qtiles;
     int n_qtiles, qtile_rows;                  /* qtile_rows: most rows of a query tile of this pass */
     float *const *scratch;                     /* per thread: pl_attend_scratch() floats */
     struct pl_expert_room *const *expert_room; /* per thread, if the plan has experts (experts.c) */
     void *const *gathered;                     /* per thread: pl_gather_bytes() */
+    float *const *products;                    /* per thread: (2, PL_PRODUCTS) */
     void *const *kernel_scratch;               /* per thread: pl_kernels_scratch() bytes */
     float *partial;                            /* states: (items, at_once + 1) x pl_attend_state() floats, or NULL */
     int at_once;                               /* chunks of an item that are computed side by side */
@@ -107,7 +109,9 @@ int pl_format_form(const pl_format *f);
 void *pl_cut(void *base, size_t *at, size_t bytes);
 /* Assigns the memory for `rows` rows of a buffer. */
 void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at);
-/* Writes columns [from, to) of a row in `forms`; from and to: multiples of 32, or the end. */
+/* Writes columns [from, to) of a row in `forms`; from and to: multiples of 32, or the end. x: the columns' floats. */
+void pl_buf_put(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to, const float *x);
+/* The same with those of the buffer. */
 void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to);
 /* The rows of a buffer from `row` on, as a kernel reads them. */
 pl_acts pl_buf_acts(const pl_buf *b, int row);
@@ -118,10 +122,16 @@ static inline void pl_bad(const pl_run *r, int row, int what)
     atomic_fetch_or_explicit(&r->status[r->rows[row].seq], what, memory_order_relaxed);
 }
 
-/* Forms in which an operation must write its output. */
+/* Forms besides float32 in which an operation must write its output. */
 static inline int pl_finishes(const pl_run *r, const pl_op *op)
 {
-    return r->m->finish[op - r->ops];
+    return r->m->finish[op - r->ops] & ~PL_FORM_FLOAT;
+}
+
+/* Whether it must write float32 as well. */
+static inline int pl_leaves_floats(const pl_run *r, const pl_op *op)
+{
+    return r->watched || r->m->finish[op - r->ops] & PL_FORM_FLOAT;
 }
 
 /* This thread's rows [*from, *to) of the pass. */
@@ -146,6 +156,32 @@ static inline int pl_rows_at_once(const pl_run *r, const pl_segment *seg, int ro
     const int left = r->n_rows - row, most = pl_divides(r->m, &r->m->mats[seg->mat]) ? 256 : r->m->tuning.step_rows;
     return left < most ? left : most;
 }
+
+/* How many tiles likewise, an even number (blocks of 32 are quantised): few enough that products are still cached when
+ * they are used. With few rows, all tiles are. */
+static inline int pl_tiles_at_once(const pl_run *r, int tiles)
+{
+    return r->n_rows <= PL_FEW_ROWS || tiles <= r->m->tuning.step_tiles ? tiles : r->m->tuning.step_tiles & ~1;
+}
+
+/* The same for operations that can use all products at once as well: all tiles, if the activations of n rows do not fit
+ * into a panel, which would be laid out again for each step. */
+static inline int pl_tiles_or_all(const pl_run *r, const pl_mat *w, int n, int tiles)
+{
+    return (int64_t)n * w->k * 9 / 8 > r->m->tuning.panel_bytes ? tiles : pl_tiles_at_once(r, tiles);
+}
+
+/* Where products of n rows, from `row` on, by columns [c0, c1) of a buffer wait until they are used: that of the first
+ * row and column 0, and the distance of rows. */
+typedef struct pl_products {
+    float *y;
+    ptrdiff_t stride;
+} pl_products;
+
+/* Many are dense in memory of the thread (i: which half of it): in the buffer, rows whose distance is a power of two
+ * would push each other out of the caches. */
+pl_products pl_products_at(const pl_run *r, const pl_segment *seg, const pl_buf *b, int row, int n, int c0, int c1,
+                           int i, int tid);
 
 /* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles
  * [tile0, tile1) of the segment, on thread tid. again: 1: the thread's last product had the same rows of `in`, which have
