@@ -31,17 +31,17 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_model_tables *m = r->m;
     const pl_buf *in = &m->bufs[op->in], *up = op->n_seg == 2 ? &m->bufs[op->tmp] : NULL, *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
-    const int dim = out->dim, step = pl_tiles_at_once(r, pl_segment_tiles(m, seg)), forms = pl_finishes(r, op);
-    const int floats = pl_leaves_floats(r, op);
+    const int dim = out->dim, forms = pl_finishes(r, op), floats = pl_leaves_floats(r, op);
     int from, to;
     pl_my_tiles(r, op, 0, tid, &from, &to);
     for (int row = 0, n; row < r->n_rows; row += n) {
         n = pl_rows_at_once(r, seg, row);
+        const int step = pl_tiles_at_once(r, n, to - from);
         for (int t = from; t < to; t += step) {
             const int t1 = t + step < to ? t + step : to;
             const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
-            const pl_products gate = pl_products_at(r, seg, out, row, n, c0, c1, 0, tid);
-            const pl_products other = up ? pl_products_at(r, seg, up, row, n, c0, c1, 1, tid) : gate;
+            const pl_products gate = pl_products_at(r, out, row, n, c0, c1, 0, tid);
+            const pl_products other = up ? pl_products_at(r, up, row, n, c0, c1, 1, tid) : gate;
             pl_segment_run(r, &seg[0], t, t1, in, row, n, gate.y, gate.stride, tid, t > from);
             if (up)
                 pl_segment_run(r, &seg[1], t, t1, in, row, n, other.y, other.stride, tid, 1);

@@ -69,7 +69,7 @@ static void product(const pl_run *r, const pl_segment *seg, const pl_mat *w, int
         const int t1 = t + step < to ? t + step : to;
         const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < w->rows ? t1 * PL_TILE : w->rows;
         const pl_buf place = {.f = y, .dim = stride};
-        const pl_products made = pl_products_at(r, seg, &place, 0, n, c0, c1, 0, tid);
+        const pl_products made = pl_products_at(r, &place, 0, n, c0, c1, 0, tid);
         pl_product_run(r, seg, w, first, t, t1, in, row, n, made.y, made.stride, tid, again || t > from);
         for (int i = 0; i < n && made.y != y; i++)
             memcpy(y + (size_t)i * stride + c0, made.y + i * made.stride + c0, sizeof(float) * (size_t)(c1 - c0));

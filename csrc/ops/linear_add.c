@@ -21,7 +21,7 @@ static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
         for (int t = from; t < to; t += step) {
             const int t1 = t + step < to ? t + step : to;
             const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
-            const pl_products made = op->vec < 0 ? pl_products_at(r, seg, tmp, row, n, c0, c1, 0, tid)
+            const pl_products made = op->vec < 0 ? pl_products_at(r, tmp, row, n, c0, c1, 0, tid)
                                                  : (pl_products){tmp->f + (size_t)row * dim, dim};
             pl_segment_run(r, seg, t, t1, &m->bufs[op->in], row, n, made.y, made.stride, tid, t > from);
             for (int i = 0; i < n && op->vec < 0; i++) {

@@ -157,18 +157,20 @@ static inline int pl_rows_at_once(const pl_run *r, const pl_segment *seg, int ro
     return left < most ? left : most;
 }
 
-/* How many tiles likewise, an even number (blocks of 32 are quantised): few enough that products are still cached when
- * they are used. With few rows, all tiles are. */
-static inline int pl_tiles_at_once(const pl_run *r, int tiles)
+/* How many tiles n rows meet likewise, an even number (blocks of 32 are quantised): few enough that products are still
+ * cached when they are used. With few rows, all tiles are. */
+static inline int pl_tiles_at_once(const pl_run *r, int n, int tiles)
 {
-    return r->n_rows <= PL_FEW_ROWS || tiles <= r->m->tuning.step_tiles ? tiles : r->m->tuning.step_tiles & ~1;
+    const pl_tuning *t = &r->m->tuning;
+    const int most = n > t->step_rows ? t->step_rows * t->step_tiles / n : t->step_tiles;
+    return r->n_rows <= PL_FEW_ROWS || tiles <= most ? tiles : most < 2 ? 2 : most & ~1;
 }
 
 /* The same for operations that can use all products at once as well: all tiles, if the activations of n rows do not fit
  * into a panel, which would be laid out again for each step. */
 static inline int pl_tiles_or_all(const pl_run *r, const pl_mat *w, int n, int tiles)
 {
-    return (int64_t)n * w->k * 9 / 8 > r->m->tuning.panel_bytes ? tiles : pl_tiles_at_once(r, tiles);
+    return (int64_t)n * w->k * 9 / 8 > r->m->tuning.panel_bytes ? tiles : pl_tiles_at_once(r, n, tiles);
 }
 
 /* Where products of n rows, from `row` on, by columns [c0, c1) of a buffer wait until they are used: that of the first
@@ -180,8 +182,7 @@ typedef struct pl_products {
 
 /* Many are dense in memory of the thread (i: which half of it): in the buffer, rows whose distance is a power of two
  * would push each other out of the caches. */
-pl_products pl_products_at(const pl_run *r, const pl_segment *seg, const pl_buf *b, int row, int n, int c0, int c1,
-                           int i, int tid);
+pl_products pl_products_at(const pl_run *r, const pl_buf *b, int row, int n, int c0, int c1, int i, int tid);
 
 /* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles
  * [tile0, tile1) of the segment, on thread tid. again: 1: the thread's last product had the same rows of `in`, which have

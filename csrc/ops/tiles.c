@@ -49,12 +49,10 @@ void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1
     pl_product_run(r, seg, &r->m->mats[seg->mat], 0, tile0, tile1, in, row0, n, y + seg->column, y_stride, tid, again);
 }
 
-pl_products pl_products_at(const pl_run *r, const pl_segment *seg, const pl_buf *b, int row, int n, int c0, int c1,
-                           int i, int tid)
+pl_products pl_products_at(const pl_run *r, const pl_buf *b, int row, int n, int c0, int c1, int i, int tid)
 {
     const int stride = (c1 - c0 + PL_TILE - 1) / PL_TILE * PL_TILE;
-    if (r->watched || r->n_rows <= PL_FEW_ROWS || pl_divides(r->m, &r->m->mats[seg->mat]) ||
-        (int64_t)n * stride > PL_PRODUCTS)
+    if (r->watched || r->n_rows <= PL_FEW_ROWS || (int64_t)n * stride > PL_PRODUCTS)
         return (pl_products){b->f + (size_t)row * b->dim, b->dim};
     return (pl_products){r->products[tid] + i * PL_PRODUCTS - c0, stride};
 }
