@@ -8,6 +8,7 @@ enum {
     AMX_LEAST = 28,  /* rows of x from which on tiles are faster than vectors */
     AMX_DOTS = 4,    /* products whose sums are stored one after another: leaving the microcode of stores costs time */
     AMX_PART = 16,   /* blocks of k that are unpacked at a time: 10 to 14 KB, in a first-level cache of 48 */
+    AMX_MOST = 20,   /* if there are no more, all at once */
     AMX_GROUPS = 16, /* groups of sixteen rows that meet a part, at most */
 };
 

@@ -43,9 +43,9 @@ PL_INLINE int code_bytes(const pl_shape f)
 /* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
 enum {
     CODES = PL_PANEL_HEAD + PL_PANEL_MOST,
-    SCALES = CODES + 768 * AMX_PART,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
-    MINS = SCALES + 128 * AMX_PART,   /* likewise; scaled formats: integers, both groups in 16 bits each */
-    DOTS = MINS + 128 * AMX_PART,     /* AMX_DOTS x (16, 16) int32, of two steps */
+    SCALES = CODES + 768 * AMX_MOST,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
+    MINS = SCALES + 128 * AMX_MOST,   /* likewise; scaled formats: integers, both groups in 16 bits each */
+    DOTS = MINS + 128 * AMX_MOST,     /* AMX_DOTS x (16, 16) int32, of two steps */
     RESULTS = DOTS + 2048 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
@@ -321,11 +321,11 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     uint8_t *const scratch = x->scratch, *const panel = scratch + PL_PANEL_HEAD;
     float *const results = (float *)(scratch + RESULTS);
     const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = (n + AMX_ROWS - 1) / AMX_ROWS;
-    const int bytes = (AMX_PART * f.packed_block + AMX_PART / 8 * f.packed_header) / 64; /* of a part, in lines */
-    const int steps = groups * (AMX_PART * dot_groups(f) * terms / AMX_DOTS),
-              share = 64 * ((bytes + steps - 1) / steps);
     for (int b0 = 0; b0 < all; b0 += most) {
-        const int blocks = all - b0 < most ? all - b0 : most;
+        const int blocks = all - b0 < most ? all - b0 : most, part = blocks <= AMX_MOST ? blocks : AMX_PART;
+        const int bytes = (part * f.packed_block + part / 8 * f.packed_header) / 64; /* of a part, in lines */
+        const int dots = part * dot_groups(f) * terms, steps = groups * ((dots + AMX_DOTS - 1) / AMX_DOTS);
+        const int share = 64 * ((bytes + steps - 1) / steps);
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
             make_panel(f, terms, x, i0, n, b0, blocks, panel);
         for (int t = tile0; t < tile1; t++) {
@@ -333,8 +333,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
             const int left = w->rows - PL_TILE * t;
             const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
             float *const out = y + i0 * y_stride + PL_TILE * t;
-            for (int b = 0; b < blocks; b += AMX_PART) {
-                const int last = b + AMX_PART >= blocks, count = last ? blocks - b : AMX_PART;
+            for (int b = 0; b < blocks; b += part) {
+                const int last = b + part >= blocks, count = last ? blocks - b : part;
                 const uint8_t *next = last ? block_at(f, tile + w->tile_bytes, b0) : block_at(f, tile, b0 + b + count);
                 const float *in = b ? results : b0 ? out : NULL;
                 unpack(f, tile, b0 + b, count, scratch);
