@@ -47,6 +47,7 @@ typedef struct tile {
     int from, to;       /* slots that any row sees: [from, to) */
     int end;            /* slots of the sequence */
     float *q, *spare;   /* (m, dk); a state */
+    float *columns;     /* room for those of a row of the output */
     int *lo, *hi;       /* (PL_CHUNK_PAGES, m) */
     void *kernel_scratch;
 } tile;
@@ -79,6 +80,7 @@ static tile tile_of(const pl_run *r, const pl_op *op, int item, int tid)
     t.spare = t.q + (size_t)t.m * t.c->dk;
     t.lo = (int *)(t.spare + state);
     t.hi = t.lo + PL_CHUNK_PAGES * t.m;
+    t.columns = r->products[tid];
     t.kernel_scratch = r->kernel_scratch[tid];
     return t;
 }
@@ -180,15 +182,16 @@ static void write_out(const tile *t, const float *state)
     int forms = pl_finishes(t->r, t->op);
     const pl_buf *out = &tables->bufs[t->op->out];
     int m = t->m, dv = t->c->dv, width = t->heads * dv, column = t->head * width;
+    const int floats = pl_leaves_floats(t->r, t->op) || width % PL_BLOCK || width > PL_PRODUCTS;
     for (int i = 0; i < t->n; i++) {
-        float *y = out->f + (size_t)(t->row + i) * out->dim + column;
+        float *y = floats ? out->f + (size_t)(t->row + i) * out->dim + column : t->columns;
         for (int h = 0; h < t->heads; h++) {
             int j = i * t->heads + h;
             float by = share(t, state[j], state[m + j], h);
             tables->kernels->scale(state + 2 * m + (size_t)j * dv, by, dv, y + h * dv);
         }
         if (width % PL_BLOCK == 0)
-            pl_buf_finish(tables->kernels, out, forms, t->row + i, column, column + width);
+            pl_buf_put(tables->kernels, out, forms, t->row + i, column, column + width, y);
     }
 }
 
