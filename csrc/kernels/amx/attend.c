@@ -157,7 +157,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
         else                                                                                                           \
             _tile_loadd(B, seen_values(v + at, step, base, span, in, spare), 64);                                      \
         _tile_dpbf16ps(C, A, B);                                                                                       \
-        prefetch(next, at, step);                                                                                      \
+        prefetch(next, 64 * ATTEND_PAIRS * (2 * ((d) / PL_SLOTS) + (half)), 64);                                       \
     } while (0)
 #define COLUMNS(C, B0, B1, d, in)                                                                                      \
     do {                                                                                                               \
