@@ -50,17 +50,18 @@ const char *pl_check_linear(const pl_plan *p, const pl_op *op)
 
 /* ---- the operation ----------------------------------------------------------------------------------------------- */
 
-/* Whether products go to `out` directly; else they wait in memory of the thread until a step has all of theirs. */
-static int direct(const pl_run *r, const pl_mat *w)
+/* Whether products go to `out` directly, as those of gathered rows do; else they wait in memory of the thread until a step
+ * has all of its own. */
+static int direct(const pl_run *r, const pl_buf *in, const pl_mat *w)
 {
-    return r->n_rows <= PL_FEW_ROWS || w->format->is_float;
+    return r->n_rows <= PL_FEW_ROWS || w->format->is_float || in->dim != w->k;
 }
 
 /* Tiles [from, to) of w, for n rows from `row` on, to y (row, column 0). */
 static void product(const pl_run *r, const pl_segment *seg, const pl_mat *w, int first, const pl_buf *in, int from,
                     int to, int row, int n, float *y, int stride, int tid, int again)
 {
-    if (direct(r, w)) {
+    if (direct(r, in, w)) {
         pl_product_run(r, seg, w, first, from, to, in, row, n, y, stride, tid, again);
         return;
     }
@@ -103,7 +104,7 @@ static int rows_at_once(const pl_run *r, const pl_op *op, int row)
     int n = r->n_rows - row;
     for (int s = 0; s < op->n_seg; s++) {
         const pl_segment *seg = &r->m->segs[op->seg + s];
-        if (direct(r, &r->m->mats[seg->mat]))
+        if (direct(r, &r->m->bufs[pl_segment_in(op, seg)], &r->m->mats[seg->mat]))
             return r->n_rows - row;
         n = pl_rows_at_once(r, seg, row);
     }
