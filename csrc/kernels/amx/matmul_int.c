@@ -314,6 +314,13 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
+/* Bytes that each step prefetches so that `lines` are there after the dots of all groups. */
+__attribute__((noinline)) static int bytes_a_step(int lines, int dots, int groups)
+{
+    const int steps = groups * ((dots + AMX_DOTS - 1) / AMX_DOTS);
+    return 64 * ((lines + steps - 1) / steps);
+}
+
 /* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are resumed. */
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
@@ -323,9 +330,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = (n + AMX_ROWS - 1) / AMX_ROWS;
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most, part = blocks <= AMX_MOST ? blocks : AMX_PART;
-        const int bytes = (part * f.packed_block + part / 8 * f.packed_header) / 64; /* of a part, in lines */
-        const int dots = part * dot_groups(f) * terms, steps = groups * ((dots + AMX_DOTS - 1) / AMX_DOTS);
-        const int share = 64 * ((bytes + steps - 1) / steps);
+        const int share = bytes_a_step((part * f.packed_block + part / 8 * f.packed_header) / 64,
+                                       part * dot_groups(f) * terms, groups);
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
             make_panel(f, terms, x, i0, n, b0, blocks, panel);
         for (int t = tile0; t < tile1; t++) {
