@@ -14,7 +14,7 @@
  * panel_bytes                 activations that a product lays out at once (AVX-512)
  * group_bytes                 weights that many rows meet before the next ones are read (AVX2, NEON)
  * step_rows                   rows per step of operations that use their products at once
- * step_tiles                  tiles per step of the gated unit
+ * step_tiles                  tiles per such step, of step_rows rows or fewer; of more rows fewer tiles
  * float_bytes                 weights, and activations, per block of a large product with float weights whose kernel has
  *                             no memory of its own
  * few_rows                    rows with which a tile of four bits takes as long to read as to compute with, by which

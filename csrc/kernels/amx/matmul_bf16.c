@@ -185,7 +185,8 @@ PL_INLINE void multiply_any(const moved *own, int many, part *p, moved *before, 
 }
 
 /* Steps [from, to) of rows [i0, i0 + n) as [group of 32 rows][step][row][32], with zeros behind the last k and, up to a
- * multiple of sixteen, behind the last row. Four steps of each row at a time: what is written lies together then. */
+ * multiple of sixteen, behind the last row. Four steps of each row at a time: what is written lies together then.
+ * Not inlined, for the size of the library. */
 __attribute__((noinline)) static void lay_out(const pl_acts *x, int i0, int n, int from, int to, uint8_t *panel)
 {
     const ptrdiff_t row_bytes = 4 * (ptrdiff_t)((x->k + 1) / 2);

@@ -314,7 +314,8 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-/* Bytes that each step prefetches so that `lines` are there after the dots of all groups. */
+/* Bytes that each step prefetches so that `lines` are there after the dots of all groups. Not inlined, for the size of
+ * the library. */
 __attribute__((noinline)) static int bytes_a_step(int lines, int dots, int groups)
 {
     const int steps = groups * ((dots + AMX_DOTS - 1) / AMX_DOTS);
