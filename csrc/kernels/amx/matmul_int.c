@@ -6,15 +6,18 @@
  * part of k at a time: few enough that they, the activations that they meet and all sums stay in the first-level cache.
  * The bytes of the part after it are prefetched in between, at an even pace.
  *
- * Storing a tile runs in microcode, and vectors wait for its end: per 16 x 16 x 32 a store takes 11.2 ns, the vectors
- * 10.6, dots and loads of both sides 10 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz). One after another they
- * take 33; 23.5 where the dots of a step run while the sums of the one before are scaled, a dot for each sum. With all four
- * dots ahead of the sums it is 36. Vectors alone, in the tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a register seems to wait for the
- * products that read it: dots then take 30, and all together 45 to 50.
+ * What limits it is the vectors: while a tile instruction is under way, whichever, floats of 512 bits have one port in
+ * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three instructions a row, 48
+ * cycles; products (16), stores (16) and loads of both sides fit in between, if each store comes two products after its
+ * own and each product a step of four before its sums are scaled: 21 ns at 2.4 GHz, and 23 with the stores of a step in a
+ * row. Vectors alone, in the tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a
+ * register seems to wait for the products that read it: 45 to 50.
  *
- * Four tiles are stored in a row, the last one after the sums before it: two or each by itself were no faster, nor was
- * sharing activations between two blocks whose weights have zeros in the other's place. Two groups of a block do share
- * them. Parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
+ * Tried without gain: codes in bf16, whose sums are floats already (two instructions a row, 14 ns while all is in the
+ * first-level cache: twice the bytes of both sides are not); two groups of rows by two tiles, four by one, or two by one at
+ * once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.9 without, as sums have to
+ * wait in memory); activations prefetched; sharing activations between two blocks whose weights have zeros in the other's
+ * place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
 #include "../avx512/block.h"
 #include "../matmul.h"
 #include "blocking.h"
@@ -266,7 +269,7 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
     for (int j = 0; j < AMX_DOTS; j++)
         dot(f, terms, &then, j);
 #pragma GCC unroll 4
-    for (int j = 0; j < AMX_DOTS; j++)
+    for (int j = 0; j < AMX_DOTS - AMX_LAG; j++)
         store(&then, j, sums);
     for (; n > 0; n -= AMX_ROWS, entries += group_bytes, out += AMX_ROWS * out_stride) {
         for (int i = 0; i < AMX_ROWS; i++)
@@ -292,13 +295,14 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
             for (int j = 0; j < AMX_DOTS; j++) {
                 const int block = j / per_block, g = j / terms % groups;
                 dot(f, terms, &then, j);
-                for (int i = 0; i < j && j == AMX_DOTS - 1; i++)
-                    store(&then, i, ahead);
+                if (j < AMX_LAG)
+                    store(&now, AMX_DOTS - AMX_LAG + j, sums);
+                else
+                    store(&then, j - AMX_LAG, ahead);
                 if ((j + 1) % terms == 0 && j < now.dots)
                     scale_sums(f, terms, g, sums + 256 * (j - terms + 1), now.entry + block * size,
                                s + 16 * groups * block, m + 16 * mins * block, acc);
             }
-            store(&then, AMX_DOTS - 1, ahead);
             int32_t *const done = sums;
             sums = ahead;
             ahead = done;
