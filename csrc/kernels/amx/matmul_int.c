@@ -272,6 +272,8 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
     for (int j = 0; j < AMX_DOTS - AMX_LAG; j++)
         store(&then, j, sums);
     for (; n > 0; n -= AMX_ROWS, entries += group_bytes, out += AMX_ROWS * out_stride) {
+        for (int i = 0; i < AMX_ROWS && i < n; i++)
+            _mm_prefetch((const char *)(out + i * out_stride), _MM_HINT_T0);
         for (int i = 0; i < AMX_ROWS; i++)
             all[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
         if (in)
