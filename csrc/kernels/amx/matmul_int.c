@@ -53,41 +53,41 @@ enum {
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
-/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n); rows beyond the last are zero. */
+/* What row i of an entry has of block b of `row` of x. */
+PL_INLINE void put_row(const pl_shape f, int terms, const pl_acts *x, int64_t row, int b, uint8_t *restrict entry,
+                       int i)
+{
+    const int all = x->k / PL_BLOCK, groups = 32 / f.group;
+    const int8_t *const q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b;
+    const int16_t *const sums = x->sums + row * x->stored * 2 * all + 2 * b, *const low = sums + (terms - 1) * 2 * all;
+    const float s = x->s[row * all + b], s_y = terms == 2 ? s / 254.0f : s;
+    float *const words = (float *)(entry + 512 * terms) + i;
+    memcpy(entry + 32 * i, q, 32);
+    if (terms == 2)
+        memcpy(entry + 512 + 32 * i, q + x->k, 32);
+    words[0] = s_y;
+    for (int term = 0; term < terms && f.scaled && f.has_min; term++)
+        memcpy(words + 16 * (1 + term), term ? low : sums, 4);
+    for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
+        int32_t sum = 0;
+        for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
+            sum += terms == 2 ? 254 * sums[part] + low[part] : sums[part];
+        words[16 * (1 + g)] = s_y * (float)sum;
+    }
+}
+
+/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n), one after another, so that each line
+ * is written once; rows beyond the last are zero. */
 PL_INLINE void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
                           uint8_t *restrict panel)
 {
-    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = 32 / f.group;
-    for (int i = 0; i < n; i++) {
-        const int64_t row = i0 + i;
-        const float *s = x->s + row * all + b0;
-        const int8_t *q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b0;
-        const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
-        uint8_t *out = panel + (int64_t)(i / AMX_ROWS) * blocks * size + 32 * (i % AMX_ROWS);
-        float *words = (float *)(panel + (int64_t)(i / AMX_ROWS) * blocks * size + 512 * terms) + i % AMX_ROWS;
-        for (int b = 0; b < blocks; b++, out += size, words += size / 4) {
-            const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
-            memcpy(out, q + PL_BLOCK * b, 32);
-            if (terms == 2)
-                memcpy(out + 512, q + x->k + PL_BLOCK * b, 32);
-            words[0] = s_y;
-            for (int term = 0; term < terms && f.scaled && f.has_min; term++)
-                memcpy(words + 16 * (1 + term), (term ? low : sums) + 2 * b, 4);
-            for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
-                int32_t sum = 0;
-                for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
-                    sum += terms == 2 ? 254 * sums[2 * b + part] + low[2 * b + part] : sums[2 * b + part];
-                words[16 * (1 + g)] = s_y * (float)sum;
-            }
-        }
-    }
-    for (int i = n; i % AMX_ROWS; i++)
-        for (int b = 0; b < blocks; b++) {
-            uint8_t *out = panel + ((int64_t)(i / AMX_ROWS) * blocks + b) * size;
-            for (int term = 0; term < terms; term++)
-                memset(out + 512 * term + 32 * (i % AMX_ROWS), 0, 32);
-            for (int at = 512 * terms + 4 * (i % AMX_ROWS); at < size; at += 64)
-                memset(out + at, 0, 4);
+    const int size = entry_bytes(f, terms);
+    for (; n > 0; n -= AMX_ROWS, i0 += AMX_ROWS)
+        for (int b = 0; b < blocks; b++, panel += size) {
+            if (n < AMX_ROWS)
+                memset(panel, 0, (size_t)size);
+            for (int i = 0; i < AMX_ROWS && i < n; i++)
+                put_row(f, terms, x, i0 + i, b0 + b, panel, i);
         }
 }
 
