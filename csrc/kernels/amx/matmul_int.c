@@ -15,8 +15,8 @@
  *
  * Tried without gain: codes in bf16, whose sums are floats already (two instructions a row, 14 ns while all is in the
  * first-level cache: twice the bytes of both sides are not); two groups of rows by two tiles, four by one, or two by one at
- * once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.9 without, as sums have to
- * wait in memory); activations prefetched; sharing activations between two blocks whose weights have zeros in the other's
+ * once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.8 to 0.95 without, as sums
+ * have to wait in memory); activations prefetched; sharing activations between two blocks whose weights have zeros in the other's
  * place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
 #include "../avx512/block.h"
 #include "../matmul.h"
@@ -272,6 +272,7 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8
     for (int j = 0; j < AMX_DOTS - AMX_LAG; j++)
         store(&then, j, sums);
     for (; n > 0; n -= AMX_ROWS, entries += group_bytes, out += AMX_ROWS * out_stride) {
+        /* stores are done in order: one that misses would hold up those of tiles */
         for (int i = 0; i < AMX_ROWS && i < n; i++)
             _mm_prefetch((const char *)(out + i * out_stride), _MM_HINT_T0);
         for (int i = 0; i < AMX_ROWS; i++)
