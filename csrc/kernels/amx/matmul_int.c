@@ -7,17 +7,19 @@
  * The bytes of the part after it are prefetched in between, at an even pace.
  *
  * What limits it is the vectors: while a tile instruction is under way, whichever, floats of 512 bits have one port in
- * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three instructions a row, 48
- * cycles; products (16), stores (16) and loads of both sides fit in between, if each store comes two products after its
- * own and each product a step of four before its sums are scaled: 21 ns at 2.4 GHz, and 23 with the stores of a step in a
- * row. Vectors alone, in the tier below, take 42. Beside a neighbour on the same core that uses tiles as well, loading a
- * register seems to wait for the products that read it: 45 to 50.
+ * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three float instructions
+ * a row, 48 cycles; products (16), stores (16) and loads of both sides fit in between: 21 ns at 2.4 GHz in a loop of
+ * its own, all in the first-level cache, and 25 to 29 here. Vectors alone, in the tier below, take 42. That loop takes
+ * as long with the stores of a step in a row; this one gains 1.04 to 1.12 when each comes two products after its own.
+ * Beside a neighbour on the same core that uses tiles as well, loading a register seems to wait for the products that
+ * read it: 45 to 55.
  *
  * Tried without gain: codes in bf16, whose sums are floats already (two instructions a row, 14 ns while all is in the
- * first-level cache: twice the bytes of both sides are not); two groups of rows by two tiles, four by one, or two by one at
- * once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.8 to 0.95 without, as sums
- * have to wait in memory); activations prefetched; sharing activations between two blocks whose weights have zeros in the other's
- * place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were slower. */
+ * first-level cache, where twice the bytes of both sides are not); two groups of rows by two tiles, four by one, or two
+ * by one at once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.8 to 0.95
+ * without); activations prefetched, or shared by two tiles one after another, or by two blocks whose weights have zeros
+ * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were
+ * slower. */
 #include "../avx512/block.h"
 #include "../matmul.h"
 #include "blocking.h"
