@@ -5,9 +5,11 @@
 #define PL_KERNELS_CHUNKS_H
 
 #include "matmul.h"
+#include "prefetch.h"
 
-/* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row; acc[i][16] by row i of its n. */
-typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
+/* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row, which asks for what lies ahead; acc[i][16] by
+ * row i of its n. */
+typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead ahead,
                                const uint8_t *panel, float acc[PL_TILE]);
 typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
                                  float acc[INT_ROWS][PL_TILE]);
@@ -19,6 +21,9 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
 {
     uint8_t *const panel = (uint8_t *)x->scratch + PL_PANEL_HEAD; /* INT_PANEL bytes */
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = INT_PANEL / (n * size) & ~7;
+    const pl_tuning *u = x->tuning;
+    const int bytes = f.bits == 8, turns = n == 1 && all <= most && (bytes ? u->ahead8_turns : u->ahead_turns);
+    const pl_reading r = pl_read(w->data + t0 * w->tile_bytes, w->tile_bytes, t1 - t0, turns);
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, 1))
@@ -35,7 +40,11 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
                     memcpy(acc[i], out + i * y_stride, bytes);
             }
             if (n == 1)
-                one(f, terms, p, blocks, x->tuning, panel, acc[0]);
+                one(f, terms, p, blocks,
+                    pl_ahead_of(&r, t - t0, f.packed_block + f.packed_header / 8,
+                                p + (bytes ? u->ahead8_bytes : u->ahead_bytes),
+                                bytes ? u->ahead8_lines : u->ahead_lines),
+                    panel, acc[0]);
             else
                 many(f, terms, p, blocks, n, panel, acc);
             for (int i = 0; i < n; i++)

@@ -8,7 +8,9 @@
 /* name, least, most:
  * ahead_bytes, ahead_lines    a product of few rows, which reads weights of less than a byte from memory, prefetches
  *                             with each block up to this many lines of 64 bytes (at most a block's), so far beyond it
- * ahead8_bytes, ahead8_lines  the same for weights of a byte
+ * ahead_turns                 1: a product of few rows prefetches weights of less than a byte in windows, lines of several
+ *                             pages in turn (prefetch.h); the two above do not matter then
+ * ahead8_bytes, _lines, _turns  the same for weights of a byte
  * pair_tiles                  tiles of weights that rows of activations meet at once (AVX-512): two halve the loads of
  *                             activations, one halves the work of unpacking weights
  * panel_bytes                 activations that a product lays out at once (AVX-512)
@@ -23,8 +25,10 @@
 #define PL_TUNING(X)                                                                                                   \
     X(ahead_bytes, 0, 65536)                                                                                           \
     X(ahead_lines, 0, 64)                                                                                              \
+    X(ahead_turns, 0, 1)                                                                                               \
     X(ahead8_bytes, 0, 65536)                                                                                          \
     X(ahead8_lines, 0, 64)                                                                                             \
+    X(ahead8_turns, 0, 1)                                                                                              \
     X(pair_tiles, 1, 2)                                                                                                \
     X(panel_bytes, 65536, 1048576)                                                                                     \
     X(group_bytes, 16384, 4194304)                                                                                     \

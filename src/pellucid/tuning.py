@@ -72,8 +72,8 @@ class Tuning(NamedTuple):
     timings: tuple[Timing, ...] = ()
 
 
-def _ahead(prefix: str, *pairs: tuple[int, int]) -> tuple[Values, ...]:
-    return tuple({f"{prefix}_bytes": far, f"{prefix}_lines": lines} for far, lines in pairs)
+def _ahead(prefix: str, *ways: tuple[int, int, int]) -> tuple[Values, ...]:
+    return tuple({f"{prefix}_bytes": far, f"{prefix}_lines": n, f"{prefix}_turns": turns} for far, n, turns in ways)
 
 
 def choices(isa: str, long: bool = False) -> list[Choice]:
@@ -82,10 +82,11 @@ def choices(isa: str, long: bool = False) -> list[Choice]:
     if isa in ("scalar", "neon", "i8mm"):  # their kernels have no such choices
         return []
     default = _engine.default_tuning(isa)
-    pages = ((4096, 1), (4096, 64), (0, 0), *(((1024, 64), (2048, 64), (8192, 64)) if long else ()))
+    in_order = ((0, 0, 0), (1024, 64, 0), (2048, 64, 0), (8192, 64, 0)) if long else ()
+    ways = ((4096, 64, 1), (4096, 64, 0), (4096, 1, 0), *in_order)
     found = [
-        Choice("prefetching, codes of less than a byte", _ahead("ahead", *pages), (("Q4_0", 1), ("Q4_K", 1))),
-        Choice("prefetching, codes of a byte", _ahead("ahead8", *pages), (("Q8_0", 1),)),
+        Choice("prefetching, codes of less than a byte", _ahead("ahead", *ways), (("Q4_0", 1), ("Q4_K", 1))),
+        Choice("prefetching, codes of a byte", _ahead("ahead8", *ways), (("Q8_0", 1),)),
     ]
     if isa.startswith("avx512"):
         tiles = tuple({"pair_tiles": n} for n in (1, 2))

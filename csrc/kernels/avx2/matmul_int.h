@@ -226,18 +226,17 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
  * the order of use, where each step goes through half of them; and a line of the next page, for the hardware stops at the
  * end of each. At moments of 58 GB/s Q8_0 reads 1.01 of it, Q6_K 0.91, Q4_0 0.98, Q4_K 0.91; all lines 4 KB ahead make
  * that 0.82, 0.85, 0.87 and 0.85. */
-PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, int ahead, int step)
+PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, pl_ahead *ahead)
 {
     if (f.bits != 2 && f.bits != 4)
         for (int at = 0; at < f.packed_block; at += 64)
             _mm_prefetch((const char *)p + at, _MM_HINT_T0);
-    for (int at = 0; at < step; at += 64)
-        _mm_prefetch((const char *)p + ahead + at, _MM_HINT_T1);
+    pl_ask(ahead, 0);
 }
 
 /* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. What a block's dots add waits until
  * those of the next one are on their way, for it would hold up what does not need it. */
-PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
+PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead *ahead,
                            const uint8_t *panel, __m256 acc[2])
 {
     const int size = pl_entry_bytes(f, terms);
@@ -247,12 +246,12 @@ PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int bl
         __m256 sums[2] = {zero, zero}, low[2] = {zero, zero};
         __m256i t[2], next[2];
         p += f.packed_header;
-        prefetch_block(f, p, ahead, step);
+        prefetch_block(f, p, ahead);
         scaled_dots(f, terms, p, panel, t);
         for (int i = 1; i < 8; i++) {
             p += f.packed_block;
             panel += size;
-            prefetch_block(f, p, ahead, step);
+            prefetch_block(f, p, ahead);
             scaled_dots(f, terms, p, panel, next);
             scaled_sums(f, terms, p - f.packed_block, panel - size, t, sums, low);
             t[0] = next[0];
@@ -270,7 +269,7 @@ PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int bl
 }
 
 /* The same, of all others. */
-PL_INLINE void tile_of_others(const pl_shape f, int terms, const uint8_t *p, int blocks, int ahead, int step,
+PL_INLINE void tile_of_others(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead *ahead,
                               const uint8_t *panel, __m256 acc[2])
 {
     factors u;
@@ -279,23 +278,20 @@ PL_INLINE void tile_of_others(const pl_shape f, int terms, const uint8_t *p, int
             u = load_factors(f, p);
             p += f.packed_header;
         }
-        prefetch_block(f, p, ahead, step);
+        prefetch_block(f, p, ahead);
         block_one(f, terms, &u, p, panel, acc);
     }
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
-PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
-                        const uint8_t *panel, float *acc)
+PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead ahead, const uint8_t *panel,
+                        float *acc)
 {
-    const int ahead = f.bits == 8 ? tuning->ahead8_bytes : tuning->ahead_bytes;
-    const int lines = f.bits == 8 ? tuning->ahead8_lines : tuning->ahead_lines;
-    const int step = lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
     __m256 a[2] = {_mm256_loadu_ps(acc), _mm256_loadu_ps(acc + 8)};
     if (f.scaled)
-        tile_scaled(f, terms, p, blocks, ahead, step, panel, a);
+        tile_scaled(f, terms, p, blocks, &ahead, panel, a);
     else
-        tile_of_others(f, terms, p, blocks, ahead, step, panel, a);
+        tile_of_others(f, terms, p, blocks, &ahead, panel, a);
     _mm256_storeu_ps(acc, a[0]);
     _mm256_storeu_ps(acc + 8, a[1]);
 }

@@ -8,6 +8,7 @@
  * leave free, so it costs next to nothing to do it again for each part: the limit is eight dots for every ten operations
  * of their ports (eleven with mins, twelve with two scales). */
 #include "../matmul.h"
+#include "../prefetch.h"
 #include "block.h"
 #include "blocking.h"
 
@@ -169,8 +170,8 @@ PL_INLINE int sums_at_once(int terms, int n)
 
 /* What tile_by_rows does, for scaled formats: in super blocks, whose sums are in registers, the others in memory. */
 PL_INLINE void supers_by_rows(const pl_shape f, int terms, const int T, const int N, int near, const uint8_t *p,
-                              int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
-                              __mmask16 rows, float *y, ptrdiff_t y_stride)
+                              int64_t apart, int blocks, const uint8_t *part, int resume, pl_ahead *a, __mmask16 rows,
+                              float *y, ptrdiff_t y_stride)
 {
     const int size = pl_entry_bytes(f, terms), G = sums_at_once(terms, N);
     __m512 all[2][INT_ROWS];
@@ -182,15 +183,12 @@ PL_INLINE void supers_by_rows(const pl_shape f, int terms, const int T, const in
     for (int b = 0; b < blocks; b += 8) {
         const uint8_t *header = p;
         p += f.packed_header;
-        next += near ? f.packed_header : 0;
         for (int t = 0; t < T; t++)
             for (int i = 0; i < N; i++)
                 acc[t][i] = _mm512_setzero_ps();
         for (int j = 0; j < 8; j++, p += f.packed_block, part += N * size) {
             __m512i loaded[8];
-            for (int at = 0; at < step; at += 64)
-                _mm_prefetch((const char *)next + at, _MM_HINT_T1);
-            next += near ? f.packed_block : step;
+            pl_ask(a, near);
             if (near)
                 load_words(f, p, loaded);
 #pragma GCC unroll 12
@@ -206,15 +204,14 @@ PL_INLINE void supers_by_rows(const pl_shape f, int terms, const int T, const in
 }
 
 /* y[i] (resume: added to it) = blocks [0, blocks) of the tiles at p, `apart` bytes from each other, by the N rows of a
- * part. With each block it prefetches `step` bytes into L2, which can have more requests under way than L1. near: the
- * tile is read from memory, and they lie at `next`, as far ahead of each block. Otherwise the tiles are in L2 by now, and
- * they are those of the next tiles, one after another. rows: those of the last tile that exist. */
+ * part. near: the tile is read from memory, a little behind what is asked for. Otherwise the tiles are in L2 by now, and
+ * the next ones are asked for. rows: those of the last tile that exist. */
 PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int N, int near, const uint8_t *p,
-                            int64_t apart, int blocks, const uint8_t *part, int resume, const uint8_t *next, int step,
-                            __mmask16 rows, float *y, ptrdiff_t y_stride)
+                            int64_t apart, int blocks, const uint8_t *part, int resume, pl_ahead *a, __mmask16 rows,
+                            float *y, ptrdiff_t y_stride)
 {
     if (f.scaled) {
-        supers_by_rows(f, terms, T, N, near, p, apart, blocks, part, resume, next, step, rows, y, y_stride);
+        supers_by_rows(f, terms, T, N, near, p, apart, blocks, part, resume, a, rows, y, y_stride);
         return;
     }
     const int shifted = N > 1 || f.bits != 4 || f.table, size = pl_entry_bytes(f, terms), G = sums_at_once(terms, N);
@@ -230,9 +227,7 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
             p += f.packed_header;
         }
         __m512i loaded[8];
-        for (int at = 0; at < step; at += 64)
-            _mm_prefetch((const char *)next + at, _MM_HINT_T1);
-        next += near ? f.packed_block + (f.super && b % 8 == 0 ? f.packed_header : 0) : step;
+        pl_ask(a, near);
         if (near) /* otherwise codes are loaded as they are needed: registers are for sums */
             load_words(f, p, loaded);
         __m512 s[2][2], m[2][2];
@@ -306,10 +301,10 @@ PL_INLINE int share_of_next(const pl_shape f, int T, int n)
     return (f.packed_block + f.packed_header / 8 + parts - 1) / parts;
 }
 
-/* T tiles at p by all n rows of a panel whose parts were made for `wide` tiles; near, `next` and `step` as above. */
+/* T tiles at p by all n rows of a panel whose parts were made for `wide` tiles; near and `a` as above. */
 PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide, int near, const uint8_t *p,
-                             int64_t apart, const uint8_t *next, int step, int blocks, const uint8_t *panel, int n,
-                             int resume, int left, float *y, ptrdiff_t y_stride)
+                             int64_t apart, pl_ahead a, int blocks, const uint8_t *panel, int n, int resume, int left,
+                             float *y, ptrdiff_t y_stride)
 {
     const int size = pl_entry_bytes(f, terms), last = left - PL_TILE * (T - 1);
     const __mmask16 rows = (__mmask16)(last >= PL_TILE ? 0xffff : (1 << last) - 1);
@@ -320,14 +315,14 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
         if (!takes_rows(f, N))                                                                                         \
             break;                                                                                                     \
         if (N <= near_rows(f) && T == 1 && near)                                                                       \
-            tile_by_rows(f, terms, 1, N, 1, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
+            tile_by_rows(f, terms, 1, N, 1, p, apart, blocks, panel, resume, &a, rows, y, y_stride);                   \
         else                                                                                                           \
-            tile_by_rows(f, terms, T, N, 0, p, apart, blocks, panel, resume, next, T *step, rows, y, y_stride);        \
+            tile_by_rows(f, terms, T, N, 0, p, apart, blocks, panel, resume, &a, rows, y, y_stride);                   \
         break
 #define BY_ONE(N)                                                                                                      \
     case N:                                                                                                            \
         if (T == 1 && takes_rows(f, N))                                                                                \
-            tile_by_rows(f, terms, 1, N, 0, p, apart, blocks, panel, resume, next, step, rows, y, y_stride);           \
+            tile_by_rows(f, terms, 1, N, 0, p, apart, blocks, panel, resume, &a, rows, y, y_stride);                   \
         break
         switch (c) {
             BY_ONE(12);
@@ -342,7 +337,6 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
 #undef BY
 #undef BY_ONE
         panel += c * size * blocks;
-        next += near ? 0 : T * step * blocks; /* near: there is one part */
         y += c * y_stride;
     }
 }
@@ -357,10 +351,13 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     uint8_t *const panel = (uint8_t *)x->scratch + PL_PANEL_HEAD;
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK;
     const int near = n <= near_rows(f), bytes = f.bits == 8;
-    const int lines = bytes ? x->tuning->ahead8_lines : x->tuning->ahead_lines;
-    const int64_t ahead = bytes ? x->tuning->ahead8_bytes : x->tuning->ahead_bytes;
-    const int wide = tiles_at_once(f, terms, x, near);
-    const int step = !near ? share_of_next(f, wide, n) : lines < f.packed_block / 64 ? 64 * lines : f.packed_block;
+    const pl_tuning *u = x->tuning;
+    const int lines = bytes ? u->ahead8_lines : u->ahead_lines, turns = bytes ? u->ahead8_turns : u->ahead_turns;
+    const int64_t ahead = bytes ? u->ahead8_bytes : u->ahead_bytes, apart = w->tile_bytes;
+    const int wide = tiles_at_once(f, terms, x, near),
+              each = may_pair(f, terms) && wide == 2 && tile1 - tile0 > 1 ? 2 : 1;
+    const int share = near ? f.packed_block + f.packed_header / 8 : share_of_next(f, wide, n);
+    const pl_reading r = pl_read(w->data + tile0 * apart, each * apart, (tile1 - tile0) / each, turns && all <= most);
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, wide))
@@ -369,17 +366,19 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
                 pl_make_panel(f, terms, x, i0 + i, c, b0, blocks, panel + i * size * blocks);
             }
         int t = tile0;
-        const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header,
-                      apart = w->tile_bytes;
+        const int64_t before = (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
         for (; may_pair(f, terms) && wide == 2 && t + 1 < tile1; t += 2) {
             const uint8_t *p = w->data + t * apart + before;
-            tile_by_panel(f, terms, 2, wide, 0, p, apart, p + 2 * apart, step, blocks, panel, n, b0 > 0,
-                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+            const pl_ahead a = pl_ahead_of(&r, (t - tile0) / 2, 2 * share, p + 2 * apart, 64);
+            tile_by_panel(f, terms, 2, wide, 0, p, apart, a, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t,
+                          y + i0 * y_stride + PL_TILE * t, y_stride);
         }
         for (; t < tile1; t++) {
             const uint8_t *p = w->data + t * apart + before;
-            tile_by_panel(f, terms, 1, wide, near, p, apart, p + (near ? ahead : apart), step, blocks, panel, n, b0 > 0,
-                          w->rows - PL_TILE * t, y + i0 * y_stride + PL_TILE * t, y_stride);
+            const pl_ahead a =
+                pl_ahead_of(&r, (t - tile0) / each, share, p + (near ? ahead : apart), near ? lines : 64);
+            tile_by_panel(f, terms, 1, wide, near, p, apart, a, blocks, panel, n, b0 > 0, w->rows - PL_TILE * t,
+                          y + i0 * y_stride + PL_TILE * t, y_stride);
         }
     }
 }

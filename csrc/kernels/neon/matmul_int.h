@@ -65,10 +65,10 @@ PL_INLINE void half_one(const pl_shape f, int terms, const uint8_t *header, cons
 }
 
 /* One row: acc[16] += blocks [0, blocks) of the tile at p. */
-PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, const pl_tuning *tuning,
-                        const uint8_t *panel, float *acc)
+PL_INLINE void tile_one(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead ahead, const uint8_t *panel,
+                        float *acc)
 {
-    (void)tuning;
+    (void)ahead;
     const int size = pl_entry_bytes(f, terms);
     float32x4_t a[4];
     const uint8_t *header = p;
