@@ -15,6 +15,7 @@ struct pl_probe {
     int threads;
     size_t bytes;
     int huge;     /* the second buffer has huge pages */
+    int turns;    /* this processor reads fastest so (kernels/prefetch.h) */
     void *buf[2]; /* in 4 KB pages, or NULL; in 2 MB pages */
     /* the current run */
     int part, parts; /* of what is touched */
@@ -75,7 +76,7 @@ static void run_job(void *arg, const pl_team *team, int tid)
         const char *data = p->buf[p->kind == PL_PROBE_READ_HUGE];
         for (int64_t i = 0; i < p->n; i++) {
             done += (double)(to - from);
-            done += p->kernels->peak.read(data + from, (size_t)(to - from)) == 1 ? 1e-3 : 0;
+            done += p->kernels->peak.read(data + from, (size_t)(to - from), p->turns) == 1 ? 1e-3 : 0;
         }
     } else {
         done = compute(p);
@@ -122,6 +123,7 @@ static pl_status run(pl_probe *p, pl_job_fn fn, pl_error *error)
 pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **out, pl_error *error)
 {
     const pl_kernels *kernels = pl_kernels_get(isa);
+    pl_tuning tuning;
     *out = NULL;
     if (!kernels)
         return pl_fail(error, PL_E_ISA, "the kernels of that instruction set are not available");
@@ -130,7 +132,9 @@ pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe 
     pl_probe *p = calloc(1, sizeof *p);
     if (!p)
         return pl_fail(error, PL_E_MEMORY, "no memory for a measurement");
+    pl_tuning_default(isa, &tuning);
     p->kernels = kernels;
+    p->turns = tuning.ahead_turns;
     p->threads = threads;
     p->bytes = (size_t)bytes / UNIT * UNIT;
     p->each = calloc((size_t)threads, sizeof *p->each);

@@ -123,12 +123,12 @@ typedef struct pl_attend_page {
 } pl_attend_page;
 
 /* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024)
- * once, with the widest loads, and returns a value made of them. The others do n rounds of independent
+ * once, with the widest loads, and returns a value made of them; turns: it asks for lines of several pages in turn. The others do n rounds of independent
  * multiply-and-adds on registers and return the operations done, two a product: int8 by codes, wide (codes whose products
  * need another way to be added up; NULL where all take the same), bf16 in float32 (NULL where the tier has no such
  * instruction), float32. */
 typedef struct pl_peak {
-    uint64_t (*read)(const void *p, size_t bytes);
+    uint64_t (*read)(const void *p, size_t bytes, int turns);
     double (*i8)(int64_t n);
     double (*wide)(int64_t n);
     double (*bf16)(int64_t n);

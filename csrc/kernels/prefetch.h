@@ -59,4 +59,12 @@ PL_INLINE void pl_ask(pl_ahead *a, int near)
     a->next += a->step;
 }
 
+/* Likewise for plain reading: as many lines of the next window as are read at p, `at` bytes behind the first. */
+PL_INLINE void pl_ask_window(const char *p, size_t at, int lines)
+{
+    const char *window = p - at % PL_WINDOW + PL_WINDOW;
+    for (int j = 0; j < lines; j++)
+        __builtin_prefetch(window + 4096 * (j % 4) + at % PL_WINDOW / 4 + 64 * (j / 4), 0, 3);
+}
+
 #endif

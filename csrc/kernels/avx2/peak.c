@@ -1,17 +1,21 @@
 /* What AVX2 can do at most. Chains depend on themselves, so that no compiler folds them; twelve cover the latencies. */
+#include "../prefetch.h"
 #include "fill.h"
 #include "simd.h"
 
 #define CHAINS 12
 
-static uint64_t read_all(const void *p, size_t bytes)
+static uint64_t read_all(const void *p, size_t bytes, int turns)
 {
     __m256i a[8];
     for (int j = 0; j < 8; j++)
         a[j] = _mm256_setzero_si256();
-    for (size_t i = 0; i < bytes; i += 8 * 32)
+    for (size_t i = 0; i < bytes; i += 8 * 32) {
+        if (turns)
+            pl_ask_window((const char *)p + i, i, 4);
         for (int j = 0; j < 8; j++)
             a[j] = _mm256_xor_si256(a[j], pl_load256((const char *)p + i + 32 * j));
+    }
     for (int j = 1; j < 8; j++)
         a[0] = _mm256_xor_si256(a[0], a[j]);
     return (uint64_t)_mm256_extract_epi64(a[0], 0) ^ (uint64_t)_mm256_extract_epi64(a[0], 1) ^

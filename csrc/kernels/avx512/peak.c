@@ -1,17 +1,21 @@
 /* What AVX-512 with VNNI can do at most. Chains depend on themselves, so that no compiler closes them. */
+#include "../prefetch.h"
 #include "fill.h"
 #include "simd.h"
 
 #define CHAINS 16 /* two products a cycle with latencies of up to five need ten */
 
-static uint64_t read_all(const void *p, size_t bytes)
+static uint64_t read_all(const void *p, size_t bytes, int turns)
 {
     __m512i a[8];
     for (int j = 0; j < 8; j++)
         a[j] = _mm512_setzero_si512();
-    for (size_t i = 0; i < bytes; i += 8 * 64)
+    for (size_t i = 0; i < bytes; i += 8 * 64) {
+        if (turns)
+            pl_ask_window((const char *)p + i, i, 8);
         for (int j = 0; j < 8; j++)
             a[j] = _mm512_xor_si512(a[j], pl_load512((const char *)p + i + 64 * j));
+    }
     for (int j = 1; j < 8; j++)
         a[0] = _mm512_xor_si512(a[0], a[j]);
     return (uint64_t)_mm512_reduce_add_epi64(a[0]);

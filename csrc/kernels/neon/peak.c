@@ -5,8 +5,9 @@
 
 #define CHAINS 16
 
-static uint64_t read_all(const void *p, size_t bytes)
+static uint64_t read_all(const void *p, size_t bytes, int turns)
 {
+    (void)turns;
     const uint8_t *from = p;
     uint8x16_t a[8];
     for (int j = 0; j < 8; j++)
