@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "../avx512bf16/round.h"
+#include "../prefetch.h"
 #include "blocking.h"
 #include "fill.h"
 #include "tiles.h"
@@ -37,11 +38,19 @@ typedef struct room {
 /* Vectors wrote what tiles are about to read, or the other way round. */
 #define BETWEEN() __asm__ volatile("" ::: "memory")
 
-/* Lines of the next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
-PL_INLINE void prefetch(const char *next, ptrdiff_t at, ptrdiff_t step)
+/* Sixteen lines of the next page's `all` bytes, while what is `at` bytes from the start of this one is multiplied: pages
+ * lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h; they go
+ * into the first-level cache where it has room for two pages. */
+PL_INLINE void prefetch(const char *next, ptrdiff_t at, ptrdiff_t all)
 {
-    for (int i = 0; next && i < ATTEND_PAIRS; i++)
-        _mm_prefetch(next + at + i * step, _MM_HINT_T1);
+    const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= all;
+    const char *from = next + (turns ? window + at % PL_WINDOW / 4 : at);
+    for (int i = 0; next && i < 4; i++, from += turns ? PL_WINDOW / 4 : 256)
+        for (int line = 0; line < 256; line += 64)
+            if (all <= PL_WINDOW)
+                _mm_prefetch(from + line, _MM_HINT_T0);
+            else
+                _mm_prefetch(from + line, _MM_HINT_T1);
 }
 
 /* The tile of keys at `key`; rows from `left` on are zeros. */
@@ -72,6 +81,7 @@ static void tiles_on(int n)
 PL_INLINE void scores(const pl_attend_page *a, int row, int n, pl_span span, int held, float (*s)[PL_PAGE])
 {
     const int pairs = (a->dk + 1) / 2;
+    const ptrdiff_t all = (ptrdiff_t)bf16_k_bytes(a->dk) + PAIRS * 4 * (ptrdiff_t)a->dv;
     const char *const next = row ? NULL : a->next;
     room *const here = a->scratch;
 #define GROUP(C, A, B, g, p)                                                                                           \
@@ -79,7 +89,7 @@ PL_INLINE void scores(const pl_attend_page *a, int row, int n, pl_span span, int
         const ptrdiff_t at = ((g) * (ptrdiff_t)pairs + (p)) * 64;                                                      \
         _tile_loadd(B, whole((const char *)a->k + at, pairs - (p), here->spare), 64);                                  \
         _tile_dpbf16ps(C, A, B);                                                                                       \
-        prefetch(next, at, 64);                                                                                        \
+        prefetch(next, at, all);                                                                                       \
     } while (0)
     for (int p0 = 0; p0 < pairs; p0 += Q_TILES * ATTEND_PAIRS) {
         const int left = (pairs - p0 + ATTEND_PAIRS - 1) / ATTEND_PAIRS, tiles = left < Q_TILES ? left : Q_TILES;
@@ -134,7 +144,8 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
                       const float *fade)
 {
     const ptrdiff_t dv = a->dv, step = 4 * dv;
-    const char *const v = a->v, *const next = row || !a->next ? NULL : (const char *)a->next + bf16_k_bytes(a->dk);
+    const ptrdiff_t k_bytes = (ptrdiff_t)bf16_k_bytes(a->dk);
+    const char *const v = a->v, *const next = row ? NULL : a->next;
     char *const spare = ((room *)a->scratch)->spare;
     float *const acc = a->acc + row * dv, narrow_acc[ATTEND_ROWS][PL_SLOTS];
     for (int r = 0; r < n; r++)
@@ -157,7 +168,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
         else                                                                                                           \
             _tile_loadd(B, seen_values(v + at, step, base, span, in, spare), 64);                                      \
         _tile_dpbf16ps(C, A, B);                                                                                       \
-        prefetch(next, 64 * ATTEND_PAIRS * (2 * ((d) / PL_SLOTS) + (half)), 64);                                       \
+        prefetch(next, k_bytes + 64 * ATTEND_PAIRS * (2 * ((d) / PL_SLOTS) + (half)), k_bytes + PAIRS * step);         \
     } while (0)
 #define COLUMNS(C, B0, B1, d, in)                                                                                      \
     do {                                                                                                               \
