@@ -18,7 +18,7 @@ enum {
     BF16_BLOCK = 64,       /* steps of 32 k of a panel, which lies in a second-level cache of 2 MB */
     BF16_SLICE = 16,       /* steps of two tiles that all rows meet, 32 KB in a first-level cache of 48 */
     BF16_GROUPS = 16,      /* groups of 32 rows of a panel, at most */
-    BF16_AHEAD = 4096,     /* bytes ahead that few rows prefetch */
+    BF16_WINDOW = 16,      /* steps of a tile that few rows ask for while they meet those before (../prefetch.h) */
     BF16_CACHED = 1 << 18, /* floats of y's rows that a second-level cache may keep: more go past it */
 };
 

@@ -39,10 +39,10 @@ typedef struct part {
     const uint8_t *rows;    /* of x, at `from` */
     ptrdiff_t row_bytes;    /* of rows that are not laid out */
     uint8_t *scratch;
-    float *sums;         /* as four registers, one after another */
-    int again;           /* the sums of earlier steps are there */
-    int ahead;           /* bytes ahead that each step of few rows prefetches */
-    const uint8_t *next; /* of which each step of many rows prefetches `lines`, and of the tile behind it */
+    float *sums;          /* as four registers, one after another */
+    int again;            /* the sums of earlier steps are there */
+    const uint8_t *after; /* few rows: the next tiles, or NULL */
+    const uint8_t *next;  /* of which each step of many rows prefetches `lines`, and of the tile behind it */
     int lines;
 } part;
 
@@ -132,7 +132,7 @@ PL_INLINE void tiles_on(int m)
 PL_INLINE void multiply(const int G, const int T, const int many, part *p, moved *before, moved *after)
 {
     const ptrdiff_t tile_bytes = p->w->tile_bytes;
-    const uint8_t *a = p->rows, *b = p->w->data + p->t * tile_bytes + 1024 * (ptrdiff_t)p->from;
+    const uint8_t *ahead = NULL, *a = p->rows, *b = p->w->data + p->t * tile_bytes + 1024 * (ptrdiff_t)p->from;
     __asm__ volatile("" ::: "memory"); /* what was written is read here */
     if (p->again)
         EACH_SUM(G, T, _tile_loadd);
@@ -151,10 +151,16 @@ PL_INLINE void multiply(const int G, const int T, const int many, part *p, moved
             STEP(G, T, _tile_stream_loadd, a, STEP_BYTES / 2, 64, b, b + tile_bytes);
             a += STEP_BYTES;
         } else {
-            for (int i = 0; i < 16; i++) {
-                _mm_prefetch((const char *)b + p->ahead + 64 * i, _MM_HINT_T0);
-                if (T > 1)
-                    _mm_prefetch((const char *)b + tile_bytes + p->ahead + 64 * i, _MM_HINT_T0);
+            if ((s - p->from) % BF16_WINDOW == 0)
+                ahead = s + BF16_WINDOW < p->to ? b + 1024 * BF16_WINDOW : p->after;
+            if (ahead) {
+                for (int i = 0; i < 4; i++)
+                    for (int line = 0; line < 256; line += 64) {
+                        _mm_prefetch((const char *)ahead + 256 * BF16_WINDOW * i + line, _MM_HINT_T0);
+                        if (T > 1)
+                            _mm_prefetch((const char *)ahead + tile_bytes + 256 * BF16_WINDOW * i + line, _MM_HINT_T0);
+                    }
+                ahead += 256;
             }
             STEP(G, T, _tile_loadd, a, 16 * p->row_bytes, p->row_bytes, b, b + tile_bytes);
             a += 64;
@@ -235,13 +241,13 @@ static void few_rows(part *p, int tile0, int tile1, const pl_acts *x, int n, int
 {
     p->rows = (const uint8_t *)x->b;
     p->to = steps;
-    p->ahead = BF16_AHEAD;
     if (p->whole < steps)
         lay_out(x, 0, n, p->whole, steps, p->scratch + X_END);
     tiles_on(n);
     for (int T; p->t = tile0, tile0 < tile1; tile0 += T) {
         T = tile1 - tile0 > 1 ? 2 : 1;
         moved own = sums_of(p, T, n, 0, y, y_stride), none = {0};
+        p->after = tile0 + T < tile1 ? p->w->data + (tile0 + T) * p->w->tile_bytes : NULL;
         if (p->whole < steps)
             lay_out_end(p, T);
         multiply_any(&own, 0, p, &none, &none);
