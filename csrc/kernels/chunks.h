@@ -11,18 +11,20 @@
  * row i of its n. */
 typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead ahead,
                                const uint8_t *panel, float acc[PL_TILE]);
-typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                                 float acc[INT_ROWS][PL_TILE]);
+typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, pl_ahead ahead,
+                                 const uint8_t *panel, float acc[INT_ROWS][PL_TILE]);
 
 /* Rows [i0, i0 + n) of x, n <= INT_ROWS, by tiles [t0, t1). Where k goes on beyond a panel, the next one starts from
- * the sums that y holds. */
+ * the sums that y holds. alone: there are no other rows, for which a cache would hold the weights. */
 PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many, const pl_mat *w,
-                               int t0, int t1, const pl_acts *x, int i0, int n, float *y, ptrdiff_t y_stride)
+                               int t0, int t1, const pl_acts *x, int i0, int n, int alone, float *y, ptrdiff_t y_stride)
 {
     uint8_t *const panel = (uint8_t *)x->scratch + PL_PANEL_HEAD; /* INT_PANEL bytes */
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, most = INT_PANEL / (n * size) & ~7;
     const pl_tuning *u = x->tuning;
-    const int bytes = f.bits == 8, turns = n == 1 && all <= most && (bytes ? u->ahead8_turns : u->ahead_turns);
+    const int of_bytes = f.bits == 8, lines = of_bytes ? u->ahead8_lines : u->ahead_lines;
+    const int turns = alone && all <= most && (of_bytes ? u->ahead8_turns : u->ahead_turns);
+    const ptrdiff_t far = of_bytes ? u->ahead8_bytes : u->ahead_bytes;
     const pl_reading r = pl_read(w->data + t0 * w->tile_bytes, w->tile_bytes, t1 - t0, turns);
     for (int b0 = 0; b0 < all; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most;
@@ -39,14 +41,12 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
                 if (b0)
                     memcpy(acc[i], out + i * y_stride, bytes);
             }
+            const pl_ahead ahead =
+                pl_ahead_of(&r, t - t0, f.packed_block + f.packed_header / 8, p + far, n == 1 || turns ? lines : 0);
             if (n == 1)
-                one(f, terms, p, blocks,
-                    pl_ahead_of(&r, t - t0, f.packed_block + f.packed_header / 8,
-                                p + (bytes ? u->ahead8_bytes : u->ahead_bytes),
-                                bytes ? u->ahead8_lines : u->ahead_lines),
-                    panel, acc[0]);
+                one(f, terms, p, blocks, ahead, panel, acc[0]);
             else
-                many(f, terms, p, blocks, n, panel, acc);
+                many(f, terms, p, blocks, n, ahead, panel, acc);
             for (int i = 0; i < n; i++)
                 memcpy(out + i * y_stride, acc[i], bytes);
         }
@@ -65,9 +65,9 @@ PL_INLINE void pl_matmul_chunks(const pl_shape f, pl_tile_by_row one, pl_tile_by
         for (int i0 = 0; i0 < n; i0 += size) {
             const int rows = n - i0 < size ? n - i0 : size;
             if (x->terms == 2)
-                pl_matmul_chunk(f, 2, one, many, w, t0, t1, x, i0, rows, y, y_stride);
+                pl_matmul_chunk(f, 2, one, many, w, t0, t1, x, i0, rows, chunks == 1, y, y_stride);
             else
-                pl_matmul_chunk(f, 1, one, many, w, t0, t1, x, i0, rows, y, y_stride);
+                pl_matmul_chunk(f, 1, one, many, w, t0, t1, x, i0, rows, chunks == 1, y, y_stride);
         }
     }
 }

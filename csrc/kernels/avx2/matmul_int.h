@@ -342,8 +342,8 @@ PL_INLINE void end_super(const pl_shape f, int terms, const factors *u, const ui
 }
 
 /* n rows: acc[i][16] += the same. */
-PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                         float acc[INT_ROWS][PL_TILE])
+PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, pl_ahead ahead,
+                         const uint8_t *panel, float acc[INT_ROWS][PL_TILE])
 {
     const int size = n * pl_entry_bytes(f, terms);
     __m256i d[INT_ROWS][2];
@@ -356,6 +356,7 @@ PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int bloc
         }
         if (f.scaled && b % 8 == 0)
             memset(sums, 0, (size_t)n * sizeof sums[0]);
+        pl_ask(&ahead, 0);
         step_many(f, terms, 0, &u, p, n, panel, d, f.scaled ? sums : acc);
         step_many(f, terms, 1, &u, p, n, panel, d, f.scaled ? sums : acc);
         if (f.scaled && b % 8 == 7)

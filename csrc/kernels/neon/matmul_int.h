@@ -105,9 +105,10 @@ PL_INLINE void half_many(const pl_shape f, int terms, const uint8_t *header, con
 }
 
 /* n rows: acc[i][16] += the same. */
-PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, const uint8_t *panel,
-                         float acc[INT_ROWS][PL_TILE])
+PL_INLINE void tile_many(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, pl_ahead ahead,
+                         const uint8_t *panel, float acc[INT_ROWS][PL_TILE])
 {
+    (void)ahead;
     const int size = n * pl_entry_bytes(f, terms);
     const uint8_t *header = p;
     float sums[INT_ROWS][PL_TILE];
