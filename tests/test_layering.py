@@ -50,7 +50,10 @@ C_MAY = {
 C_EXCEPT = {"kernels/select.c": ("cpu/detect.h",), "kernels/tuning.c": ("cpu/detect.h",)}
 # A folder of kernels/: these and its own headers.
 # What tiers share, without vector instructions of theirs.
-SHARED = ("common.h", "matmul.h", "chunks.h", "attend.h", "activations.h", "layer_norm.h", "recurrent.h", "fit.h")
+SHARED = tuple(
+    f"{name}.h"
+    for name in ("common", "matmul", "prefetch", "chunks", "attend", "activations", "layer_norm", "recurrent", "fit")
+)
 TIER_MAY = ("kernels/kernels.h", *(f"kernels/{name}" for name in SHARED), "formats/formats.h")
 TIER_OVER = {
     "kernels/avxvnni": ("kernels/avx2/",),

@@ -11,7 +11,8 @@
 /* In a pool with a limit, a slab takes at most 1/LIMIT_SHARE of it, so that one group's unused pages leave room for the
  * others. */
 #define LIMIT_SHARE 32
-/* Empty slabs kept per group, so that a succession of short sequences does not map and clear memory each time. */
+/* Empty slabs kept per group, so that a succession of short sequences does not map and clear memory each time. Of a
+ * group of states as many as are used: each pass takes a new one of each of its sequences, and gives back the one before. */
 #define KEPT_EMPTY 1
 
 typedef struct pl_slab {
@@ -31,7 +32,7 @@ struct pl_pool {
     pl_group group[PL_MAX_GROUPS];
     int64_t page_bytes[PL_MAX_GROUPS];
     pl_slab *slabs[PL_MAX_GROUPS];
-    int32_t n_empty[PL_MAX_GROUPS];
+    int32_t n_empty[PL_MAX_GROUPS], n_used[PL_MAX_GROUPS]; /* slabs */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -152,8 +153,10 @@ void pl_pool_trim(pl_pool *pool)
 {
     pl_slab *list = NULL;
     pl_cache_lock();
-    for (int g = 0; g < pool->n_groups; g++)
-        list = cut_empty(pool, g, KEPT_EMPTY, list);
+    for (int g = 0; g < pool->n_groups; g++) {
+        const int used = pool->group[g].state_bytes ? pool->n_used[g] : 0;
+        list = cut_empty(pool, g, used > KEPT_EMPTY ? used : KEPT_EMPTY, list);
+    }
     pl_cache_unlock();
     unmap(list);
 }
@@ -219,8 +222,10 @@ static pl_page *take_free(pl_pool *pool, int g)
         return NULL;
     pl_page *p = s->free;
     s->free = p->next;
-    if (s->n_used++ == 0)
+    if (s->n_used++ == 0) {
         pool->n_empty[g]--;
+        pool->n_used[g]++;
+    }
     pool->bytes_used += pool->page_bytes[g];
     p->refs = 1;
     return p;
@@ -234,8 +239,10 @@ void pl_pool_drop(pl_pool *pool, pl_page *p)
     p->used = 1;
     p->next = s->free;
     s->free = p;
-    if (--s->n_used == 0)
+    if (--s->n_used == 0) {
         pool->n_empty[s->group]++;
+        pool->n_used[s->group]--;
+    }
     pool->bytes_used -= pool->page_bytes[s->group];
 }
 

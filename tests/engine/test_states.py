@@ -193,6 +193,24 @@ def test_where_memory_is_short_marks_make_room(path: Path) -> None:
     assert same(found, expected[kept:])
 
 
+def test_a_pass_finds_the_memory_that_the_one_before_gave_back(tmp_path: Path) -> None:
+    """Each pass takes a state for each of its sequences; mapping and clearing them took longer than computing did."""
+    case = BY_NAME["mamba2_groups"]
+    path = write_gguf(case, load_golden(case), tmp_path / "states.gguf")
+    with Model.load(path, threads=1) as measured:
+        block = sum(group.n_layers * group.layer.floats * 4 for group in measured.core.engine.plan.states)
+    with Model.load(path, threads=1, cache_bytes=31 * block) as model:  # so little that each state is mapped by itself
+        engine = model.core.engine
+        sequences = [sequence(engine, [1, 2]) for _ in range(3)]
+        for i in range(8):
+            engine.forward([(s, np.array([i], np.int32), 1) for s in sequences])
+            info = engine.info()
+            assert i < 4 or info["cache_bytes"] - info["cache_bytes_used"] >= 3 * block
+        sequences.clear()
+        assert engine.info()["cache_bytes_used"] == 0
+        assert engine.info()["cache_bytes"] < 3 * block
+
+
 def test_no_memory_for_a_state_is_an_error(path: Path) -> None:
     with Model.load(path, threads=1, cache_bytes=64) as model, pytest.raises(OutOfMemoryError, match="cache_bytes=64"):
         model.logits([1, 2])
