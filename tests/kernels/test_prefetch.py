@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE, WINDOW = 64, 16 << 10
-# A product of `tiles` tiles, in `passes` passes over the `blocks` blocks of each. Prints, for each line that is asked for,
+# A product of `tiles` tiles, in `passes` passes over the `blocks` blocks of each. Prints, for each line asked for,
 # the tile that is read meanwhile and the line's offset.
 PROGRAM = """
 #include <stdio.h>
