@@ -19,6 +19,7 @@
 #include <float.h>
 
 #include "common.h"
+#include "prefetch.h"
 
 #define PL_GROUPS (PL_PAGE / PL_SLOTS)
 #define PL_BLOCKS(d) (((d) + PL_BLOCK - 1) / PL_BLOCK)
@@ -50,6 +51,24 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
         }
 #undef BY
     }
+}
+
+/* Bytes of a page's keys or values of d each. */
+PL_INLINE int pl_page_bytes(pl_kv_type type, int d)
+{
+    const int scales = type == PL_KV_INT8 ? 4 * PL_BLOCKS(d) : 0;
+    return PL_PAGE * (d * (type == PL_KV_F32 ? 4 : type == PL_KV_INT8 ? 1 : 2) + scales);
+}
+
+/* What each of `steps` steps asks for of the page that comes next, if the caller knows it: keys, and values behind them,
+ * lines of several places in turn. */
+PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, pl_kv_type type, int steps)
+{
+    const int all = pl_page_bytes(type, a->dk) + pl_page_bytes(type, a->dv),
+              lines = (all + 64 * steps - 1) / (64 * steps);
+    if (row || !a->next)
+        return (pl_ahead){0};
+    return (pl_ahead){a->next, all / lines, lines, (all + lines * steps - 1) / (lines * steps)};
 }
 
 /* The kernel of a type out of the file's `attend_rows`, for up to ATTEND_ROWS of them, a page after the other. */

@@ -45,6 +45,7 @@ PL_INLINE void prefetch(const char *next, ptrdiff_t at, ptrdiff_t all)
 {
     const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= all;
     const char *from = next + (turns ? window + at % PL_WINDOW / 4 : at);
+#pragma GCC unroll 1
     for (int i = 0; next && i < 4; i++, from += turns ? PL_WINDOW / 4 : 256)
         for (int line = 0; line < 256; line += 64)
             if (all <= PL_WINDOW)
@@ -77,8 +78,9 @@ static void tiles_on(int n)
 }
 
 /* Dot products of n queries from `row` on and the keys of the groups that they see, and of their neighbours. held: the
- * queries are in scratch. */
-PL_INLINE void scores(const pl_attend_page *a, int row, int n, pl_span span, int held, float (*s)[PL_PAGE])
+ * queries are in scratch. Not inlined, for the size of the library. */
+__attribute__((noinline)) static void scores(const pl_attend_page *a, int row, int n, pl_span span, int held,
+                                             float (*s)[PL_PAGE])
 {
     const int pairs = (a->dk + 1) / 2;
     const ptrdiff_t all = (ptrdiff_t)bf16_k_bytes(a->dk) + PAIRS * 4 * (ptrdiff_t)a->dv;

@@ -32,8 +32,8 @@ PL_INLINE __m256 load8(const void *p, ptrdiff_t i, pl_kv_type type)
 }
 
 /* Dot products of `rows` queries and 16 * `groups` keys -> s; k points to the first group, q to the first row. */
-PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff_t first, int dk, float (*s)[PL_PAGE],
-                      pl_kv_type type, const int rows, const int groups)
+PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, pl_ahead *ahead, ptrdiff_t first, int dk,
+                      float (*s)[PL_PAGE], pl_kv_type type, const int rows, const int groups)
 {
     const int block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     for (int d0 = 0; d0 < dk; d0 += block) {
@@ -44,6 +44,7 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
                 acc[r][c] = _mm256_setzero_ps();
         for (int d = d0; d < end; d++) {
             __m256 x[ATTEND_ROWS];
+            pl_ask(ahead, 0);
             for (int r = 0; r < rows; r++)
                 x[r] = _mm256_broadcast_ss(q + r * q_stride + d);
             for (int c = 0; c < 2 * groups; c++) {
@@ -69,8 +70,9 @@ PL_INLINE void scores(const float *q, ptrdiff_t q_stride, const void *k, ptrdiff
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for 8 * `vectors` columns from `column` on; rows of v stand
  * `stride` elements apart, acc points to each row's column. With int8 p[1] is that of the second 32 columns. */
-PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t column, ptrdiff_t stride,
-                      const float *fade, float *const *acc, pl_kv_type type, const int rows, const int vectors)
+PL_INLINE void values(const probs *p, pl_ahead *ahead, int lo, int hi, const void *v, ptrdiff_t column,
+                      ptrdiff_t stride, const float *fade, float *const *acc, pl_kv_type type, const int rows,
+                      const int vectors)
 {
     __m256 a[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -78,6 +80,7 @@ PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t c
             a[r][c] = _mm256_mul_ps(_mm256_loadu_ps(acc[r] + 8 * c), _mm256_set1_ps(fade[r]));
     for (int j = lo; j < hi; j++) {
         __m256 x[ATTEND_ROWS];
+        pl_ask(ahead, 0);
         for (int c = 0; c < vectors; c++) {
             if (c == 0 || (c == 4 && type == PL_KV_INT8))
                 for (int r = 0; r < rows; r++)
@@ -93,8 +96,9 @@ PL_INLINE void values(const probs *p, int lo, int hi, const void *v, ptrdiff_t c
 }
 
 /* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
-PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int column, int dv, const float *fade,
-                           float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type, const int rows)
+PL_INLINE void values_tail(const probs *p, pl_ahead *ahead, int lo, int hi, const void *v, int column, int dv,
+                           const float *fade, float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type,
+                           const int rows)
 {
     const int n = dv - column;
     float part[ATTEND_ROWS][PL_SLOTS] = {{0}}, *parts[ATTEND_ROWS];
@@ -113,7 +117,7 @@ PL_INLINE void values_tail(const probs *p, int lo, int hi, const void *v, int co
         for (int c = 0; c < n; c++)
             part[r][c] = acc[r][c];
     }
-    values(p, lo, hi, wide, 0, PL_SLOTS, fade, parts, PL_KV_F32, rows, 2);
+    values(p, ahead, lo, hi, wide, 0, PL_SLOTS, fade, parts, PL_KV_F32, rows, 2);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < n; c++)
             acc[r][c] = part[r][c];
@@ -143,15 +147,17 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
     for (int r = 0; r < rows; r++)
         acc[r] = a->acc + (ptrdiff_t)(row + r) * a->dv;
+    const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
+    pl_ahead ahead =
+        pl_attend_ahead(a, row, type, a->dk * PL_GROUPS / at_once + PL_PAGE * ((a->dv + 8 * wide - 1) / (8 * wide)));
     int g = first;
     for (; g + at_once <= last; g += at_once)
-        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, at_once);
+        scores(q, a->q_stride, a->k, &ahead, g, a->dk, s, type, rows, at_once);
     for (; g < last; g++)
-        scores(q, a->q_stride, a->k, g, a->dk, s, type, rows, 1);
+        scores(q, a->q_stride, a->k, &ahead, g, a->dk, s, type, rows, 1);
 
     pl_attend_middle(a, row, s, span, fade, rows);
 
-    const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
     scratch *const room = a->scratch;
     probs *const scaled = room->scaled;
     const probs *p = (const probs *)(type == PL_KV_INT8 ? scaled : &s);
@@ -159,21 +165,21 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     for (; d + 8 * wide <= a->dv; d += 8 * wide) {
         if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
             scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
-        values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, wide);
+        values(p, &ahead, lo, hi, a->v, d, a->dv, fade, acc, type, rows, wide);
         for (int r = 0; r < rows; r++)
             acc[r] += 8 * wide;
     }
     for (; d + PL_SLOTS <= a->dv; d += PL_SLOTS) {
         if (type == PL_KV_INT8 && d % PL_BLOCK == 0)
             scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
-        values(p, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 2);
+        values(p, &ahead, lo, hi, a->v, d, a->dv, fade, acc, type, rows, 2);
         for (int r = 0; r < rows; r++)
             acc[r] += PL_SLOTS;
     }
     if (type == PL_KV_INT8 && d < a->dv && d % PL_BLOCK == 0)
         scale_values((const float (*)[PL_PAGE])s, a, d, first, last, scaled, rows);
     if (d < a->dv)
-        values_tail(p, lo, hi, a->v, d, a->dv, fade, acc, room->wide, type, rows);
+        values_tail(p, &ahead, lo, hi, a->v, d, a->dv, fade, acc, room->wide, type, rows);
 }
 
 PL_ATTEND_OF(attend_f32, PL_KV_F32)

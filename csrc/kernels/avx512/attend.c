@@ -41,8 +41,8 @@ PL_INLINE void add_block(const pl_attend_page *a, const float (*dot)[PL_PAGE], i
 }
 
 /* Dot products of `rows` queries and the keys of `groups` groups from `first` on -> s. */
-PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (*s)[PL_PAGE], pl_kv_type type,
-                      const int rows, const int groups)
+PL_INLINE void scores(const pl_attend_page *a, int row, pl_ahead *ahead, ptrdiff_t first, float (*s)[PL_PAGE],
+                      pl_kv_type type, const int rows, const int groups)
 {
     const int dk = a->dk, block = type == PL_KV_INT8 ? PL_BLOCK : dk;
     const float *q = a->q + row * a->q_stride;
@@ -56,6 +56,7 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
                 acc[r][g] = _mm512_setzero_ps();
         for (int d = d0; d < end; d++) {
             __m512 key[PL_GROUPS];
+            pl_ask(ahead, 0);
             for (int g = 0; g < groups; g++)
                 key[g] = load16(a->k, ((first + g) * dk + d) * PL_SLOTS, 0xffff, type);
             for (int r = 0; r < rows; r++) {
@@ -78,8 +79,8 @@ PL_INLINE void scores(const pl_attend_page *a, int row, ptrdiff_t first, float (
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
  * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0] only. */
-PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, int hi, int column, __mmask16 in,
-                      const float *fade, pl_kv_type type, const int rows, const int vectors)
+PL_INLINE void values(const pl_attend_page *a, int row, pl_ahead *ahead, const probs *p, int lo, int hi, int column,
+                      __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
 {
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ATTEND_ROWS][8];
@@ -91,6 +92,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const probs *p, int lo, 
         }
     for (int j = lo; j < hi; j++) {
         __m512 x[ATTEND_ROWS];
+        pl_ask(ahead, 0);
         for (int c = 0; c < vectors; c++) {
             if (c == 0 || (c % 2 == 0 && type == PL_KV_INT8))
                 for (int r = 0; r < rows; r++)
@@ -126,14 +128,16 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     float fade[PL_EXP_ROWS] = {0};
     const pl_span span = pl_attend_span(a, row, rows);
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
+    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
+    pl_ahead none = {0}, ahead;
+    ahead = pl_attend_ahead(a, row, type, a->dk + PL_PAGE * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide)));
     if (last - first == PL_GROUPS)
-        scores(a, row, 0, s[0], type, rows, PL_GROUPS);
+        scores(a, row, &ahead, 0, s[0], type, rows, PL_GROUPS);
     else
         for (int g = first; g < last; g++)
-            scores(a, row, g, s[0], type, rows, 1);
+            scores(a, row, &none, g, s[0], type, rows, 1);
     pl_attend_middle(a, row, s[0], span, fade, rows);
 
-    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const probs *p = (const probs *)(type == PL_KV_INT8 ? scaled : s);
     for (int d = 0, n; d < a->dv; d += PL_SLOTS * n) {
         const int left = a->dv - d;
@@ -142,13 +146,13 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
             for (int b = 0; b < n; b += 2)
                 scale_values((const float (*)[PL_PAGE])s[0], a, d + PL_SLOTS * b, first, last, scaled[b / 2], rows);
         if (n == wide)
-            values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, wide);
+            values(a, row, &ahead, p, lo, hi, d, 0xffff, fade, type, rows, wide);
         else if (n == 4)
-            values(a, row, p, lo, hi, d, 0xffff, fade, type, rows, 4);
+            values(a, row, &ahead, p, lo, hi, d, 0xffff, fade, type, rows, 4);
         else if (n == 2)
-            values(a, row, p, lo, hi, d, pl_first(left - PL_SLOTS), fade, type, rows, 2);
+            values(a, row, &ahead, p, lo, hi, d, pl_first(left - PL_SLOTS), fade, type, rows, 2);
         else
-            values(a, row, p, lo, hi, d, pl_first(left), fade, type, rows, 1);
+            values(a, row, &ahead, p, lo, hi, d, pl_first(left), fade, type, rows, 1);
     }
 }
 
