@@ -42,7 +42,7 @@ PL_INLINE void pl_matmul_chunk(const pl_shape f, int terms, pl_tile_by_row one, 
                     memcpy(acc[i], out + i * y_stride, bytes);
             }
             const pl_ahead ahead =
-                pl_ahead_of(&r, t - t0, f.packed_block + f.packed_header / 8, p + far, n == 1 || turns ? lines : 0);
+                pl_ahead_of(&r, t - t0, f.packed_block + f.packed_header / 8, p + far, n == 1 ? lines : 0);
             if (n == 1)
                 one(f, terms, p, blocks, ahead, panel, acc[0]);
             else
