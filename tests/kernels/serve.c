@@ -332,7 +332,7 @@ static double op_exp(call c)
 
 static double op_peak_read(call c)
 {
-    *(uint64_t *)c.a[1] = c.k->peak.read(c.a[0], (size_t)c.i[0]);
+    *(uint64_t *)c.a[1] = c.k->peak.read(c.a[0], (size_t)c.i[0], 0);
     return 0;
 }
 
