@@ -8,8 +8,9 @@
 /* name, least, most:
  * ahead_bytes, ahead_lines    a product of few rows, which reads weights of less than a byte from memory, prefetches
  *                             with each block up to this many lines of 64 bytes (at most a block's), so far beyond it
- * ahead_turns                 1: a product of few rows prefetches weights of less than a byte in windows, lines of several
- *                             pages in turn (prefetch.h); the two above do not matter then
+ * ahead_turns                 1: lines of several pages are prefetched in turn, in windows (prefetch.h), also by products of
+ *                             more rows, for the next tiles, and by attention, for the next page of keys; the two above
+ *                             do not matter then
  * ahead8_bytes, _lines, _turns  the same for weights of a byte
  * pair_tiles                  tiles of weights that rows of activations meet at once (AVX-512): two halve the loads of
  *                             activations, one halves the work of unpacking weights

@@ -1,10 +1,10 @@
 """What changes speed and never a bit of a result: chosen by a short measurement at the first load on a machine.
 
-How far ahead a product of few rows prefetches its weights, and how many tiles many rows meet at once, decide up to a
-third of the speed, and which choice is best differs between processors of the same maker. So the candidates are timed
-on the engine's own threads, with weights in memory that no cache holds, and the choice is kept in the cache folder, by
-processor, tier, number of threads and build. Without a measurement the choice follows from the processor
-(csrc/kernels/tuning.c).
+How far ahead and in what order a product of few rows prefetches its weights, and how many tiles many rows meet at
+once, decide up to a third of the speed, and which choice is best differs between processors of the same maker. So the
+candidates are timed on the engine's own threads, with weights in memory that no cache holds, and the choice is kept
+in the cache folder, by processor, tier, number of threads and build. Without a measurement the choice follows from
+the processor (csrc/kernels/tuning.c).
 
 PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" measures anew what a load measures, and
 takes from what was kept the rest, which `pellucid tune` measures.
