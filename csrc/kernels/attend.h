@@ -53,20 +53,12 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
     }
 }
 
-/* Bytes of a page's keys or values of d each. */
-PL_INLINE int pl_page_bytes(pl_kv_type type, int d)
-{
-    const int scales = type == PL_KV_INT8 ? 4 * PL_BLOCKS(d) : 0;
-    return PL_PAGE * (d * (type == PL_KV_F32 ? 4 : type == PL_KV_INT8 ? 1 : 2) + scales);
-}
-
 /* What each of `steps` steps asks for of the page that comes next, if the caller knows it: keys, and values behind them,
  * lines of several places in turn. */
-PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, pl_kv_type type, int steps)
+PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, int steps)
 {
-    const int all = pl_page_bytes(type, a->dk) + pl_page_bytes(type, a->dv),
-              lines = (all + 64 * steps - 1) / (64 * steps);
-    if (row || !a->next)
+    const int all = (int)a->next_bytes, lines = (all + 64 * steps - 1) / (64 * steps);
+    if (row || !a->next || !a->turns)
         return (pl_ahead){0};
     return (pl_ahead){a->next, all / lines, lines, (all + lines * steps - 1) / (lines * steps)};
 }

@@ -116,6 +116,8 @@ typedef struct pl_attend_page {
     ptrdiff_t q_stride;
     const void *k, *v;  /* the page's keys and values */
     const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
+    size_t next_bytes;  /* of both */
+    int turns;          /* lines of several places of it are asked for in turn (prefetch.h) */
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */

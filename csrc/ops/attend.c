@@ -125,8 +125,6 @@ static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *aft
     if (last >= (chunk + 1) * PL_CHUNK_PAGES)
         last = (chunk + 1) * PL_CHUNK_PAGES - 1;
     const uint8_t *keys = page_keys(t, first);
-    /* AMD was measured with the kernels of bf16 alone, where asking for the next page gains */
-    const int asks = t->r->m->kv == PL_KV_BF16 || t->r->m->tuning.ahead_turns;
     pl_attend_page pages[PL_CHUNK_PAGES];
     for (int p = first; p <= last; p++) {
         int base = p * PL_PAGE, *los = t->lo + (p - first) * m, *his = t->hi + (p - first) * m;
@@ -148,7 +146,9 @@ static void run_chunk(const tile *t, int chunk, float *state, const uint8_t *aft
                                             .q_stride = t->c->dk,
                                             .k = keys,
                                             .v = keys + t->g->k_bytes,
-                                            .next = asks ? next : NULL,
+                                            .next = next,
+                                            .next_bytes = t->g->k_bytes + t->g->v_bytes,
+                                            .turns = t->r->m->tuning.ahead_turns,
                                             .lo = los,
                                             .hi = his,
                                             .top = top,

@@ -204,6 +204,24 @@ def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
                 assert same(got, expected[rows])
 
 
+@pytest.mark.parametrize("size", [1, 1e-9, 1e-19])
+@pytest.mark.parametrize("isa", ISAS)
+def test_few_rows_over_whole_pages_have_the_bits_of_many(isa: str, size: float) -> None:
+    """Products and sums below the normal range as well, which tiles take for 0, and queries whose last tile is short."""
+    for dk, dv in [(64, 64), (80, 48), (33, 96), (256, 128), (300, 16)]:
+        s = Scene.random(dk, dv, 20, 2 * PAGE)
+        s.lo[:], s.hi[:] = 0, 2 * PAGE
+        for x, by in ((s.q, size), (s.k, size), (s.v, size * size)):
+            x *= np.float32(by)
+        kept = pages(isa, "bf16", s.k, s.v)
+        together = run(isa, "bf16", s, kept=kept)
+        for first in range(0, 6, 3):
+            for n in (1, 2, 3):
+                rows = np.arange(first, first + n)
+                for got, expected in zip(run(isa, "bf16", s, rows, kept), together, strict=True):
+                    assert same(got, expected[rows])
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_signs_of_zero_do_not_tell_of_neighbours(isa: str) -> None:
     """A row whose sums underflow, next to one that sees keys with values of both signs where the first sees none."""

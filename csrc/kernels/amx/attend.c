@@ -12,18 +12,17 @@
  * Loads of tiles, products, stores and the vectors between them each wait for the one before. So scores are computed a
  * part ahead, and registers are set up once for all pages of a call: 460 ns a page for three rows of heads of 64, where
  * one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on the
- * same core 945 and 1,140). Vectors that do the same sums in float32, flushing, have the same bits; for one row they took
- * 0.6 to 0.8 of the time where a cache held the keys, no less where memory did, and longer for four rows. */
+ * same core 945 and 1,140). Up to three rows that see a whole page are left to vectors (attend_few.h). */
 #include <string.h>
 
 #include "../avx512bf16/round.h"
 #include "../prefetch.h"
+#include "attend_few.h"
 #include "blocking.h"
 #include "fill.h"
 #include "tiles.h"
 
 enum {
-    PAIRS = PL_PAGE / 2,
     Q_TILES = 8, /* tiles of queries that are held at a time */
 };
 
@@ -38,12 +37,12 @@ typedef struct room {
 /* Vectors wrote what tiles are about to read, or the other way round. */
 #define BETWEEN() __asm__ volatile("" ::: "memory")
 
-/* Sixteen lines of the next page's `all` bytes, while what is `at` bytes from the start of this one is multiplied: pages
+/* Sixteen lines of `all` bytes of the next page, while what is `at` bytes from the start of this one is multiplied: pages
  * lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h; they go
  * into the first-level cache where it has room for two pages. */
-PL_INLINE void prefetch(const char *next, ptrdiff_t at, ptrdiff_t all)
+PL_INLINE void prefetch(const char *next, ptrdiff_t at, size_t all)
 {
-    const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= all;
+    const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= (ptrdiff_t)all;
     const char *from = next + (turns ? window + at % PL_WINDOW / 4 : at);
 #pragma GCC unroll 1
     for (int i = 0; next && i < 4; i++, from += turns ? PL_WINDOW / 4 : 256)
@@ -83,7 +82,6 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
                                              float (*s)[PL_PAGE])
 {
     const int pairs = (a->dk + 1) / 2;
-    const ptrdiff_t all = (ptrdiff_t)bf16_k_bytes(a->dk) + PAIRS * 4 * (ptrdiff_t)a->dv;
     const char *const next = row ? NULL : a->next;
     room *const here = a->scratch;
 #define GROUP(C, A, B, g, p)                                                                                           \
@@ -91,7 +89,7 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
         const ptrdiff_t at = ((g) * (ptrdiff_t)pairs + (p)) * 64;                                                      \
         _tile_loadd(B, whole((const char *)a->k + at, pairs - (p), here->spare), 64);                                  \
         _tile_dpbf16ps(C, A, B);                                                                                       \
-        prefetch(next, at, all);                                                                                       \
+        prefetch(next, at, a->next_bytes);                                                                             \
     } while (0)
     for (int p0 = 0; p0 < pairs; p0 += Q_TILES * ATTEND_PAIRS) {
         const int left = (pairs - p0 + ATTEND_PAIRS - 1) / ATTEND_PAIRS, tiles = left < Q_TILES ? left : Q_TILES;
@@ -170,7 +168,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
         else                                                                                                           \
             _tile_loadd(B, seen_values(v + at, step, base, span, in, spare), 64);                                      \
         _tile_dpbf16ps(C, A, B);                                                                                       \
-        prefetch(next, k_bytes + 64 * ATTEND_PAIRS * (2 * ((d) / PL_SLOTS) + (half)), k_bytes + PAIRS * step);         \
+        prefetch(next, k_bytes + 64 * ATTEND_PAIRS * (2 * ((d) / PL_SLOTS) + (half)), a->next_bytes);                  \
     } while (0)
 #define COLUMNS(C, B0, B1, d, in)                                                                                      \
     do {                                                                                                               \
@@ -246,7 +244,7 @@ PL_INLINE int find_part(const pl_attend_page *pages, int n, int *page, int *row,
 
 /* The scores of a part are computed before the probabilities and values of the one ahead of it, so that neither waits for
  * the other's registers. */
-static void attend(const pl_attend_page *pages, int n)
+static void attend_tiles(const pl_attend_page *pages, int n)
 {
     room *const here = pages->scratch;
     float fade[PL_EXP_ROWS] = {0};
@@ -278,10 +276,39 @@ static void attend(const pl_attend_page *pages, int n)
         }
     }
     pl_tiles_off();
+}
+
+/* Not inlined, for the size of the library. */
+__attribute__((noinline)) static void attend_one(const pl_attend_page *pages, int n)
+{
+    few_pages(pages, n, 1);
+}
+
+__attribute__((noinline)) static void attend_two(const pl_attend_page *pages, int n)
+{
+    few_pages(pages, n, 2);
+}
+
+__attribute__((noinline)) static void attend_three(const pl_attend_page *pages, int n)
+{
+    few_pages(pages, n, 3);
+}
+
+/* Runs of pages that the same kernel takes. */
+static void attend(const pl_attend_page *pages, int n)
+{
+    void (*const few[])(const pl_attend_page *, int) = {attend_one, attend_two, attend_three};
+    const int m = pages->m, may = m <= FEW_ROWS && pages->dk <= 2 * FEW_PAIRS && pages->dv % PL_SLOTS == 0;
+    for (int i = 0, end; i < n; i = end) {
+        const int all = may && pl_attend_span(pages + i, 0, m).all;
+        for (end = i + 1; end < n && all == (may && pl_attend_span(pages + end, 0, m).all);)
+            end++;
+        (all ? few[m - 1] : attend_tiles)(pages + i, end - i);
+    }
     positive_zeros(pages, n);
 }
 
 void pl_fill_attend_amx(pl_kernels *k)
 {
-    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(room));
+    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(room) > sizeof(few_room) ? sizeof(room) : sizeof(few_room));
 }

@@ -24,17 +24,24 @@ PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
-/* Lines of the next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
-PL_INLINE void prefetch(const char *next, ptrdiff_t at, const int lines)
+/* The next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
+typedef struct asking {
+    const char *next;
+    pl_ahead turns; /* if not in order, from next on */
+} asking;
+
+PL_INLINE void prefetch(asking *to, ptrdiff_t at, const int lines)
 {
-    if (next)
+    if (to->next)
         for (int i = 0; i < lines; i++)
-            _mm_prefetch(next + at + 64 * i, _MM_HINT_T1);
+            _mm_prefetch(to->next + at + 64 * i, _MM_HINT_T1);
+    else
+        pl_ask(&to->turns, 1);
 }
 
 /* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
  * unless p0 is 0. */
-PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, const char *next, int pairs, int p0, int n,
+PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, asking *ask, int pairs, int p0, int n,
                       ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
     __m512 acc[ATTEND_ROWS][PL_GROUPS];
@@ -43,7 +50,7 @@ PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, const 
             acc[r][g] = p0 ? _mm512_loadu_ps(&s[r][(first + g) * PL_SLOTS]) : _mm512_setzero_ps();
     for (int p = 0; p < n; p++) {
         __m512i key[PL_GROUPS];
-        prefetch(next, (p0 + p) * (ptrdiff_t)(64 * PL_GROUPS), PL_GROUPS);
+        prefetch(ask, (p0 + p) * (ptrdiff_t)(64 * PL_GROUPS), PL_GROUPS);
         for (int g = 0; g < groups; g++)
             key[g] = _mm512_loadu_si512(k + ((first + g) * pairs + p0 + p) * (ptrdiff_t)64);
         for (int r = 0; r < rows; r++)
@@ -70,12 +77,12 @@ PL_INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, 
 
 /* acc = acc * fade + sum over slots [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
  * last has the columns in `in`. */
-PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIRS], int lo, int hi, int column,
-                      __mmask16 in, const float *fade, const int rows, const int vectors)
+PL_INLINE void values(const pl_attend_page *a, asking *ask, int row, const uint32_t (*p)[PAIRS], int lo, int hi,
+                      int column, __mmask16 in, const float *fade, const int rows, const int vectors)
 {
     const __m512i all = _mm512_set1_epi32(-1);
     const char *v = (const char *)a->v + (ptrdiff_t)column * 4;
-    const char *next = row || !a->next ? NULL : (const char *)a->next + bf16_k_bytes(a->dk) + (ptrdiff_t)column * 4;
+    const ptrdiff_t at = (ptrdiff_t)bf16_k_bytes(a->dk) + (ptrdiff_t)column * 4;
     float *to = a->acc + (ptrdiff_t)row * a->dv + column;
     __m512 acc[ATTEND_ROWS][8];
     for (int r = 0; r < rows; r++)
@@ -91,7 +98,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, const uint32_t (*p)[PAIR
         add_pair(acc, p, pair++, v, a->dv, in, upper, rows, vectors);
     }
     for (; pair < end; pair++) {
-        prefetch(next, pair * (ptrdiff_t)a->dv * 4, vectors);
+        prefetch(ask, at + pair * (ptrdiff_t)a->dv * 4, vectors);
         add_pair(acc, p, pair, v, a->dv, in, all, rows, vectors);
     }
     if (pair == end && hi % 2)
@@ -110,20 +117,22 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     uint32_t (*const q)[ATTEND_Q_PAIRS] = a->scratch, p[ATTEND_ROWS][PAIRS];
     const pl_span span = pl_attend_span(a, row, rows);
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last, pairs = (a->dk + 1) / 2;
-    const char *next = row ? NULL : a->next;
+    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
+    asking none = {0}, ask = {.next = row || a->turns ? NULL : a->next};
+    ask.turns = pl_attend_ahead(a, row, pairs + PAIRS * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide)));
     int p0 = 0;
     do {
         const int n = pairs - p0 < ATTEND_Q_PAIRS ? pairs - p0 : ATTEND_Q_PAIRS;
         for (int r = 0; r < rows; r++)
             round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
         if (last - first == PL_GROUPS)
-            scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, next, pairs, p0, n, 0, s, rows, PL_GROUPS);
+            scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &ask, pairs, p0, n, 0, s, rows, PL_GROUPS);
         else
             for (int g = first; g < last; g += 2)
                 if (g + 1 < last)
-                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 2);
+                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &none, pairs, p0, n, g, s, rows, 2);
                 else
-                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, NULL, pairs, p0, n, g, s, rows, 1);
+                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &none, pairs, p0, n, g, s, rows, 1);
         p0 += ATTEND_Q_PAIRS;
     } while (p0 < pairs);
     if (span.all)
@@ -131,19 +140,18 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     else
         pl_attend_softmax(a, row, s, span, 0, 1, weigh, p, sizeof *p, fade, rows);
 
-    const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const uint32_t (*bits)[PAIRS] = (const uint32_t (*)[PAIRS])p;
     for (int d = 0, n; d < a->dv; d += PL_SLOTS * n) {
         const int left = a->dv - d;
         n = left >= PL_SLOTS * wide ? wide : left >= PL_SLOTS * 4 ? 4 : left > PL_SLOTS ? 2 : 1;
         if (n == wide)
-            values(a, row, bits, lo, hi, d, 0xffff, fade, rows, wide);
+            values(a, &ask, row, bits, lo, hi, d, 0xffff, fade, rows, wide);
         else if (n == 4)
-            values(a, row, bits, lo, hi, d, 0xffff, fade, rows, 4);
+            values(a, &ask, row, bits, lo, hi, d, 0xffff, fade, rows, 4);
         else if (n == 2)
-            values(a, row, bits, lo, hi, d, pl_first(left - PL_SLOTS), fade, rows, 2);
+            values(a, &ask, row, bits, lo, hi, d, pl_first(left - PL_SLOTS), fade, rows, 2);
         else
-            values(a, row, bits, lo, hi, d, pl_first(left), fade, rows, 1);
+            values(a, &ask, row, bits, lo, hi, d, pl_first(left), fade, rows, 1);
     }
 }
 

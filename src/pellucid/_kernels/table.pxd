@@ -43,6 +43,8 @@ cdef extern from "kernels/kernels.h":
         const void *k
         const void *v
         const void *next
+        size_t next_bytes
+        int turns
         const int *lo
         const int *hi
         float *top
