@@ -207,7 +207,7 @@ def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
 @pytest.mark.parametrize("size", [1, 1e-9, 1e-19])
 @pytest.mark.parametrize("isa", ISAS)
 def test_few_rows_over_whole_pages_have_the_bits_of_many(isa: str, size: float) -> None:
-    """Products and sums below the normal range as well, which tiles take for 0, and queries whose last tile is short."""
+    """Products and sums below the normal range as well, which tiles take for 0, and queries that end within a tile."""
     for dk, dv in [(64, 64), (80, 48), (33, 96), (256, 128), (300, 16)]:
         s = Scene.random(dk, dv, 20, 2 * PAGE)
         s.lo[:], s.hi[:] = 0, 2 * PAGE
