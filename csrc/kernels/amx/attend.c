@@ -12,7 +12,7 @@
  * Loads of tiles, products, stores and the vectors between them each wait for the one before. So scores are computed a
  * part ahead, and registers are set up once for all pages of a call: 460 ns a page for three rows of heads of 64, where
  * one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on the
- * same core 945 and 1,140). Up to three rows that see a whole page are left to vectors (attend_few.h). */
+ * same core 945 and 1,140). Up to three rows are left to vectors (attend_few.h). */
 #include <string.h>
 
 #include "../avx512bf16/round.h"
@@ -294,16 +294,34 @@ __attribute__((noinline)) static void attend_three(const pl_attend_page *pages, 
     few_pages(pages, n, 3);
 }
 
-/* Runs of pages that the same kernel takes. */
+__attribute__((noinline)) static void attend_four(const pl_attend_page *pages, int n)
+{
+    few_pages(pages, n, 4);
+}
+
+/* Whether vectors take the page: each row sees a key of it. */
+static int is_for_few(const pl_attend_page *a)
+{
+    if (a->m > FEW_ROWS || a->dk > 2 * FEW_PAIRS || a->dv % PL_SLOTS)
+        return 0;
+    for (int r = 0; r < a->m; r++)
+        if (a->lo[r] >= a->hi[r])
+            return 0;
+    const pl_span span = pl_attend_span(a, 0, a->m);
+    if (a->m > FEW_WHOLE && span.last - span.first == PL_GROUPS)
+        return 0;
+    return span.all || a->dv % (4 * PL_SLOTS) == 0;
+}
+
+/* Pages in runs that the same kernel takes. */
 static void attend(const pl_attend_page *pages, int n)
 {
-    void (*const few[])(const pl_attend_page *, int) = {attend_one, attend_two, attend_three};
-    const int m = pages->m, may = m <= FEW_ROWS && pages->dk <= 2 * FEW_PAIRS && pages->dv % PL_SLOTS == 0;
+    void (*const few[])(const pl_attend_page *, int) = {attend_one, attend_two, attend_three, attend_four};
     for (int i = 0, end; i < n; i = end) {
-        const int all = may && pl_attend_span(pages + i, 0, m).all;
-        for (end = i + 1; end < n && all == (may && pl_attend_span(pages + end, 0, m).all);)
+        const int kind = is_for_few(pages + i);
+        for (end = i + 1; end < n && is_for_few(pages + end) == kind;)
             end++;
-        (all ? few[m - 1] : attend_tiles)(pages + i, end - i);
+        (kind ? few[pages->m - 1] : attend_tiles)(pages + i, end - i);
     }
     positive_zeros(pages, n);
 }

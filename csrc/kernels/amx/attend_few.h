@@ -1,10 +1,10 @@
-/* Attention of one to three rows by vectors, with the bits of tiles (attend.c).
+/* Attention of few rows by vectors, with the bits of tiles (attend.c).
  *
  * A product of tiles adds up even and odd halves of sixteen pairs apart, each from 0 on by fused multiply-and-adds, then
  * the two, then what was there, with numbers below the normal range taken for 0: so do these. Tiles, their loads, stores
  * and the vectors between them wait for each other, so that little of memory's time is hidden behind them; vectors read
  * on. Pages from memory, two threads, in turns: 0.80 to 0.87 of the time of tiles (heads of 64), 0.90 to 0.95 (of 128);
- * four rows of 128 1.2. */
+ * four rows of 128 1.2. A page that is seen in part takes 0.3 to 0.7 of that time, for tiles always have 32 slots. */
 #ifndef PL_AMX_ATTEND_FEW_H
 #define PL_AMX_ATTEND_FEW_H
 
@@ -25,8 +25,11 @@ typedef struct few_room {
     float p[FEW_ROWS][2][PAIRS];
 } few_room;
 
-/* What numbers below the normal range are taken for holds between these. */
-PL_INLINE void set_flush(unsigned mode)
+/* Bits of MXCSR: results below the normal range are 0, and so is what is computed with. */
+enum { FLUSH = 0x8040 };
+
+/* What comes after it is computed in this mode, what comes before in the one before. */
+PL_INLINE void set_mode(unsigned mode)
 {
     __asm__ volatile("" ::: "memory");
     _mm_setcsr(mode);
@@ -53,11 +56,20 @@ PL_INLINE void split(const uint32_t *pairs, int n, float *to, int apart)
     }
 }
 
+/* Which halves of the pair of slots from `slot` on are seen. */
+PL_INLINE __m512i seen_halves(pl_span span, int slot)
+{
+    const uint32_t first = slot >= span.lo && slot < span.hi ? 0xffffu : 0;
+    const uint32_t second = slot + 1 >= span.lo && slot + 1 < span.hi ? 0xffff0000u : 0;
+    return _mm512_set1_epi32((int)(first | second));
+}
+
 /* sums[r * apart + 16 * i ...] += the product of a tile: n pairs of row r, x + r * 2 * x_apart, and of 16 * `vectors`
- * columns, whose lines are `across` bytes apart, those of the next pair `down`. */
+ * columns, whose lines are `across` bytes apart, those of the next pair `down`. span: of the pairs, which begin with
+ * `slot`, what is seen, or NULL for all. */
 PL_INLINE void add_tile(const float *x, int x_apart, const char *y, int n, ptrdiff_t across, ptrdiff_t down,
-                        float *sums, ptrdiff_t apart, pl_ahead *ahead, const int near, const int rows,
-                        const int vectors)
+                        float *sums, ptrdiff_t apart, const pl_span *span, int slot, pl_ahead *ahead, const int near,
+                        const int rows, const int vectors)
 {
     __m512 e[FEW_ROWS][4], o[FEW_ROWS][4];
     for (int r = 0; r < rows; r++)
@@ -66,7 +78,9 @@ PL_INLINE void add_tile(const float *x, int x_apart, const char *y, int n, ptrdi
     for (int p = 0; p < n; p++, y += down) {
         pl_ask(ahead, near);
         for (int i = 0; i < vectors; i++) {
-            const __m512i pairs = _mm512_loadu_si512(y + i * across);
+            __m512i pairs = _mm512_loadu_si512(y + i * across);
+            if (span)
+                pairs = _mm512_and_si512(pairs, seen_halves(*span, slot + 2 * p));
             const __m512 ye = even(pairs), yo = odd(pairs);
             for (int r = 0; r < rows; r++) {
                 e[r][i] = _mm512_fmadd_ps(ye, _mm512_set1_ps(x[2 * r * x_apart + p]), e[r][i]);
@@ -81,44 +95,82 @@ PL_INLINE void add_tile(const float *x, int x_apart, const char *y, int n, ptrdi
         }
 }
 
-/* 16 * `vectors` columns of values from d on. */
-PL_INLINE void add_values(const pl_attend_page *a, few_room *here, int d, pl_ahead *ahead, const int near,
-                          const int rows, const int vectors)
+/* Scores of `groups` groups of keys from `first` on. */
+PL_INLINE void few_scores(const pl_attend_page *a, few_room *here, int first, pl_ahead *ahead, const int near,
+                          const int rows, const int groups)
 {
-    const ptrdiff_t down = (ptrdiff_t)4 * a->dv;
-    for (int p = 0; p < PAIRS; p += ATTEND_PAIRS)
-        add_tile(here->p[0][0] + p, PAIRS, (const char *)a->v + p * down + 4 * d, ATTEND_PAIRS, 64, down, a->acc + d,
-                 a->dv, ahead, near, rows, vectors);
+    const int pairs = (a->dk + 1) / 2;
+    for (int p = 0; p < pairs; p += ATTEND_PAIRS)
+        add_tile(here->q[0][0] + p, FEW_PAIRS, (const char *)a->k + (ptrdiff_t)64 * (first * pairs + p),
+                 pairs - p < ATTEND_PAIRS ? pairs - p : ATTEND_PAIRS, (ptrdiff_t)64 * pairs, 64,
+                 here->s[0] + PL_SLOTS * first, PL_PAGE, NULL, 0, ahead, near, rows, groups);
 }
 
-PL_INLINE void few_page(const pl_attend_page *a, few_room *here, unsigned mode, const int near, const int rows)
+/* acc += 16 * `vectors` columns of values from d on. */
+PL_INLINE void few_values(const pl_attend_page *a, const few_room *here, int d, const pl_span *span, pl_ahead *ahead,
+                          const int near, const int rows, const int vectors)
 {
-    const int pairs = (a->dk + 1) / 2, blocks = a->dv / (4 * PL_SLOTS), vectors = a->dv / PL_SLOTS % 4;
-    const ptrdiff_t dv = a->dv;
+    const ptrdiff_t down = (ptrdiff_t)4 * a->dv;
+    for (int p = 0; p < PAIRS; p += ATTEND_PAIRS) {
+        int from = p, to = p + ATTEND_PAIRS; /* pairs */
+        if (span && from < span->lo / 2)
+            from = span->lo / 2;
+        if (span && to > (span->hi + 1) / 2)
+            to = (span->hi + 1) / 2;
+        if (from < to)
+            add_tile(here->p[0][0] + from, PAIRS, (const char *)a->v + from * down + 4 * d, to - from, 64, down,
+                     a->acc + d, a->dv, span, 2 * from, ahead, near, rows, vectors);
+    }
+}
+
+/* Scores -> probabilities, and what acc is multiplied by. */
+PL_INLINE void few_softmax(const pl_attend_page *a, few_room *here, pl_span span, const int all, const int rows)
+{
     float fade[PL_EXP_ROWS] = {0};
-    pl_ahead ahead = pl_attend_ahead(a, 0, pairs + PAIRS * (blocks + vectors));
-    memset(here->s, 0, sizeof *here->s * rows);
-    set_flush(mode | 0x8040); /* results, and what they are made of */
-    for (int p = 0; p < pairs; p += ATTEND_PAIRS)
-        add_tile(here->q[0][0] + p, FEW_PAIRS, (const char *)a->k + (ptrdiff_t)64 * p,
-                 pairs - p < ATTEND_PAIRS ? pairs - p : ATTEND_PAIRS, (ptrdiff_t)64 * pairs, 64, here->s[0], PL_PAGE,
-                 &ahead, near, rows, PL_GROUPS);
-    set_flush(mode);
-    pl_attend_softmax(a, 0, here->s, pl_attend_span(a, 0, rows), 1, 1, weigh, here->bits, sizeof *here->bits, fade,
-                      rows);
+    pl_attend_softmax(a, 0, here->s, span, all, 1, weigh, here->bits, sizeof *here->bits, fade, rows);
     for (int r = 0; r < rows; r++) {
-        float *acc = a->acc + r * dv;
+        float *acc = a->acc + (ptrdiff_t)r * a->dv;
         split(here->bits[r], PAIRS, here->p[r][0], PAIRS);
-        for (int d = 0; d < dv && fade[r] != 1; d += PL_SLOTS)
+        for (int d = 0; d < a->dv && fade[r] != 1; d += PL_SLOTS)
             _mm512_storeu_ps(acc + d, _mm512_mul_ps(_mm512_loadu_ps(acc + d), _mm512_set1_ps(fade[r])));
     }
-    set_flush(mode | 0x8040);
+}
+
+/* A page of which all is seen. */
+PL_INLINE void few_whole(const pl_attend_page *a, few_room *here, unsigned mode, const int near, const int rows)
+{
+    const int blocks = a->dv / (4 * PL_SLOTS), vectors = a->dv / PL_SLOTS % 4;
+    pl_ahead ahead = pl_attend_ahead(a, 0, (a->dk + 1) / 2 + PAIRS * (blocks + vectors));
+    memset(here->s, 0, sizeof here->s);
+    set_mode(mode | FLUSH);
+    few_scores(a, here, 0, &ahead, near, rows, PL_GROUPS);
+    set_mode(mode);
+    few_softmax(a, here, pl_attend_span(a, 0, rows), 1, rows);
+    set_mode(mode | FLUSH);
     int d = 0;
-    for (; d + 4 * PL_SLOTS <= dv; d += 4 * PL_SLOTS)
-        add_values(a, here, d, &ahead, near, rows, 4);
-    for (; d < dv; d += PL_SLOTS)
-        add_values(a, here, d, &ahead, near, rows, 1);
-    set_flush(mode);
+    for (; d + 4 * PL_SLOTS <= a->dv; d += 4 * PL_SLOTS)
+        few_values(a, here, d, NULL, &ahead, near, rows, 4);
+    for (; d < a->dv; d += PL_SLOTS)
+        few_values(a, here, d, NULL, &ahead, near, rows, 1);
+    set_mode(mode);
+}
+
+/* A page of which a part is seen, by any row. */
+PL_INLINE void few_partly(const pl_attend_page *a, few_room *here, unsigned mode, const int rows)
+{
+    const pl_span span = pl_attend_span(a, 0, rows);
+    pl_ahead none = {0};
+    memset(here->s, 0, sizeof here->s);
+    set_mode(mode | FLUSH);
+    for (int g = span.first; g < span.last; g++)
+        few_scores(a, here, g, &none, 1, rows, 1);
+    set_mode(mode);
+    few_softmax(a, here, span, 0, rows);
+    set_mode(mode | FLUSH);
+    const int vectors = rows > 3 ? 2 : 4; /* of sums there is room for in registers */
+    for (int d = 0; d < a->dv; d += vectors * PL_SLOTS)
+        few_values(a, here, d, &span, &none, 1, rows, vectors);
+    set_mode(mode);
 }
 
 PL_INLINE void few_pages(const pl_attend_page *pages, int n, const int rows)
@@ -131,7 +183,10 @@ PL_INLINE void few_pages(const pl_attend_page *pages, int n, const int rows)
         split(here->bits[r], (pairs + 15) & -16, here->q[r][0], FEW_PAIRS);
     }
     for (int i = 0; i < n; i++)
-        few_page(pages + i, here, mode, pages[i].next_bytes <= PL_WINDOW, rows);
+        if (rows <= FEW_WHOLE && pl_attend_span(pages + i, 0, rows).all)
+            few_whole(pages + i, here, mode, pages[i].next_bytes <= PL_WINDOW, rows);
+        else
+            few_partly(pages + i, here, mode, rows);
 }
 
 #endif
