@@ -207,8 +207,8 @@ def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
 @pytest.mark.parametrize("size", [1, 1e-9, 1e-19])
 @pytest.mark.parametrize("isa", ISAS)
 def test_few_rows_have_the_bits_of_many(isa: str, size: float) -> None:
-    """Products and sums below the normal range as well, which tiles take for 0; queries that end within a tile; pages of
-    which all is seen, or a part that begins and ends within pairs and groups. What nobody sees may be NaN."""
+    """Products and sums below the normal range as well, which tiles take for 0; queries that end within a tile; pages
+    of which all is seen, or a part that begins and ends within pairs and groups. What nobody sees may be NaN."""
     for dk, dv in [(64, 64), (80, 48), (33, 96), (256, 128), (300, 16)]:
         s = Scene.random(dk, dv, 20, 3 * PAGE)
         for x, by in ((s.q, size), (s.k, size), (s.v, size * size)):
