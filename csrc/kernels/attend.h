@@ -55,11 +55,11 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
 
 /* What each of `steps` steps asks for of the page that comes next, if the caller knows it: keys, and values behind them,
  * lines of several places in turn. */
-PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, int steps)
+PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, int steps, int turns)
 {
-    const int all = (int)a->next_bytes, lines = (all + 64 * steps - 1) / (64 * steps);
-    if (row || !a->next || !a->turns)
+    if (row || !turns || !a->next || !a->next_bytes)
         return (pl_ahead){0};
+    const int all = (int)a->next_bytes, lines = (all + 64 * steps - 1) / (64 * steps);
     return (pl_ahead){a->next, all / lines, lines, (all + lines * steps - 1) / (lines * steps)};
 }
 

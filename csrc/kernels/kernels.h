@@ -117,7 +117,7 @@ typedef struct pl_attend_page {
     const void *k, *v;  /* the page's keys and values */
     const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
     size_t next_bytes;  /* of both */
-    int turns;          /* lines of several places of it are asked for in turn (prefetch.h) */
+    int turns;          /* lines of several places of it are asked for in turn (prefetch.h); 0: in order, or none */
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */

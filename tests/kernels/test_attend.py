@@ -209,15 +209,16 @@ def test_rows_do_not_know_each_other(isa: str, kv: str) -> None:
 def test_few_rows_have_the_bits_of_many(isa: str, size: float) -> None:
     """Products and sums below the normal range as well, which tiles take for 0; queries that end within a tile; pages
     of which all is seen, or a part that begins and ends within pairs and groups. What nobody sees may be NaN."""
-    for dk, dv in [(64, 64), (80, 48), (33, 96), (256, 128), (300, 16)]:
+    for dk, dv in [(64, 64), (80, 48), (33, 96), (33, 64), (80, 64), (256, 128), (300, 16)]:
         s = Scene.random(dk, dv, 20, 3 * PAGE)
+        s.cap = 3.0 if dk == 80 else 0.0
         for x, by in ((s.q, size), (s.k, size), (s.v, size * size)):
             x *= np.float32(by)
         k, v = pages(isa, "bf16", s.k, s.v)
         for low, high in [(0, 3 * PAGE), (PAGE + 13, 2 * PAGE + 21), (7, 2 * PAGE + 50), (2 * PAGE + 33, 3 * PAGE - 1)]:
             s.lo[:], s.hi[:] = low, high
-            if low == 7:
-                s.lo[1::3], s.hi[2::3] = 12, 2 * PAGE + 2
+            if low == 7:  # some see nothing of the last page
+                s.lo[1::3], s.hi[2::3] = 12, 2 * PAGE - 2
             kept = unseen_is_nan(isa, k, v, low, high, dv)
             together = run(isa, "bf16", s, kept=kept)
             assert all(np.isfinite(x).all() for x in together)
@@ -225,6 +226,19 @@ def test_few_rows_have_the_bits_of_many(isa: str, size: float) -> None:
                 rows = np.arange(3, 3 + n)
                 for got, expected in zip(run(isa, "bf16", s, rows, kept), together, strict=True):
                     assert same(got, expected[rows])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_score_of_minus_zero_does_not_tell_of_neighbours(isa: str) -> None:
+    """Tiles go on with zeros where a query ends, which makes 0 of -0."""
+    q, k = np.zeros((20, 80), np.float32), np.zeros((PAGE, 80), np.float32)
+    q[:, [0, 32]], k[:, 0], k[:, 32] = 2.0**-63, -1.5 * 2.0**-63, 1.25 * 2.0**-63
+    q[:, 64:], k[:, 64:] = 2.0**-70, -(2.0**-70)
+    s = Scene(q, k, np.ones((PAGE, 64), np.float32), np.zeros(20, int), np.full(20, PAGE), 1.0)
+    together = run(isa, "bf16", s)
+    for n in (1, 2, 3, 4):
+        for got, expected in zip(run(isa, "bf16", s, np.arange(n)), together, strict=True):
+            assert got.tobytes() == expected[:n].tobytes()
 
 
 def unseen_is_nan(isa: str, k: Array, v: Array, low: int, high: int, dv: int) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@
  * Loads of tiles, products, stores and the vectors between them each wait for the one before. So scores are computed a
  * part ahead, and registers are set up once for all pages of a call: 460 ns a page for three rows of heads of 64, where
  * one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on the
- * same core 945 and 1,140). Up to three rows are left to vectors (attend_few.h). */
+ * same core 945 and 1,140). Few rows of usual sizes are left to vectors (attend_few.h). */
 #include <string.h>
 
 #include "../avx512bf16/round.h"
@@ -308,7 +308,7 @@ static int is_for_few(const pl_attend_page *a)
         if (a->lo[r] >= a->hi[r])
             return 0;
     const pl_span span = pl_attend_span(a, 0, a->m);
-    if (a->m > FEW_WHOLE && span.last - span.first == PL_GROUPS)
+    if (a->m > FEW_WHOLE && span.last - span.first > 2)
         return 0;
     return span.all || a->dv % (4 * PL_SLOTS) == 0;
 }
@@ -328,5 +328,6 @@ static void attend(const pl_attend_page *pages, int n)
 
 void pl_fill_attend_amx(pl_kernels *k)
 {
-    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(room) > sizeof(few_room) ? sizeof(room) : sizeof(few_room));
+    _Static_assert(sizeof(few_room) <= sizeof(room), "scratch memory");
+    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(room));
 }

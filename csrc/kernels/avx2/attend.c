@@ -148,8 +148,8 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     for (int r = 0; r < rows; r++)
         acc[r] = a->acc + (ptrdiff_t)(row + r) * a->dv;
     const int wide = rows == 1 ? 8 : rows == 4 ? 2 : 4; /* vectors of columns at once */
-    pl_ahead ahead =
-        pl_attend_ahead(a, row, a->dk * PL_GROUPS / at_once + PL_PAGE * ((a->dv + 8 * wide - 1) / (8 * wide)));
+    pl_ahead ahead = pl_attend_ahead(
+        a, row, a->dk * PL_GROUPS / at_once + PL_PAGE * ((a->dv + 8 * wide - 1) / (8 * wide)), a->turns);
     int g = first;
     for (; g + at_once <= last; g += at_once)
         scores(q, a->q_stride, a->k, &ahead, g, a->dk, s, type, rows, at_once);

@@ -130,7 +130,7 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last;
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     pl_ahead none = {0}, ahead;
-    ahead = pl_attend_ahead(a, row, a->dk + PL_PAGE * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide)));
+    ahead = pl_attend_ahead(a, row, a->dk + PL_PAGE * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide)), a->turns);
     if (last - first == PL_GROUPS)
         scores(a, row, &ahead, 0, s[0], type, rows, PL_GROUPS);
     else

@@ -24,10 +24,12 @@ PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
-/* The next page, while this one is multiplied: pages lie apart, so the hardware does not foresee them. */
+/* How the next page is asked for while this one is multiplied, since pages lie apart and the hardware does not foresee them:
+ * in order from `next` on, or, if that is NULL, in turns; near: into a first-level cache that has room for two pages. */
 typedef struct asking {
     const char *next;
-    pl_ahead turns; /* if not in order, from next on */
+    pl_ahead turns;
+    int near;
 } asking;
 
 PL_INLINE void prefetch(asking *to, ptrdiff_t at, const int lines)
@@ -36,7 +38,7 @@ PL_INLINE void prefetch(asking *to, ptrdiff_t at, const int lines)
         for (int i = 0; i < lines; i++)
             _mm_prefetch(to->next + at + 64 * i, _MM_HINT_T1);
     else
-        pl_ask(&to->turns, 1);
+        pl_ask(&to->turns, to->near);
 }
 
 /* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
@@ -118,8 +120,9 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     const pl_span span = pl_attend_span(a, row, rows);
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last, pairs = (a->dk + 1) / 2;
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
-    asking none = {0}, ask = {.next = row || a->turns ? NULL : a->next};
-    ask.turns = pl_attend_ahead(a, row, pairs + PAIRS * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide)));
+    const int steps = pairs + PAIRS * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide));
+    asking none = {0}, ask = {.next = row || a->turns ? NULL : a->next, .near = a->next_bytes <= PL_WINDOW};
+    ask.turns = pl_attend_ahead(a, row, steps, a->turns);
     int p0 = 0;
     do {
         const int n = pairs - p0 < ATTEND_Q_PAIRS ? pairs - p0 : ATTEND_Q_PAIRS;

@@ -86,7 +86,7 @@ def attend(str isa, str kv, q, k, v, lo, hi, float scale, top, sum, acc, scratch
     a.top = &top_view[0]
     a.sum = &sum_view[0]
     a.acc = &acc_view[0, 0]
-    a.next_bytes = n_k
+    a.next_bytes = n_k  # values lie elsewhere here
     a.turns = 1
     with nogil:
         for _i in range(repeat):
