@@ -60,6 +60,7 @@ def check(path: Path, asked: list[Asked], expected: list[Any], given: dict[str, 
         assert (stats.running, stats.waiting, stats.cache_bytes_used) == (0, 0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 def test_every_family(case: Case, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = write_folder(case, load_golden(case), tmp_path / "model")
