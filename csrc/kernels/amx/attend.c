@@ -129,11 +129,8 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
 PL_INLINE const char *seen_values(const char *v, ptrdiff_t step, int base, pl_span span, __mmask16 in, char *spare)
 {
     for (int i = 0; i < ATTEND_PAIRS; i++) {
-        const int slot = base + 2 * i;
-        const uint32_t even = slot >= span.lo && slot < span.hi ? 0xffffu : 0;
-        const uint32_t odd = slot + 1 >= span.lo && slot + 1 < span.hi ? 0xffff0000u : 0;
-        const __m512i x = _mm512_maskz_loadu_epi32(even | odd ? in : 0, v + i * step);
-        _mm512_storeu_si512(spare + 64 * i, _mm512_and_si512(x, _mm512_set1_epi32((int)(even | odd))));
+        const __m512i x = _mm512_maskz_loadu_epi32(in, v + i * step);
+        _mm512_storeu_si512(spare + 64 * i, _mm512_and_si512(x, seen_halves(span, base + 2 * i)));
     }
     BETWEEN();
     return spare;
@@ -148,12 +145,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
     const char *const v = a->v, *const next = row ? NULL : a->next;
     char *const spare = ((room *)a->scratch)->spare;
     float *const acc = a->acc + row * dv, narrow_acc[ATTEND_ROWS][PL_SLOTS];
-    for (int r = 0; r < n; r++)
-        for (ptrdiff_t d = 0; d < dv && fade[r] != 1; d += PL_SLOTS) {
-            const __mmask16 in = pl_first((int)(dv - d));
-            float *to = acc + r * dv + d;
-            _mm512_mask_storeu_ps(to, in, _mm512_mul_ps(_mm512_maskz_loadu_ps(in, to), _mm512_set1_ps(fade[r])));
-        }
+    fade_rows(acc, a->dv, n, fade);
     BETWEEN();
     _tile_loadd(2, p, sizeof *p);
     _tile_loadd(3, p[0] + ATTEND_PAIRS, sizeof *p);

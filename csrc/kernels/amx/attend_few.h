@@ -66,6 +66,17 @@ PL_INLINE __m512i seen_halves(pl_span span, int slot)
     return _mm512_set1_epi32((int)(first | second));
 }
 
+/* acc (n, dv) *= fade, row by row. */
+PL_INLINE void fade_rows(float *acc, int dv, int n, const float *fade)
+{
+    for (int r = 0; r < n; r++, acc += dv)
+        for (int d = 0; d < dv && fade[r] != 1; d += PL_SLOTS) {
+            const __mmask16 in = pl_first(dv - d);
+            const __m512 faded = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, acc + d), _mm512_set1_ps(fade[r]));
+            _mm512_mask_storeu_ps(acc + d, in, faded);
+        }
+}
+
 /* sums[r * apart + 16 * i ...] += the product of a tile: n pairs of row r, x + r * 2 * x_apart, and of 16 * `vectors`
  * columns, whose lines are `across` bytes apart, those of the next pair `down`. span: of the pairs, which begin with
  * `slot`, what is seen, or NULL for all. */
@@ -129,17 +140,14 @@ PL_INLINE void few_values(const pl_attend_page *a, const few_room *here, int d, 
     }
 }
 
-/* Scores -> probabilities, and what acc is multiplied by. */
+/* Scores -> probabilities; acc *= fade. */
 PL_INLINE void few_softmax(const pl_attend_page *a, few_room *here, pl_span span, const int all, const int rows)
 {
     float fade[PL_EXP_ROWS] = {0};
     pl_attend_softmax(a, 0, here->s, span, all, 1, weigh, here->bits, sizeof *here->bits, fade, rows);
-    for (int r = 0; r < rows; r++) {
-        float *acc = a->acc + (ptrdiff_t)r * a->dv;
+    for (int r = 0; r < rows; r++)
         split(here->bits[r], PAIRS, here->p[r][0], PAIRS);
-        for (int d = 0; d < a->dv && fade[r] != 1; d += PL_SLOTS)
-            _mm512_storeu_ps(acc + d, _mm512_mul_ps(_mm512_loadu_ps(acc + d), _mm512_set1_ps(fade[r])));
-    }
+    fade_rows(a->acc, a->dv, rows, fade);
 }
 
 /* A page of which all is seen. */
