@@ -44,8 +44,8 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
-GENERATED = shlex.split("-DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
-HOT = "_engine"  # the module that every pass goes through; the others are as fast, measured, when compiled to be small
+# Compiled to be small: 180 KB less, and a pass takes 0.2 us more.
+GENERATED = shlex.split("-Os -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
 DIRECTIVES = {"language_level": 3, "auto_pickle": False}  # no object of C can be pickled: code for it only takes room
 # Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
 STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
@@ -280,7 +280,7 @@ class BuildExt(build_ext):
         generated = [*GENERATED, *stable_abi(), *openmp(), f"-I{CSRC}", *(t.define for t in built)]
         generated += [f"-I{p}" for p in self.include_dirs]
         modules = self.translate(temp / "cython")
-        jobs += [("modules", [*generated, "-O2" if name.endswith(HOT) else "-Os"], p) for name, p in modules.items()]
+        jobs += [("modules", generated, path) for path in modules.values()]
 
         # A debugger wants names and frames; a wheel is two thirds as large without them.
         small = not self.in_source and not MACOS
