@@ -5,11 +5,13 @@
 /* Products on quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and amx" */
 enum {
     AMX_ROWS = 16,   /* rows of a tile register: rows of x that are multiplied at once */
-    AMX_LEAST = 28,  /* rows of x from which on tiles are faster than vectors */
+    AMX_GROUP = 13,  /* rows of x from which on one group of them by tiles is faster than vectors */
+    AMX_LEAST = 28,  /* likewise, two groups and more */
     AMX_DOTS = 4,    /* products of a step, whose sums are scaled during the next one */
     AMX_LAG = 2,     /* products that begin after one before its sums are stored */
     AMX_PART = 16,   /* blocks of k that are unpacked at a time: 10 to 14 KB, in a first-level cache of 48 */
     AMX_MOST = 20,   /* if there are no more, all at once */
+    AMX_PLACES = 20, /* of blocks that are unpacked */
     AMX_GROUPS = 16, /* groups of sixteen rows that meet a part, at most */
 };
 

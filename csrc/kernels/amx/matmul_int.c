@@ -2,9 +2,10 @@
  *
  * One instruction multiplies 16 rows of activations by 16 rows of weights over the k of a group, exactly, in int32. A
  * group has scales of its own, so its sums leave the register by way of memory, and vectors multiply them: the same
- * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes once per tile, a
- * part of k at a time: few enough that they, the activations that they meet and all sums stay in the first-level cache.
- * The bytes of the part after it are prefetched in between, at an even pace.
+ * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes, a part of k at
+ * a time, beside the sums of the last rows of the part before, as places become free: few enough that they, the
+ * activations that they meet and all sums stay in the first-level cache. One group of sixteen rows at 3.9 GHz takes 19 to
+ * 21 ns a block of Q4_0 so (vectors: 33 to 40; unpacked before all rows: 28 to 33), Q3_K with 112 rows 0.75 of its time.
  *
  * What limits it is the vectors: while a tile instruction is under way, whichever, floats of 512 bits have one port in
  * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three float instructions
@@ -20,124 +21,10 @@
  * without); activations prefetched, or shared by two tiles one after another, or by two blocks whose weights have zeros
  * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were
  * slower. */
-#include "../avx512/block.h"
-#include "../matmul.h"
-#include "blocking.h"
+#include "../prefetch.h"
 #include "fill.h"
+#include "operands.h"
 #include "tiles.h"
-
-/* Groups of a block that have dots of their own. */
-PL_INLINE int dot_groups(const pl_shape f)
-{
-    return f.products ? 1 : 32 / f.group;
-}
-
-/* A panel's entry: what 16 rows of activations have for a block. Codes (16, 32) of each term, then 16 scales, then,
- * with mins, 16 sums per group; scaled formats: per term, those of both groups in 16 bits each, without the scale. */
-PL_INLINE int entry_bytes(const pl_shape f, int terms)
-{
-    return 512 * terms + 64 * (1 + (f.has_min ? 32 / f.group : 0));
-}
-
-/* Of a block's weights as signed bytes (8, 16, 4); with two groups zeros lie between them. */
-PL_INLINE int code_bytes(const pl_shape f)
-{
-    return dot_groups(f) == 2 ? 768 : 512;
-}
-
-/* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
-enum {
-    CODES = PL_PANEL_HEAD + PL_PANEL_MOST,
-    SCALES = CODES + 768 * AMX_MOST,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
-    MINS = SCALES + 128 * AMX_MOST,   /* likewise; scaled formats: integers, both groups in 16 bits each */
-    DOTS = MINS + 128 * AMX_MOST,     /* AMX_DOTS x (16, 16) int32, of two steps */
-    RESULTS = DOTS + 2048 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
-    SCRATCH = RESULTS + 1024 * AMX_GROUPS,
-};
-
-/* What row i of an entry has of block b of `row` of x. */
-PL_INLINE void put_row(const pl_shape f, int terms, const pl_acts *x, int64_t row, int b, uint8_t *restrict entry,
-                       int i)
-{
-    const int all = x->k / PL_BLOCK, groups = 32 / f.group;
-    const int8_t *const q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b;
-    const int16_t *const sums = x->sums + row * x->stored * 2 * all + 2 * b, *const low = sums + (terms - 1) * 2 * all;
-    const float s = x->s[row * all + b], s_y = terms == 2 ? s / 254.0f : s;
-    float *const words = (float *)(entry + 512 * terms) + i;
-    memcpy(entry + 32 * i, q, 32);
-    if (terms == 2)
-        memcpy(entry + 512 + 32 * i, q + x->k, 32);
-    words[0] = s_y;
-    for (int term = 0; term < terms && f.scaled && f.has_min; term++)
-        memcpy(words + 16 * (1 + term), term ? low : sums, 4);
-    for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
-        int32_t sum = 0;
-        for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
-            sum += terms == 2 ? 254 * sums[part] + low[part] : sums[part];
-        words[16 * (1 + g)] = s_y * (float)sum;
-    }
-}
-
-/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n), one after another, so that each line
- * is written once; rows beyond the last are zero. */
-PL_INLINE void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
-                          uint8_t *restrict panel)
-{
-    const int size = entry_bytes(f, terms);
-    for (; n > 0; n -= AMX_ROWS, i0 += AMX_ROWS)
-        for (int b = 0; b < blocks; b++, panel += size) {
-            if (n < AMX_ROWS)
-                memset(panel, 0, (size_t)size);
-            for (int i = 0; i < AMX_ROWS && i < n; i++)
-                put_row(f, terms, x, i0 + i, b0 + b, panel, i);
-        }
-}
-
-/* Where block b of the tile at `tile` begins, behind the header of its super block. */
-PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
-{
-    return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
-}
-
-/* Blocks [b0, b0 + n) of a tile, b0 a multiple of 8, as signed bytes, scales and mins in float32; of scaled formats a super
- * block's factors, and mins as integers. Products of formats with an offset are negated, and so is what multiplies their
- * sums: they are -124..128, and 128 is no signed byte. */
-PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b0, int n, uint8_t *scratch)
-{
-    const __m512i offset = _mm512_set1_epi8((char)f.offset);
-    const int negated = f.products && f.offset;
-    float *scales = (float *)(scratch + SCALES), *mins = (float *)(scratch + MINS);
-    __m512 d[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, s[2], m[2];
-    __m512i bytes[2];
-    for (int i = 0; i < n; i++) {
-        const uint8_t *p = block_at(f, tile, b0 + i);
-        uint8_t *const to = scratch + CODES + i * code_bytes(f);
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) {
-            if (f.products && j % 4 == 0)
-                load_products(f, p, j / 4, bytes);
-            const __m512i v = codes(f, p, NULL, j, 1, bytes);
-            if (dot_groups(f) == 2 && j < 4)
-                _mm512_storeu_si512(to + 256 + 64 * j, _mm512_setzero_si512());
-            _mm512_storeu_si512(to + (dot_groups(f) == 2 ? j / 4 * 256 : 0) + 64 * j,
-                                negated ? _mm512_sub_epi8(offset, v) : _mm512_sub_epi8(v, offset));
-        }
-        if (f.super && i % 8 == 0)
-            load_header(f, p - f.packed_header, d);
-        if (f.scaled) {
-            if (f.has_min)
-                _mm512_storeu_si512((uint8_t *)mins + 64 * i, load_mins(f, p));
-            for (int j = 0; j < 1 + f.has_min && i % 8 == 0; j++)
-                _mm512_storeu_ps(scales + 4 * i + 16 * j, negated ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), d[j]) : d[j]);
-            continue;
-        }
-        load_scales(f, d, p, s, m);
-        for (int g = 0; g < dot_groups(f); g++, scales += 16)
-            _mm512_storeu_ps(scales, s[g]);
-        for (int g = 0; g < 32 / f.group && f.has_min; g++, mins += 16)
-            _mm512_storeu_ps(mins, f.super ? _mm512_sub_ps(_mm512_set1_ps(-0.0f), m[g]) : m[g]);
-    }
-}
 
 /* ---- sixteen rows by a tile -------------------------------------------------------------------------------------- */
 
@@ -213,10 +100,10 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int g, const int32_t *sum
 #pragma GCC unroll 16
     for (int i = 0; i < AMX_ROWS; i++) {
         const __m512 s_y = _mm512_set1_ps(words[i]);
-        __m512i sum = pl_load512(sums + 16 * i);
-        if (terms == 2)
-            sum = _mm512_add_epi32(_mm512_mullo_epi32(sum, _mm512_set1_epi32(254)), pl_load512(sums + 256 + 16 * i));
-        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
+        __m512 sum = _mm512_cvtepi32_ps(pl_load512(sums + 16 * i));
+        if (terms == 2) /* rounded once: both fit into 24 bits */
+            sum = _mm512_fmadd_ps(sum, _mm512_set1_ps(254.0f), _mm512_cvtepi32_ps(pl_load512(sums + 256 + 16 * i)));
+        acc[i] = _mm512_fmadd_ps(sum, f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
     }
     for (int j = 0; j < 32 / f.group && f.has_min && !f.scaled && g == dot_groups(f) - 1; j++) {
         const __m512 min = _mm512_loadu_ps(m + 16 * j);
@@ -255,80 +142,145 @@ PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint
     }
 }
 
-/* out (n rows) = in (NULL: zeros) + the entries of groups of rows by `blocks` unpacked blocks. From one group to the next
- * there are group_bytes, and 16 rows of in and out. With each step it prefetches `share` bytes from next on. */
-PL_INLINE void rows_by_part(const pl_shape f, int terms, int blocks, const uint8_t *entries, int64_t group_bytes,
-                            uint8_t *scratch, int n, const float *in, ptrdiff_t in_stride, float *out,
-                            ptrdiff_t out_stride, __mmask16 rows, const uint8_t *next, int share)
+/* ---- steps, one after another ------------------------------------------------------------------------------------- */
+
+/* Blocks [b, b + blocks) of the weights at `tile`, in steps, unpacked into places from that of step `at` on. */
+typedef struct part {
+    const uint8_t *tile;
+    int b, blocks, steps, at;
+} part;
+
+/* What goes on from one step to the next. */
+typedef struct state {
+    step step;            /* its products are under way */
+    int32_t *done, *next; /* AMX_DOTS x (16, 16): where its sums are stored, and those of the step after it */
+    int ring, keep;       /* places of steps, used in turn; steps that must have followed one whose place is free */
+    int to, more;         /* the place of the step that is unpacked next; unpacked steps behind the part's first */
+    pl_ahead ahead;
+} state;
+
+PL_INLINE int blocks_of_step(const pl_shape f, int terms)
 {
-    const int groups = dot_groups(f), mins = f.has_min ? 32 / f.group : 0, size = entry_bytes(f, terms);
-    const int per_block = groups * terms, at_once = AMX_DOTS / per_block;
-    const int first = (blocks < at_once ? blocks : at_once) * per_block;
-    int32_t *sums = (int32_t *)(scratch + DOTS), *ahead = sums + 256 * AMX_DOTS;
-    __m512 acc[AMX_ROWS], all[AMX_ROWS]; /* all: scaled formats, without the super block under way */
-    step now, then = {entries, scratch + CODES, first};
+    return AMX_DOTS / (dot_groups(f) * terms);
+}
+
+PL_INLINE part make_part(const pl_shape f, int terms, const uint8_t *tile, int b, int blocks, int at)
+{
+    const int each = blocks_of_step(f, terms);
+    return (part){tile, b, blocks, (blocks + each - 1) / each, at};
+}
+
+/* Step i of a part, in place `at`; `entries` are of the part's first block. */
+PL_INLINE step step_of(const pl_shape f, int terms, const part *p, int i, int at, const uint8_t *entries,
+                       const uint8_t *scratch)
+{
+    const int each = blocks_of_step(f, terms), left = p->blocks - i * each;
+    return (step){entries + (int64_t)i * each * entry_bytes(f, terms), scratch + CODES + at * each * code_bytes(f),
+                  left < each ? left * dot_groups(f) * terms : AMX_DOTS};
+}
+
+/* The products of the first step, and what is stored of them by then. */
+PL_INLINE void begin(const pl_shape f, int terms, const state *x)
+{
 #pragma GCC unroll 4
     for (int j = 0; j < AMX_DOTS; j++)
-        dot(f, terms, &then, j);
+        dot(f, terms, &x->step, j);
 #pragma GCC unroll 4
     for (int j = 0; j < AMX_DOTS - AMX_LAG; j++)
-        store(&then, j, sums);
-    for (; n > 0; n -= AMX_ROWS, entries += group_bytes, out += AMX_ROWS * out_stride) {
+        store(&x->step, j, x->done);
+}
+
+/* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; and unpacks
+ * `blocks` of `tile` from b on, asking for as many. */
+PL_INLINE void next_step(const pl_shape f, int terms, state *x, step then, uint8_t *scratch, int at,
+                         const uint8_t *tile, int b, int blocks, __m512 acc[AMX_ROWS])
+{
+    const int groups = dot_groups(f), mins = f.has_min ? 32 / f.group : 0, each = blocks_of_step(f, terms);
+    const float *s = (const float *)(scratch + SCALES) + 16 * groups * each * at;
+    const float *m = (const float *)(scratch + MINS) + 16 * mins * each * at;
+#pragma GCC unroll 4
+    for (int j = 0; j < AMX_DOTS; j++) {
+        const int block = j / (groups * terms), g = j / terms % groups;
+        if (j % (groups * terms) == 0 && block < blocks) {
+            unpack(f, tile, b + block, scratch, x->to * each + block);
+            pl_ask(&x->ahead, 0);
+        }
+        dot(f, terms, &then, j);
+        if (j < AMX_LAG)
+            store(&x->step, AMX_DOTS - AMX_LAG + j, x->done);
+        else
+            store(&then, j - AMX_LAG, x->next);
+        if ((j + 1) % terms == 0 && j < x->step.dots)
+            scale_sums(f, terms, g, x->done + 256 * (j - terms + 1), x->step.entry + block * entry_bytes(f, terms),
+                       s + 16 * groups * block, m + 16 * mins * block, acc);
+    }
+    int32_t *const done = x->done;
+    x->done = x->next;
+    x->next = done;
+    x->step = then;
+}
+
+/* out (n rows) = in (NULL: zeros) + the entries of groups of rows by a part. The panel has `all` blocks of each group.
+ * Beside the first group what is left of the part is unpacked, beside the last one the part `next`, as places become
+ * free, and its first step begins. */
+PL_INLINE void rows_by_part(const pl_shape f, int terms, const part *now, const part *next, const uint8_t *panel,
+                            int all, state *x, uint8_t *scratch, int n, const float *in, ptrdiff_t in_stride,
+                            float *out, ptrdiff_t out_stride, __mmask16 rows)
+{
+    const int size = entry_bytes(f, terms), each = blocks_of_step(f, terms);
+    const uint8_t *entries = panel + (int64_t)now->b * size;
+    __m512 acc[AMX_ROWS], sums[AMX_ROWS]; /* sums: scaled formats, without the super block under way */
+    for (; n > 0; n -= AMX_ROWS, entries += (int64_t)all * size, out += AMX_ROWS * out_stride) {
+        const int last = n <= AMX_ROWS, most = now->steps + (last ? next->steps : 0);
         /* stores are done in order: one that misses would hold up those of tiles */
         for (int i = 0; i < AMX_ROWS && i < n; i++)
             _mm_prefetch((const char *)(out + i * out_stride), _MM_HINT_T0);
         for (int i = 0; i < AMX_ROWS; i++)
-            all[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
+            sums[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
         if (in)
             in += AMX_ROWS * in_stride;
         for (int i = 0; i < AMX_ROWS && f.scaled; i++)
             acc[i] = _mm512_setzero_ps();
-        for (int b = 0; b < blocks; b += at_once) {
-            const int after = b + at_once, left = blocks - after;
-            const float *s = (const float *)(scratch + SCALES) + 16 * groups * b;
-            const float *m = (const float *)(scratch + MINS) + 16 * mins * b;
-            now = then;
-            if (left > 0)
-                then = (step){entries + (int64_t)after * size, scratch + CODES + after * code_bytes(f),
-                              left < at_once ? left * per_block : AMX_DOTS};
+        for (int i = 0, at = now->at, to; i < now->steps; i++, at = to) {
+            const int after = (i + 1) * each;
+            step then;
+            to = at + 1 < x->ring ? at + 1 : 0;
+            if (i + 1 < now->steps)
+                then = step_of(f, terms, now, i + 1, to, entries, scratch);
+            else if (last)
+                then = step_of(f, terms, next, 0, to, panel + (int64_t)next->b * size, scratch);
             else
-                then = (step){entries + group_bytes, scratch + CODES, n > AMX_ROWS ? first : 0};
-            for (int at = 0; at < share; at += 64)
-                _mm_prefetch((const char *)next + at, _MM_HINT_T1);
-            next += share;
-#pragma GCC unroll 4
-            for (int j = 0; j < AMX_DOTS; j++) {
-                const int block = j / per_block, g = j / terms % groups;
-                dot(f, terms, &then, j);
-                if (j < AMX_LAG)
-                    store(&now, AMX_DOTS - AMX_LAG + j, sums);
-                else
-                    store(&then, j - AMX_LAG, ahead);
-                if ((j + 1) % terms == 0 && j < now.dots)
-                    scale_sums(f, terms, g, sums + 256 * (j - terms + 1), now.entry + block * size,
-                               s + 16 * groups * block, m + 16 * mins * block, acc);
+                then = step_of(f, terms, now, 0, now->at, entries + (int64_t)all * size, scratch);
+            if (x->more < most && x->more <= i + x->ring - x->keep) {
+                const part *const p = x->more < now->steps ? now : next;
+                const int b = (p == now ? x->more : x->more - now->steps) * each, left = p->blocks - b;
+                next_step(f, terms, x, then, scratch, at, p->tile, p->b + b, left < each ? left : each, acc);
+                x->more++;
+                x->to = x->to + 1 < x->ring ? x->to + 1 : 0;
+            } else
+                next_step(f, terms, x, then, scratch, at, NULL, 0, 0, acc);
+            if (f.scaled && after % 8 == 0) {
+                const int first = (at + 1) * each - 8;
+                end_super(f, terms, (const float *)(scratch + SCALES) + 4 * first, scratch + MINS + 64 * first,
+                          entries + (int64_t)(after - 8) * size, acc, sums);
             }
-            int32_t *const done = sums;
-            sums = ahead;
-            ahead = done;
-            if (f.scaled && after % 8 == 0)
-                end_super(f, terms, (const float *)(scratch + SCALES) + 4 * (after - 8),
-                          scratch + MINS + 64 * (after - 8), entries + (int64_t)(after - 8) * size, acc, all);
         }
         for (int i = 0; i < AMX_ROWS; i++)
             if (i < n)
-                _mm512_mask_storeu_ps(out + i * out_stride, rows, f.scaled ? all[i] : acc[i]);
+                _mm512_mask_storeu_ps(out + i * out_stride, rows, f.scaled ? sums[i] : acc[i]);
     }
+    x->more -= now->steps;
 }
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-/* Bytes that each step prefetches so that `lines` are there after the dots of all groups. Not inlined, for the size of
- * the library. */
-__attribute__((noinline)) static int bytes_a_step(int lines, int dots, int groups)
+/* Blocks of a part, out of `blocks` of k: parts are alike, and have whole steps, or super blocks. One group of rows meets
+ * all of them in one part. */
+PL_INLINE int part_blocks(const pl_shape f, int blocks, int n)
 {
-    const int steps = groups * ((dots + AMX_DOTS - 1) / AMX_DOTS);
-    return 64 * ((lines + steps - 1) / steps);
+    const int parts = n <= AMX_ROWS || blocks <= AMX_MOST ? 1 : (blocks + AMX_PART - 1) / AMX_PART;
+    const int whole = f.scaled ? 8 : AMX_DOTS;
+    return ((blocks + parts - 1) / parts + whole - 1) / whole * whole;
 }
 
 /* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are resumed. */
@@ -337,25 +289,44 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
 {
     uint8_t *const scratch = x->scratch, *const panel = scratch + PL_PANEL_HEAD;
     float *const results = (float *)(scratch + RESULTS);
-    const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, groups = (n + AMX_ROWS - 1) / AMX_ROWS;
-    for (int b0 = 0; b0 < all; b0 += most) {
-        const int blocks = all - b0 < most ? all - b0 : most, part = blocks <= AMX_MOST ? blocks : AMX_PART;
-        const int share = bytes_a_step((part * f.packed_block + part / 8 * f.packed_header) / 64,
-                                       part * dot_groups(f) * terms, groups);
+    const int turns = f.bits == 8 ? x->tuning->ahead8_turns : x->tuning->ahead_turns, all = x->k / PL_BLOCK;
+    const pl_reading r = pl_read(w->data + tile0 * w->tile_bytes, w->tile_bytes, tile1 - tile0, turns && all <= most);
+    for (int b0 = 0; b0 < all && r.tiles > 0; b0 += most) {
+        const int blocks = all - b0 < most ? all - b0 : most, each = part_blocks(f, blocks, n);
+        const uint8_t *tile = r.from + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
+        int32_t *const dots = (int32_t *)(scratch + DOTS);
+        part now = make_part(f, terms, tile, 0, blocks < each ? blocks : each, 0), next;
+        const int step = blocks_of_step(f, terms), keep = f.scaled ? 8 / step : 1, most_steps = AMX_PART / step;
+        const int ring = n <= AMX_ROWS && now.steps > most_steps ? most_steps : now.steps,
+                  least = f.scaled ? 2 * keep : 2;
+        state s = {.done = dots, .next = dots + 256 * AMX_DOTS, .keep = keep, .ring = ring < least ? least : ring};
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
             make_panel(f, terms, x, i0, n, b0, blocks, panel);
-        for (int t = tile0; t < tile1; t++) {
-            const uint8_t *tile = w->data + t * w->tile_bytes;
-            const int left = w->rows - PL_TILE * t;
+        s.step = step_of(f, terms, &now, 0, 0, panel, scratch);
+        for (s.more = 0; s.more < now.steps && s.more < s.ring - keep; s.more++)
+            for (int j = s.more * step; j < now.blocks && j < (s.more + 1) * step; j++)
+                unpack(f, tile, j, scratch, j);
+        s.to = s.more < s.ring ? s.more : 0;
+        begin(f, terms, &s);
+        for (int t = 0; t < r.tiles; t++, tile += w->tile_bytes) {
+            const int left = w->rows - PL_TILE * (tile0 + t);
             const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
-            float *const out = y + i0 * y_stride + PL_TILE * t;
-            for (int b = 0; b < blocks; b += part) {
-                const int last = b + part >= blocks, count = last ? blocks - b : part;
-                const uint8_t *next = last ? block_at(f, tile + w->tile_bytes, b0) : block_at(f, tile, b0 + b + count);
+            float *const out = y + i0 * y_stride + PL_TILE * (tile0 + t);
+            s.ahead = pl_ahead_of(&r, t, f.packed_block + f.packed_header / 8, tile + w->tile_bytes, 64);
+            for (int b = 0; b < blocks; b += each, now = next) {
+                const int after = b + each, last = after >= blocks;
                 const float *in = b ? results : b0 ? out : NULL;
-                unpack(f, tile, b0 + b, count, scratch);
-                rows_by_part(f, terms, count, panel + (int64_t)b * size, (int64_t)blocks * size, scratch, n, in,
-                             b ? 16 : y_stride, last ? out : results, last ? y_stride : 16, rows, next, share);
+                const int at = (now.at + now.steps) % s.ring;
+                if (last)
+                    next = make_part(f, terms, tile + w->tile_bytes, 0,
+                                     t + 1 == r.tiles ? 0
+                                     : blocks < each  ? blocks
+                                                      : each,
+                                     at);
+                else
+                    next = make_part(f, terms, tile, after, blocks - after < each ? blocks - after : each, at);
+                rows_by_part(f, terms, &now, &next, panel, blocks, &s, scratch, n, in, b ? 16 : y_stride,
+                             last ? out : results, last ? y_stride : 16, rows);
             }
         }
     }
@@ -394,7 +365,7 @@ PL_INLINE void matmul(pl_shape f, PL_MATMUL_ARGS)
 #define MATMUL_OF(name, ...)                                                                                           \
     static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
     {                                                                                                                  \
-        if (n < AMX_LEAST)                                                                                             \
+        if (n < AMX_GROUP || (n > AMX_ROWS && n < AMX_LEAST))                                                          \
             few[PL_##name](w, tile0, tile1, x, n, y, y_stride);                                                        \
         else                                                                                                           \
             matmul(pl_shape_##name, w, tile0, tile1, x, n, y, y_stride);                                               \
