@@ -201,9 +201,10 @@ PL_INLINE void next_step(const pl_shape f, int terms, state *x, step then, uint8
 #pragma GCC unroll 4
     for (int j = 0; j < AMX_DOTS; j++) {
         const int block = j / (groups * terms), g = j / terms % groups;
-        if (j % (groups * terms) == 0 && block < blocks) {
-            unpack(f, tile, b + block, scratch, x->to * each + block);
+        if (j % (groups * terms) == 0) {
             pl_ask(&x->ahead, 0);
+            if (block < blocks)
+                unpack(f, tile, b + block, scratch, x->to * each + block);
         }
         dot(f, terms, &then, j);
         if (j < AMX_LAG)
@@ -291,6 +292,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     float *const results = (float *)(scratch + RESULTS);
     const int turns = f.bits == 8 ? x->tuning->ahead8_turns : x->tuning->ahead_turns, all = x->k / PL_BLOCK;
     const pl_reading r = pl_read(w->data + tile0 * w->tile_bytes, w->tile_bytes, tile1 - tile0, turns && all <= most);
+    const int met = (n + AMX_ROWS - 1) / AMX_ROWS, share = (f.packed_block + f.packed_header / 8 + met - 1) / met;
     for (int b0 = 0; b0 < all && r.tiles > 0; b0 += most) {
         const int blocks = all - b0 < most ? all - b0 : most, each = part_blocks(f, blocks, n);
         const uint8_t *tile = r.from + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
@@ -312,7 +314,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
             const int left = w->rows - PL_TILE * (tile0 + t);
             const __mmask16 rows = (__mmask16)(left >= PL_TILE ? 0xffff : (1 << left) - 1);
             float *const out = y + i0 * y_stride + PL_TILE * (tile0 + t);
-            s.ahead = pl_ahead_of(&r, t, f.packed_block + f.packed_header / 8, tile + w->tile_bytes, 64);
+            s.ahead = pl_ahead_of(&r, t, share, tile + w->tile_bytes, 64);
             for (int b = 0; b < blocks; b += each, now = next) {
                 const int after = b + each, last = after >= blocks;
                 const float *in = b ? results : b0 ? out : NULL;
