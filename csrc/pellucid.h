@@ -188,8 +188,10 @@ typedef struct pl_product {
     int cold;                /* 1: no cache holds the weights at the start */
     pl_tuning tuning;
 } pl_product;
-/* The threads share the tiles. *done: bytes of weights read, all times together. */
-pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error);
+/* One after another, without a pause in which threads would sleep; none begins after `limit` nanoseconds. The threads
+ * share the tiles. ns: of each, -1 of those that did not begin. */
+pl_status pl_probe_products(pl_probe *probe, const pl_product *products, int count, int64_t limit, int64_t *ns,
+                            pl_error *error);
 
 /* Products on the calling thread, with nothing of the engine around them: n rows of activations, kept in the form that
  * the format's kernel takes, by any packed weights. A trial may run on several threads at once. */

@@ -27,12 +27,10 @@ struct pl_probe {
         int64_t ns;
         char line[48]; /* each has a cache line */
     } *each;
-    const pl_product *product;
-    pl_mat weights;
-    pl_acts acts;
-    size_t kernel_scratch; /* bytes for each thread */
-    uint8_t *scratch;
-    float *y;   /* (n, rows of all tiles) */
+    const pl_product *products;
+    int count;
+    int64_t until; /* products do not begin later */
+    int64_t *took; /* nanoseconds of each product */
     void *work; /* what a product needs besides its weights; kept, so that a measurement does not wait for new memory */
     size_t work_bytes;
 };
@@ -191,51 +189,95 @@ pl_status pl_probe_run(pl_probe *p, int kind, int64_t n, double *done, int64_t *
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-static void product_job(void *arg, const pl_team *team, int tid)
+typedef struct laid {
+    pl_mat weights;
+    pl_acts acts;          /* of the first thread */
+    size_t kernel_scratch; /* bytes for each thread */
+    float *y;              /* (n, rows of all tiles) */
+    size_t bytes;          /* of all but the weights */
+} laid;
+
+/* A product's memory from `base` on; base NULL: only its bytes. */
+static laid lay_out(const pl_probe *p, const pl_product *o, void *base)
 {
-    pl_probe *p = arg;
-    const pl_mat *w = &p->weights;
-    pl_acts x = p->acts;
-    int64_t from, to, start;
-    pl_share(w->rows / PL_TILE, 1, tid, pl_team_size(team), &from, &to);
-    x.scratch = p->scratch + (size_t)tid * p->kernel_scratch;
-    if (p->product->cold)
-        pl_flush(w->data + from * w->tile_bytes, (size_t)((to - from) * w->tile_bytes));
-    pl_team_barrier(team);
-    start = pl_now_ns();
-    for (int i = 0; i < p->product->times && from < to; i++)
-        p->kernels->matmul[w->format->id](w, (int)from, (int)to, &x, p->product->n, p->y, w->rows);
-    pl_team_barrier(team);
-    if (tid == 0)
-        p->ns = pl_now_ns() - start;
+    const pl_format *f = pl_format_from_gguf(o->format);
+    const size_t n = (size_t)o->n, k = (size_t)o->k, terms = (size_t)o->terms;
+    const int64_t tile_bytes = pl_tile_bytes(f, o->k);
+    laid l = {{f, (int)(o->bytes / tile_bytes) * PL_TILE, o->k, tile_bytes, (const uint8_t *)p->buf[1] + o->from},
+              .kernel_scratch = (pl_kernels_scratch(p->kernels) + 63) / 64 * 64};
+    void *const scratch = pl_cut(base, &l.bytes, l.kernel_scratch * (size_t)p->threads);
+    l.y = pl_cut(base, &l.bytes, n * (size_t)l.weights.rows * sizeof *l.y);
+    int8_t *q = pl_cut(base, &l.bytes, n * terms * k);
+    float *s = pl_cut(base, &l.bytes, n * k / 32 * sizeof *s);
+    int16_t *sums = pl_cut(base, &l.bytes, n * terms * k / 16 * sizeof *sums);
+    l.acts = (pl_acts){.k = o->k,
+                       .terms = o->terms,
+                       .stored = o->terms,
+                       .q = q,
+                       .s = s,
+                       .sums = sums,
+                       .scratch = scratch,
+                       .tuning = &o->tuning};
+    return l;
 }
 
-/* Assigns the memory of a product from `base`, and returns its bytes; base NULL: only the bytes. */
-static size_t layout_product(pl_probe *p, const pl_product *o, void *base)
+static void fill(const laid *l, const pl_product *o)
 {
     const size_t n = (size_t)o->n, k = (size_t)o->k, terms = (size_t)o->terms;
-    size_t at = 0;
-    p->kernel_scratch = (pl_kernels_scratch(p->kernels) + 63) / 64 * 64;
-    p->scratch = pl_cut(base, &at, p->kernel_scratch * (size_t)p->threads);
-    p->y = pl_cut(base, &at, n * (size_t)p->weights.rows * sizeof *p->y);
-    int8_t *q = pl_cut(base, &at, n * terms * k);
-    float *s = pl_cut(base, &at, n * k / 32 * sizeof *s);
-    int16_t *sums = pl_cut(base, &at, n * terms * k / 16 * sizeof *sums);
-    p->acts =
-        (pl_acts){.k = o->k, .terms = o->terms, .stored = o->terms, .q = q, .s = s, .sums = sums, .tuning = &o->tuning};
-    if (!base)
-        return at;
     for (size_t i = 0; i < n * terms * k; i++)
-        q[i] = (int8_t)(i * 37 % 255 - 127);
+        ((int8_t *)l->acts.q)[i] = (int8_t)(i * 37 % 255 - 127);
     for (size_t i = 0; i < n * k / 32; i++)
-        s[i] = 1;
-    memset(sums, 0, n * terms * k / 16 * sizeof *sums);
-    return at;
+        ((float *)l->acts.s)[i] = 1;
+    memset((int16_t *)l->acts.sums, 0, n * terms * k / 16 * sizeof *l->acts.sums);
 }
 
-static pl_status run_product(pl_probe *p, const pl_product *o, pl_error *error)
+static void product_job(void *arg, const pl_team *team, int tid)
 {
-    const size_t bytes = (layout_product(p, o, NULL) + 63) / 64 * 64;
+    const pl_probe *p = arg;
+    for (int i = 0; i < p->count; i++) {
+        const pl_product *o = &p->products[i];
+        const laid l = lay_out(p, o, p->work);
+        const pl_mat *w = &l.weights;
+        pl_acts x = l.acts;
+        int64_t from, to;
+        pl_share(w->rows / PL_TILE, 1, tid, pl_team_size(team), &from, &to);
+        x.scratch = (uint8_t *)x.scratch + (size_t)tid * l.kernel_scratch;
+        if (tid == 0) {
+            fill(&l, o);
+            p->took[i] = pl_now_ns() < p->until ? 0 : -1;
+        }
+        if (o->cold)
+            pl_flush(w->data + from * w->tile_bytes, (size_t)((to - from) * w->tile_bytes));
+        pl_team_barrier(team);
+        if (p->took[i])
+            return;
+        const int64_t start = pl_now_ns();
+        for (int t = 0; t < o->times && from < to; t++)
+            p->kernels->matmul[w->format->id](w, (int)from, (int)to, &x, o->n, l.y, w->rows);
+        pl_team_barrier(team);
+        if (tid == 0)
+            p->took[i] = pl_now_ns() - start;
+    }
+}
+
+pl_status pl_probe_products(pl_probe *p, const pl_product *products, int count, int64_t limit, int64_t *ns,
+                            pl_error *error)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < count; i++) {
+        const pl_product *o = &products[i];
+        const pl_format *f = o->format < 0 ? NULL : pl_format_from_gguf(o->format);
+        if (!f || f->is_float || o->k < 256 || o->k > 65536 || o->k % 256 || o->n < 1 || o->n > 4096 || o->terms < 1 ||
+            o->terms > 2 || o->times < 1 || o->from < 0 || o->from % 64 || o->bytes < 1 ||
+            o->bytes > (int64_t)p->bytes - o->from || pl_tuning_wrong(&o->tuning))
+            return pl_fail(error, PL_E_ARGUMENT, "a number of the product is out of range");
+        const int64_t tiles = o->bytes / pl_tile_bytes(f, o->k);
+        if (tiles < 1 || tiles > INT32_MAX / PL_TILE)
+            return pl_fail(error, PL_E_ARGUMENT, "the part of the buffer has room for no tile, or for too many");
+        const laid l = lay_out(p, o, NULL);
+        bytes = l.bytes > bytes ? l.bytes : bytes;
+    }
+    bytes = (bytes + 63) / 64 * 64;
     if (bytes > p->work_bytes) {
         free(p->work);
         p->work_bytes = 0;
@@ -245,24 +287,11 @@ static pl_status run_product(pl_probe *p, const pl_product *o, pl_error *error)
         memset(p->work, 0, bytes);
         p->work_bytes = bytes;
     }
-    layout_product(p, o, p->work);
+    p->products = products;
+    p->count = count;
+    p->took = ns;
+    for (int i = 0; i < count; i++)
+        ns[i] = -1;
+    p->until = pl_now_ns() + limit;
     return run(p, product_job, error);
-}
-
-pl_status pl_probe_product(pl_probe *p, const pl_product *o, double *done, int64_t *ns, pl_error *error)
-{
-    const pl_format *f = o->format < 0 ? NULL : pl_format_from_gguf(o->format);
-    if (!f || f->is_float || o->k < 256 || o->k > 65536 || o->k % 256 || o->n < 1 || o->n > 4096 || o->terms < 1 ||
-        o->terms > 2 || o->times < 1 || o->from < 0 || o->from % 64 || o->bytes < 1 ||
-        o->bytes > (int64_t)p->bytes - o->from || pl_tuning_wrong(&o->tuning))
-        return pl_fail(error, PL_E_ARGUMENT, "a number of the product is out of range");
-    const int64_t tile_bytes = pl_tile_bytes(f, o->k), tiles = o->bytes / tile_bytes;
-    if (tiles < 1 || tiles > INT32_MAX / PL_TILE)
-        return pl_fail(error, PL_E_ARGUMENT, "the part of the buffer has room for no tile, or for too many");
-    p->product = o;
-    p->weights = (pl_mat){f, (int)tiles * PL_TILE, o->k, tile_bytes, (const uint8_t *)p->buf[1] + o->from};
-    pl_status status = run_product(p, o, error);
-    *done = (double)tile_bytes * (double)tiles * o->times;
-    *ns = p->ns;
-    return status;
 }

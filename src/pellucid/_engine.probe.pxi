@@ -50,24 +50,34 @@ cdef class Probe:
             raise_status(status, &error)
         return done, ns
 
-    def product(self, str format, *, int k, int rows, int64_t size, int64_t at=0, int terms=1, int times=1,
-                bint cold=False, tuning=None):
-        """Products of `rows` rows of k activations by weights of a quantised format, `size` bytes of them from byte
-        `at` of the buffer in 2 MB pages on, `times` times -> (bytes of weights read by all threads, nanoseconds).
-        cold: no cache holds the weights at the start (x86-64).
+    def products(self, products, *, double seconds=60.0):
+        """Products of `rows` rows of k activations by weights of a quantised format, one after another -> nanoseconds
+        of each that begins within `seconds`. products: {"format", "k", "rows", "size": bytes of weights} each, and
+        where they differ from these: "at": 0, the weights' first byte in the buffer in 2 MB pages; "terms": 1;
+        "times": 1, how often; "cold": False, True: no cache holds the weights at the start (x86-64);
+        "tuning": None, the processor's.
         Raises ValueError for numbers out of range, OutOfMemoryError.
         """
         cdef pl_error error
         cdef pl_status status
-        cdef pl_product product
-        cdef double done = 0
-        cdef int64_t ns = 0
-        product.format = pl_format_number(format.encode())
-        product.k, product.n, product.terms, product.times = k, rows, terms, times
-        product.from_, product.bytes, product.cold = at, size, cold
-        product.tuning = to_tuning(self.isa, tuning)
-        with nogil:
-            status = pl_probe_product(self.probe, &product, &done, &ns, &error)
-        if status:
-            raise_status(status, &error)
-        return done, ns
+        cdef int i, count = len(products)
+        cdef int64_t limit = <int64_t>(min(max(seconds, 0.0), 3600.0) * 1e9)
+        cdef pl_product *made = <pl_product *>calloc(max(count, 1), sizeof(pl_product))
+        cdef int64_t *ns = <int64_t *>calloc(max(count, 1), sizeof(int64_t))
+        try:
+            if not made or not ns:
+                raise MemoryError
+            for i, o in enumerate(products):
+                o = {"at": 0, "terms": 1, "times": 1, "cold": False, "tuning": None, **o}
+                made[i].format = pl_format_number(o["format"].encode())
+                made[i].k, made[i].n, made[i].terms, made[i].times = o["k"], o["rows"], o["terms"], o["times"]
+                made[i].from_, made[i].bytes, made[i].cold = o["at"], o["size"], o["cold"]
+                made[i].tuning = to_tuning(self.isa, o["tuning"])
+            with nogil:
+                status = pl_probe_products(self.probe, made, count, limit, ns, &error)
+            if status:
+                raise_status(status, &error)
+            return [ns[i] for i in range(count) if ns[i] >= 0]
+        finally:
+            free(made)
+            free(ns)

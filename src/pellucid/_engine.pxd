@@ -300,7 +300,8 @@ cdef extern from "pellucid.h" nogil:
         int64_t from_ "from", bytes
         int times, cold
         pl_tuning tuning
-    pl_status pl_probe_product(pl_probe *probe, const pl_product *product, double *done, int64_t *ns, pl_error *error)
+    pl_status pl_probe_products(pl_probe *probe, const pl_product *products, int count, int64_t limit, int64_t *ns,
+                                pl_error *error)
     ctypedef struct pl_trial:
         pass
     pl_status pl_trial_new(int isa, int format, int k, int n, int terms, const pl_tuning *tuning, const float *x,

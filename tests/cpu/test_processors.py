@@ -52,7 +52,10 @@ def test_a_processor_that_lacks_the_later_tiers(processor: str, smollm2: Path) -
 def test_what_a_load_measures(processor: str) -> None:
     """With weights that no cache holds; other tests load without a measurement."""
     program = "from pellucid import _engine; isa = _engine.find_isa(None); p = _engine.Probe(isa=isa, threads=1, "
-    program += "size=1 << 16, small=False); print(p.product('Q4_0', k=256, rows=1, size=1 << 15, cold=True)[0] > 0)"
+    program += (
+        "size=1 << 16, small=False); one = {'format': 'Q4_0', 'k': 256, 'rows': 1, 'size': 1 << 15, 'cold': True}"
+    )
+    program += "; print(p.products([one])[0] > 0)"
     command = [need("qemu-x86_64"), "-cpu", processor, sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr[-2000:]
