@@ -19,8 +19,8 @@
  * first-level cache, where twice the bytes of both sides are not); two groups of rows by two tiles, four by one, or two
  * by one at once, which load half or a third as often (up to 1.3 times as fast beside the neighbour, 0.8 to 0.95
  * without); activations prefetched, or shared by two tiles one after another, or by two blocks whose weights have zeros
- * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and unpacking a part ahead, were
- * slower. */
+ * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and more places than a part has
+ * blocks, were slower. */
 #include "../prefetch.h"
 #include "fill.h"
 #include "operands.h"
@@ -190,8 +190,8 @@ PL_INLINE void begin(const pl_shape f, int terms, const state *x)
         store(&x->step, j, x->done);
 }
 
-/* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; and unpacks
- * `blocks` of `tile` from b on, asking for as many. */
+/* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; unpacks `blocks`
+ * of `tile` from b on; and asks for what lies ahead. */
 PL_INLINE void next_step(const pl_shape f, int terms, state *x, step then, uint8_t *scratch, int at,
                          const uint8_t *tile, int b, int blocks, __m512 acc[AMX_ROWS])
 {
@@ -297,16 +297,17 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
         const int blocks = all - b0 < most ? all - b0 : most, each = part_blocks(f, blocks, n);
         const uint8_t *tile = r.from + (int64_t)b0 * f.packed_block + (int64_t)(b0 / 8) * f.packed_header;
         int32_t *const dots = (int32_t *)(scratch + DOTS);
-        part now = make_part(f, terms, tile, 0, blocks < each ? blocks : each, 0), next;
-        const int step = blocks_of_step(f, terms), keep = f.scaled ? 8 / step : 1, most_steps = AMX_PART / step;
-        const int ring = n <= AMX_ROWS && now.steps > most_steps ? most_steps : now.steps,
-                  least = f.scaled ? 2 * keep : 2;
+        const int first = blocks < each ? blocks : each, at_once = blocks_of_step(f, terms);
+        part now = make_part(f, terms, tile, 0, first, 0), next;
+        /* a super block's mins and factors are needed until its end; one group's part has all of k */
+        const int keep = f.scaled ? 8 / at_once : 1, least = f.scaled ? 2 * keep : 2, most_steps = AMX_PART / at_once;
+        const int ring = n <= AMX_ROWS && now.steps > most_steps ? most_steps : now.steps;
         state s = {.done = dots, .next = dots + 256 * AMX_DOTS, .keep = keep, .ring = ring < least ? least : ring};
         if (!pl_panel_is(f, terms, x, i0, n, b0, blocks, AMX_ROWS))
             make_panel(f, terms, x, i0, n, b0, blocks, panel);
         s.step = step_of(f, terms, &now, 0, 0, panel, scratch);
         for (s.more = 0; s.more < now.steps && s.more < s.ring - keep; s.more++)
-            for (int j = s.more * step; j < now.blocks && j < (s.more + 1) * step; j++)
+            for (int j = s.more * at_once; j < now.blocks && j < (s.more + 1) * at_once; j++)
                 unpack(f, tile, j, scratch, j);
         s.to = s.more < s.ring ? s.more : 0;
         begin(f, terms, &s);
@@ -319,14 +320,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
                 const int after = b + each, last = after >= blocks;
                 const float *in = b ? results : b0 ? out : NULL;
                 const int at = (now.at + now.steps) % s.ring;
-                if (last)
-                    next = make_part(f, terms, tile + w->tile_bytes, 0,
-                                     t + 1 == r.tiles ? 0
-                                     : blocks < each  ? blocks
-                                                      : each,
-                                     at);
-                else
-                    next = make_part(f, terms, tile, after, blocks - after < each ? blocks - after : each, at);
+                next = last ? make_part(f, terms, tile + w->tile_bytes, 0, t + 1 < r.tiles ? first : 0, at)
+                            : make_part(f, terms, tile, after, blocks - after < each ? blocks - after : each, at);
                 rows_by_part(f, terms, &now, &next, panel, blocks, &s, scratch, n, in, b ? 16 : y_stride,
                              last ? out : results, last ? y_stride : 16, rows);
             }
