@@ -402,34 +402,6 @@ def test_a_wrong_tuning_is_refused(model_path: Path) -> None:
                 engine.tune(wrong)  # type: ignore[arg-type]
 
 
-def test_products_of_a_probe() -> None:
-    probe = _engine.Probe(isa=ISA, threads=2, size=1 << 20, small=False)
-    assert not probe.has("read_4k") and probe.has("int8")
-    for format in ("Q4_0", "Q4_K", "Q8_0"):
-        one = {"format": format, "k": 512, "rows": 3, "size": 1 << 19, "at": 1 << 18, "times": 2, "cold": True}
-        found = probe.products([one, {"format": "Q8_0", "k": 256, "rows": 1, "size": 1 << 14}, one])
-        assert len(found) == 3 and min(found) > 0
-    assert probe.products([one], seconds=0.0) == probe.products([]) == []
-    for wrong in (
-        {"format": "F32"},
-        {"format": "Q9_0"},
-        {"k": 100},
-        {"k": 0},
-        {"rows": 0},
-        {"size": 0},
-        {"size": (1 << 20) + 1},
-        {"size": 100},
-        {"at": -64},
-        {"at": 1 << 20},
-        {"at": 1},
-        {"times": 0},
-        {"terms": 3},
-    ):
-        arguments: Any = {"format": "Q4_0", "k": 512, "rows": 1, "size": 1 << 19, **wrong}
-        with pytest.raises(ValueError, match="product is out of range|no tile"):
-            probe.products([one, arguments])
-
-
 def test_the_command(model_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "-m", str(model_path), "--seconds", "1", "--threads", "1", "--isa", ISA, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,3 +167,31 @@ def test_better_and_peak() -> None:
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("bf16") == 80.0
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0).peak("int8_wide") == 100.0
     assert Limits(10.0, 20.0, 100.0, 80.0, 50.0, 3.0, 60.0).peak("int8_wide") == 60.0
+
+
+def test_products_of_a_probe() -> None:
+    probe = _engine.Probe(isa=_engine.find_isa(None), threads=2, size=1 << 20, small=False)
+    assert not probe.has("read_4k") and probe.has("int8")
+    for format in ("Q4_0", "Q4_K", "Q8_0"):
+        one = {"format": format, "k": 512, "rows": 3, "size": 1 << 19, "at": 1 << 18, "times": 2, "cold": True}
+        found = probe.products([one, {"format": "Q8_0", "k": 256, "rows": 1, "size": 1 << 14}, one])
+        assert len(found) == 3 and min(found) > 0
+    assert probe.products([one], seconds=0.0) == probe.products([]) == []
+    for wrong in (
+        {"format": "F32"},
+        {"format": "Q9_0"},
+        {"k": 100},
+        {"k": 0},
+        {"rows": 0},
+        {"size": 0},
+        {"size": (1 << 20) + 1},
+        {"size": 100},
+        {"at": -64},
+        {"at": 1 << 20},
+        {"at": 1},
+        {"times": 0},
+        {"terms": 3},
+    ):
+        arguments: Any = {"format": "Q4_0", "k": 512, "rows": 1, "size": 1 << 19, **wrong}
+        with pytest.raises(ValueError, match="product is out of range|no tile"):
+            probe.products([one, arguments])
