@@ -10,8 +10,7 @@ enum {
     AMX_DOTS = 4,    /* products of a step, whose sums are scaled during the next one */
     AMX_LAG = 2,     /* products that begin after one before its sums are stored */
     AMX_PART = 16,   /* blocks of k that are unpacked at a time: 10 to 14 KB, in a first-level cache of 48 */
-    AMX_MOST = 20,   /* if there are no more, all at once */
-    AMX_PLACES = 20, /* of blocks that are unpacked */
+    AMX_MOST = 20,   /* if there are no more, all at once; places for blocks that are unpacked */
     AMX_GROUPS = 16, /* groups of sixteen rows that meet a part, at most */
 };
 

@@ -28,10 +28,10 @@ PL_INLINE int code_bytes(const pl_shape f)
 /* Scratch memory: a head, a panel, then a part of unpacked weights, and sums. */
 enum {
     CODES = PL_PANEL_HEAD + PL_PANEL_MOST,
-    SCALES = CODES + 768 * AMX_PLACES, /* (groups, 16) float32 a block; scaled formats: both factors a super block */
-    MINS = SCALES + 128 * AMX_PLACES,  /* likewise; scaled formats: integers, both groups in 16 bits each */
-    DOTS = MINS + 128 * AMX_PLACES,    /* AMX_DOTS x (16, 16) int32, of two steps */
-    RESULTS = DOTS + 2048 * AMX_DOTS,  /* (AMX_GROUPS, 16, 16) float32 */
+    SCALES = CODES + 768 * AMX_MOST,  /* (groups, 16) float32 a block; scaled formats: both factors a super block */
+    MINS = SCALES + 128 * AMX_MOST,   /* likewise; scaled formats: integers, both groups in 16 bits each */
+    DOTS = MINS + 128 * AMX_MOST,     /* AMX_DOTS x (16, 16) int32, of two steps */
+    RESULTS = DOTS + 2048 * AMX_DOTS, /* (AMX_GROUPS, 16, 16) float32 */
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
