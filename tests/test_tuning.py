@@ -42,10 +42,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that only its readers move: whatever else the machine does, a measurement has time for a few turns."""
+    """A clock that only its readers move, and products without a limit: whatever else the machine does, a measurement
+    has time for a few turns, and ends."""
+
+    class Probe(_engine.Probe):
+        def products(self, products: Any, *, seconds: float = 0) -> list[int]:
+            return super().products(products)
+
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: next(ticks) * tuning.SECONDS / 20)
     monkeypatch.setattr(tuning, "time", clock)
+    monkeypatch.setattr(_engine, "Probe", Probe)
 
 
 @pytest.fixture
@@ -449,6 +456,7 @@ def test_a_model_whose_passes_take_longer(model_path: Path, monkeypatch: pytest.
         return []
 
     with Model.load(model_path, threads=1, isa=ISA) as model:
+        monkeypatch.setattr(tune_module, "_pass", lambda engine, ids: 0.001)
         tune(model, 1, said.append)
         assert not said
         monkeypatch.setattr(tune_module, "_pass", lambda engine, ids: 2.0 if len(ids) > 4 else 0.001)
