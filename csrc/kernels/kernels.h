@@ -14,13 +14,13 @@
  * Order of sums of `matmul` on integer formats: one float accumulator per (row of w, row of x), blocks of
  * 32 k in ascending order; per block and group (in order):
  *     one term:  f = fma((float)dot,                  round(s * s_y),       f)
- *     two terms: f = fma((float)(254*dot_hi + dot_lo), round(s * s_y / 254), f), s_y/254 rounded first
- *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/254 * (254*sum_hi+sum_lo)),
+ *     two terms: f = fma((float)(256*dot_hi + dot_lo), round(s * s_y / 256), f)
+ *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/256 * (256*sum_hi+sum_lo)),
  *     sums over the group
  * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
  * Scaled formats (Q2_K, Q3_K) have one dot a block, sum(scale * (code - offset) * y) with the integer scales of its
  * groups, and with mins one sum, sum(min * sum_y), both exact in int32. Per super block, from a = b = 0, blocks in order:
- *     a = fma((float)dot, s_y, a), b = fma((float)sum, s_y, b)         s_y / 254 with two terms
+ *     a = fma((float)dot, s_y, a), b = fma((float)sum, s_y, b)         s_y / 256 with two terms
  *     then f = fma(factor of scales, a, f), and with mins f = fma(-factor of mins, b, f)
  * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k; in tile registers within 32
  * k, the last ones with zeros behind them).
@@ -30,6 +30,9 @@
 
 #include "../formats/formats.h"
 #include "tuning.h"
+
+#define PL_TERM_BITS 8
+#define PL_TERM (1 << PL_TERM_BITS) /* steps of activations' second term in one of the first */
 
 /* A packed matrix (rows, k). */
 typedef struct pl_mat {
@@ -191,7 +194,7 @@ typedef struct pl_kernels {
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
-     * hi = round_even(x * (127 / amax)); with two terms lo = round_even((x * (127 / amax) - hi) * 254), clamped to
+     * hi = round_even(x * (127 / amax)); with two terms lo = round_even((x * (127 / amax) - hi) * 256), clamped to
      * [-127, 127]. amax < 1e-30 counts as 0 and gives zeros, scale 0 (127 / amax would overflow below 4e-37); a block
      * with NaN or infinity gives codes 0 and scale NaN or infinity, so that products become NaN. `q` and `sums` are
      * the hi planes; the lo planes are q_lo, sums_lo (ignored when terms = 1). */

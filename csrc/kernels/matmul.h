@@ -127,13 +127,13 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
         const int16_t *sums = x->sums + row * x->stored * 2 * all + 2 * b0, *low = sums + (terms - 1) * 2 * all;
         uint8_t *out = panel + i * size;
         for (int b = 0; b < blocks; b++, out += n * size) {
-            const float s_y = terms == 2 ? s[b] / 254.0f : s[b];
+            const float s_y = terms == 2 ? s[b] / PL_TERM : s[b];
             int32_t first = sums[2 * b], second = sums[2 * b + 1], taken[2] = {0, 0};
             for (int term = 0; term < terms; term++) {
                 const int8_t *codes = (term ? q_low : q) + PL_BLOCK * b;
                 if (f.signs)
                     pl_entry_signs(codes, out + 32 * term, out + size - 32 * (terms - term),
-                                   terms == 2 && term == 0 ? 254 : 1, taken);
+                                   terms == 2 && term == 0 ? PL_TERM : 1, taken);
                 else
                     pl_entry_codes(paired, codes, out + 32 * term);
             }
@@ -146,8 +146,8 @@ PL_INLINE void pl_make_panel(const pl_shape f, int terms, const pl_acts *x, int 
                 continue;
             }
             if (terms == 2) {
-                first = 254 * first + low[2 * b];
-                second = 254 * second + low[2 * b + 1];
+                first = PL_TERM * first + low[2 * b];
+                second = PL_TERM * second + low[2 * b + 1];
             }
             if (f.group == 32 || (f.products && f.offset)) {
                 first += second;

@@ -383,7 +383,7 @@ def quantize(x: Array, terms: int) -> tuple[Array, Array]:
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
     scaled = blocks * inverse
     hi = np.rint(scaled)
-    parts = [hi, np.clip(np.rint((scaled - hi) * np.float32(254)), -127, 127)][:terms]
+    parts = [hi, np.clip(np.rint((scaled - hi) * np.float32(256)), -127, 127)][:terms]
     q = np.stack([p.astype(np.int8).reshape(len(x), -1) for p in parts], 1)
     return q, (top[..., 0] / np.float32(127)).astype(np.float32)
 
@@ -410,6 +410,6 @@ def acts(name: str, n: int, k: int, kind: str = "random", terms: int = 1, seed: 
         q, s = quantize(x, terms)
         if kind != "random" and terms == 2:
             q[:, 1] = q[:, 0]
-    value = q[:, 0].astype(np.float64) if terms == 1 else q[:, 0] + q[:, 1] / 254.0
+    value = q[:, 0].astype(np.float64) if terms == 1 else q[:, 0] + q[:, 1] / 256.0
     value = value * np.repeat(s.astype(np.float64), 32, 1)
     return Acts(value, {"q": q, "s": s, "sums": sums_of(q), "terms": terms})

@@ -27,7 +27,7 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
     """The product in float64, and how far a float32 kernel of the fixed order may be from it.
 
     N fused steps on terms t: each rounds the running sum once, each term carries up to three roundings more (of the
-    dot, of s / 254 and of s * s_y), so |error| <= gamma(N + 3) * sum |t| with gamma(n) = n u / (1 - n u), u = 2^-24
+    dot, of s / 256 and of s * s_y), so |error| <= gamma(N + 3) * sum |t| with gamma(n) = n u / (1 - n u), u = 2^-24
     (Higham, Accuracy and Stability, 3.1). Scaled formats add up a super block without its factors, which then multiply
     the sum: no term meets more roundings. What underflows loses up to 2^-150 a rounding, which a dot multiplies.
     """
@@ -38,6 +38,7 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
     if f["float"]:
         exact = x @ (scaled + least).T
         size, steps, lost = np.abs(x) @ np.abs(scaled).T, case.k, float(case.k)
+        own = size
     else:
         group = f["group"]
         span = 32 if f["scaled"] else group
@@ -45,13 +46,14 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
             "ngk,rgk->nrg", x.reshape(len(x), -1, span), scaled.reshape(case.rows, -1, span), optimize=True
         )
         mins = np.einsum("nbk,rb->nrb", x.reshape(len(x), -1, group), least[:, ::group], optimize=True)
-        exact = dots.sum(-1) + mins.sum(-1)  # sums of few terms: what cancels leaves no rounding of float64 behind
+        exact = dots.sum(-1) + mins.sum(-1)
         size = np.abs(dots).sum(-1) + np.abs(mins).sum(-1)
+        own = np.abs(x) @ np.abs(scaled).T  # what cancels within a dot may leave roundings of float64 behind
         steps = case.k // span + (case.k // group if f["has_min"] else 0)
-        # s_y and s * s_y may lose 2^-150 each; behind them stand 254 * 127 * 32 * 255 and the largest scale
-        lost = 2.0 * steps * 254 * 127 * 32 * 255 * (1 + np.abs(scaled).max() + np.abs(least).max())
+        # s_y and s * s_y may lose 2^-150 each; behind them stand 256 * 127 * 32 * 255 and the largest scale
+        lost = 2.0 * steps * 256 * 127 * 32 * 255 * (1 + np.abs(scaled).max() + np.abs(least).max())
     u = 2.0**-24
-    bound = (steps + 3) * u / (1 - (steps + 3) * u) * size + lost * 2.0**-149 + 1e-12 * size
+    bound = (steps + 3) * u / (1 - (steps + 3) * u) * size + lost * 2.0**-149 + 1e-12 * size + 2.0**-48 * own
     return exact, bound
 
 

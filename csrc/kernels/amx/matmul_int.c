@@ -100,10 +100,10 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int g, const int32_t *sum
 #pragma GCC unroll 16
     for (int i = 0; i < AMX_ROWS; i++) {
         const __m512 s_y = _mm512_set1_ps(words[i]);
-        __m512 sum = _mm512_cvtepi32_ps(pl_load512(sums + 16 * i));
-        if (terms == 2) /* rounded once: both fit into 24 bits */
-            sum = _mm512_fmadd_ps(sum, _mm512_set1_ps(254.0f), _mm512_cvtepi32_ps(pl_load512(sums + 256 + 16 * i)));
-        acc[i] = _mm512_fmadd_ps(sum, f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
+        __m512i sum = pl_load512(sums + 16 * i);
+        if (terms == 2)
+            sum = _mm512_add_epi32(_mm512_slli_epi32(sum, PL_TERM_BITS), pl_load512(sums + 256 + 16 * i));
+        acc[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), f.scaled ? s_y : _mm512_mul_ps(scale, s_y), acc[i]);
     }
     for (int j = 0; j < 32 / f.group && f.has_min && !f.scaled && g == dot_groups(f) - 1; j++) {
         const __m512 min = _mm512_loadu_ps(m + 16 * j);

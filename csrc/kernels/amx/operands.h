@@ -42,7 +42,7 @@ PL_INLINE void put_row(const pl_shape f, int terms, const pl_acts *x, int64_t ro
     const int all = x->k / PL_BLOCK, groups = 32 / f.group;
     const int8_t *const q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b;
     const int16_t *const sums = x->sums + row * x->stored * 2 * all + 2 * b, *const low = sums + (terms - 1) * 2 * all;
-    const float s = x->s[row * all + b], s_y = terms == 2 ? s / 254.0f : s;
+    const float s = x->s[row * all + b], s_y = terms == 2 ? s / PL_TERM : s;
     float *const words = (float *)(entry + 512 * terms) + i;
     memcpy(entry + 32 * i, q, 32);
     if (terms == 2)
@@ -53,7 +53,7 @@ PL_INLINE void put_row(const pl_shape f, int terms, const pl_acts *x, int64_t ro
     for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
         int32_t sum = 0;
         for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
-            sum += terms == 2 ? 254 * sums[part] + low[part] : sums[part];
+            sum += terms == 2 ? PL_TERM * sums[part] + low[part] : sums[part];
         words[16 * (1 + g)] = s_y * (float)sum;
     }
 }

@@ -2,7 +2,7 @@
  * into int16. How many such sums an int16 holds, |y| <= 127, by the greatest code:
  *     3: 43, 7: 18, 15: 8, 18: 7, 24: 5, 30, 31: 4, 62, 63: 2, 86: 1
  *     above 127: as signed codes, |y| by w, or by -w - 1: 2 * 127 * 128 = 32,512, one
- * Then vpmaddwd widens; for the high term it also multiplies by 254. */
+ * Then vpmaddwd widens; for the high term it also multiplies by PL_TERM. */
 #include "simd.h"
 
 enum { SIGNED_BYTES = 1, PAIRED = 1 };
@@ -44,8 +44,8 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *ma
 }
 
 /* Scaled formats, step h: 16-bit sums of both groups in d, after the second step their scaled sum in t. Those of 32 k and
- * the offset (codes of 3 bits: 14,224 and 8,128) fit. Two terms are scaled in each step, the first by 254 as well: 8,128 at
- * most. */
+ * the offset (codes of 3 bits: 14,224 and 8,128) fit. Two terms are scaled in each step, the first by PL_TERM as well:
+ * 8,192 at most. */
 PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
                           const uint8_t *entry, __m256i d[2], __m256i t[2])
 {
@@ -60,7 +60,7 @@ PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], c
         if (h && f.offset && terms == 2)
             low[half] = _mm256_add_epi16(low[half], _mm256_set1_epi32(pl_load_i32(words + 8)));
         if (terms == 2) {
-            const __m256i more = _mm256_mullo_epi16(whole[half], _mm256_set1_epi16(254));
+            const __m256i more = _mm256_mullo_epi16(whole[half], _mm256_set1_epi16(PL_TERM));
             t[half] = _mm256_add_epi32(_mm256_madd_epi16(t[half], more), _mm256_madd_epi16(low[half], whole[half]));
         }
         if (!h)

@@ -37,7 +37,7 @@ PL_INLINE void step_dots(const pl_shape f, int terms, int h, __m256i v[2][4], co
     const uint8_t *words = entry + 32 * terms, *masks = entry + pl_entry_bytes(f, terms) - 32 * terms;
     const int extra = f.offset || f.signs;
     __m256i low[2];
-    dot(f.top, v, entry + 16 * h, masks + 16 * h, keeps16(f, terms), terms == 2 ? 254 : 1, t);
+    dot(f.top, v, entry + 16 * h, masks + 16 * h, keeps16(f, terms), terms == 2 ? PL_TERM : 1, t);
     if (terms == 2)
         dot(f.top, v, entry + 32 + 16 * h, masks + 32 + 16 * h, 0, 1, low);
     const __m256i more = _mm256_set1_epi32(extra ? pl_load_i32(words + 4 + (f.group == 16 ? 4 * h : 0)) : 0);
@@ -87,7 +87,7 @@ PL_INLINE __m256 add_mins(int terms, __m256i m, const uint8_t *entry, __m256 low
     const __m256 s_y = _mm256_castsi256_ps(_mm256_set1_epi32(pl_load_i32(words)));
     __m256i sum = _mm256_set1_epi32(pl_load_i32(words + 4));
     if (terms == 2)
-        sum = _mm256_add_epi32(_mm256_madd_epi16(_mm256_mullo_epi16(m, _mm256_set1_epi16(254)), sum),
+        sum = _mm256_add_epi32(_mm256_madd_epi16(_mm256_mullo_epi16(m, _mm256_set1_epi16(PL_TERM)), sum),
                                _mm256_madd_epi16(m, _mm256_set1_epi32(pl_load_i32(words + 8))));
     else
         sum = _mm256_madd_epi16(m, sum);
@@ -156,7 +156,8 @@ PL_INLINE __m256i scaled_words(const pl_shape f, __m256i v[4], const uint8_t *y)
 /* Words of a term by scales, pairs added. */
 PL_INLINE __m256i times(int terms, int term, __m256i words, __m256i scales)
 {
-    return _mm256_madd_epi16(words, term + 1 == terms ? scales : _mm256_mullo_epi16(scales, _mm256_set1_epi16(254)));
+    return _mm256_madd_epi16(words,
+                             term + 1 == terms ? scales : _mm256_mullo_epi16(scales, _mm256_set1_epi16(PL_TERM)));
 }
 
 /* The block at p: its scaled dots. Without VNNI, the scales multiply where pairs of sums are added. */

@@ -37,6 +37,13 @@ static inline uint32_t top_bits(const __m256 *v)
     return (uint32_t)_mm_cvtsi128_si32(m);
 }
 
+/* The codes of the second term beside those of the first. */
+static inline __m256i low_codes(__m256 v, __m256i high)
+{
+    const __m256 rest = _mm256_mul_ps(_mm256_sub_ps(v, _mm256_cvtepi32_ps(high)), _mm256_set1_ps(PL_TERM));
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(rest, _mm256_set1_ps(127)), _mm256_set1_ps(-127)));
+}
+
 static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
                                    int16_t *sums, int16_t *sums_lo)
 {
@@ -67,8 +74,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
         if (!two)
             continue;
         for (int i = 0; i < 4; i++)
-            c[i] = _mm256_cvtps_epi32(
-                _mm256_mul_ps(_mm256_sub_ps(v[i], _mm256_cvtepi32_ps(c[i])), _mm256_set1_ps(254.0f)));
+            c[i] = low_codes(v[i], c[i]);
         const __m256i lo = narrow(c);
         _mm256_storeu_si256((__m256i *)(q_lo + PL_BLOCK * b), lo);
         sum_halves(lo, sums_lo + 2 * b);

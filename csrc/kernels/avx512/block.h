@@ -61,8 +61,9 @@ PL_INLINE __m512 add_mins(int terms, __m512i m, const uint8_t *first, const uint
 {
     __m512i sum = _mm512_madd_epi16(m, pl_broadcast(first));
     if (terms == 2)
-        sum = _mm512_add_epi32(_mm512_madd_epi16(_mm512_mullo_epi16(m, _mm512_set1_epi16(254)), pl_broadcast(first)),
-                               _mm512_madd_epi16(m, pl_broadcast(second)));
+        sum =
+            _mm512_add_epi32(_mm512_madd_epi16(_mm512_mullo_epi16(m, _mm512_set1_epi16(PL_TERM)), pl_broadcast(first)),
+                             _mm512_madd_epi16(m, pl_broadcast(second)));
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), s_y, low);
 }
 

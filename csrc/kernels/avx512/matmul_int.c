@@ -91,13 +91,10 @@ PL_INLINE void block_by_rows(const pl_shape f, int terms, const int T, const int
             }
         group_dots(f, T, G, p, apart, w, shifted, g, entry, size, d);
         if (terms == 2) {
-            __m512i factor = _mm512_set1_epi32(254);
-            if (G == 1) /* one product, of which gcc would make a shift and two sums: for one row these are the limit */
-                __asm__("" : "+v"(factor));
             group_dots(f, T, G, p, apart, w, shifted, g, entry + 32, size, low);
             for (int t = 0; t < T; t++)
                 for (int r = 0; r < G; r++)
-                    d[t][r] = _mm512_add_epi32(_mm512_mullo_epi32(d[t][r], factor), low[t][r]);
+                    d[t][r] = _mm512_add_epi32(_mm512_slli_epi32(d[t][r], PL_TERM_BITS), low[t][r]);
         }
         if (f.scaled && !f.products) { /* both groups' side by side: one product scales and adds them */
             const __m512i scales = load_pairs(f, p);

@@ -13,6 +13,13 @@ static inline int16_t sum_bytes(__m128i bytes)
     return (int16_t)(_mm_cvtsi128_si32(_mm_add_epi32(by8, _mm_unpackhi_epi64(by8, by8))) - 2048);
 }
 
+/* The codes of the second term beside those of the first. */
+static inline __m512i low_codes(__m512 v, __m512i high)
+{
+    const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(v, _mm512_cvtepi32_ps(high)), _mm512_set1_ps(PL_TERM));
+    return _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(rest, _mm512_set1_ps(127)), _mm512_set1_ps(-127)));
+}
+
 static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
                                    int16_t *sums, int16_t *sums_lo)
 {
@@ -39,8 +46,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
             sums[2 * b + h] = sum_bytes(hi);
             if (!two)
                 continue;
-            const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(v[h], _mm512_cvtepi32_ps(c)), _mm512_set1_ps(254.0f));
-            const __m128i lo = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(rest));
+            const __m128i lo = _mm512_cvtepi32_epi8(low_codes(v[h], c));
             _mm_storeu_si128((__m128i *)(q_lo + PL_BLOCK * b + 16 * h), lo);
             sums_lo[2 * b + h] = sum_bytes(lo);
         }
@@ -99,8 +105,7 @@ static inline int quantize_four(const float *x, int two, int8_t *q, int8_t *q_lo
             const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * h + 16 * i), by);
             c[i] = _mm512_cvtps_epi32(v);
             if (two)
-                l[i] = _mm512_cvtps_epi32(
-                    _mm512_mul_ps(_mm512_sub_ps(v, _mm512_cvtepi32_ps(c[i])), _mm512_set1_ps(254.0f)));
+                l[i] = low_codes(v, c[i]);
         }
         bytes[h] = to_bytes(c);
         _mm512_storeu_si512(q + 64 * h, bytes[h]);

@@ -13,7 +13,7 @@ PL_INLINE int narrow(int top, int terms)
     return 0;
 }
 
-/* v by 16 codes y, times `factor` (1 or 254 = 256 - 2): int32 sums of sixteen rows. */
+/* v by 16 codes y, times `factor` (1 or PL_TERM): int32 sums of sixteen rows. */
 PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *masks, int keep16, int factor,
                    __m256i d[2])
 {
@@ -24,9 +24,8 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *ma
         for (int half = 0; half < 2; half++)
             d[half] = pl_add_dots(d[half], v[half][j], a);
     }
-    if (factor == 254)
-        for (int half = 0; half < 2; half++)
-            d[half] = _mm256_sub_epi32(_mm256_slli_epi32(d[half], 8), _mm256_slli_epi32(d[half], 1));
+    for (int half = 0; half < 2; half++)
+        d[half] = _mm256_mullo_epi32(d[half], _mm256_set1_epi32(factor)); /* a shift, or nothing */
 }
 
 /* Scaled formats, step h: its group's dot, with the offset, in d, after the second step both times their scales in t. Dots
@@ -36,7 +35,7 @@ PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], c
 {
     const uint8_t *words = entry + 32 * terms;
     __m256i low[2];
-    dot(f.top, v, entry + 16 * h, NULL, 0, terms == 2 ? 254 : 1, t);
+    dot(f.top, v, entry + 16 * h, NULL, 0, terms == 2 ? PL_TERM : 1, t);
     if (terms == 2)
         dot(f.top, v, entry + 32 + 16 * h, NULL, 0, 1, low);
     for (int half = 0; half < 2; half++) {

@@ -59,7 +59,7 @@ PL_INLINE void times_pair(const pl_shape f, int terms, const half_block *w, cons
             for (int h = 0; h < 2; h++) {
                 d[h] = pair_dots(f, g, start, p->v[c][h], low);
                 if (terms == 2)
-                    d[h] = vmlaq_s32(d[h], pair_dots(f, g, vdupq_n_s32(0), p->v[c][h], high), vdupq_n_s32(254));
+                    d[h] = vmlaq_s32(d[h], pair_dots(f, g, vdupq_n_s32(0), p->v[c][h], high), vdupq_n_s32(PL_TERM));
             }
             d0[c] = vuzp1q_s32(d[0], d[1]);
             d1[c] = vuzp2q_s32(d[0], d[1]);

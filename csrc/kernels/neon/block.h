@@ -210,7 +210,7 @@ PL_INLINE void times_row(const pl_shape f, int terms, const int split, const hal
         for (int c = 0; c < 2; c++) {
             d[c] = dot_group(f, split, g, start, w->v[c], low);
             if (terms == 2)
-                d[c] = vmlaq_s32(d[c], dot_group(f, split, g, zero, w->v[c], high), vdupq_n_s32(254));
+                d[c] = vmlaq_s32(d[c], dot_group(f, split, g, zero, w->v[c], high), vdupq_n_s32(PL_TERM));
         }
         add_group(f, w, g, d, total, vreinterpretq_f32_s32(words), acc);
     }

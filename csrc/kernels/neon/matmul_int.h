@@ -38,7 +38,7 @@ PL_INLINE void end_super(const pl_shape f, int terms, const uint8_t *header, int
                     int32x4_t sum = vmlal_laneq_s16(vmull_laneq_s16(first, words, 2), second, words, 3);
                     if (terms == 2)
                         sum = vmlaq_s32(vmlal_laneq_s16(vmull_laneq_s16(first, words, 4), second, words, 5), sum,
-                                        vdupq_n_s32(254));
+                                        vdupq_n_s32(PL_TERM));
                     low[c] = vfmaq_laneq_f32(low[c], vcvtq_f32_s32(sum), vreinterpretq_f32_s16(words), 0);
                 }
             }

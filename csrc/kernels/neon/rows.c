@@ -54,7 +54,9 @@ PL_INLINE void quantize_blocks(const float *x, int blocks, int two, int8_t *q, i
         if (!two)
             continue;
         for (int i = 0; i < 8; i++)
-            v[i] = vmulq_n_f32(vsubq_f32(v[i], high[i]), 254.0f);
+            v[i] = vmulq_n_f32(vsubq_f32(v[i], high[i]), PL_TERM);
+        for (int i = 0; i < 8; i++)
+            v[i] = vmaxq_f32(vminq_f32(v[i], vdupq_n_f32(127)), vdupq_n_f32(-127));
         codes_of(v, q_lo + PL_BLOCK * b, sums_lo + 2 * b, none);
     }
 }

@@ -34,7 +34,7 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
                                float s_y, const int32_t *sums, float *acc, float a[PL_TILE], float b[PL_TILE])
 {
     if (terms == 2)
-        s_y /= 254.0f;
+        s_y /= PL_TERM;
     const int groups = 32 / f.group;
     int32_t d[2][PL_TILE], d_lo[PL_TILE];
     for (int g = 0; g < groups; g++) {
@@ -42,7 +42,7 @@ PL_INLINE void block_times_row(const pl_shape f, int terms, const pl_block *w, c
         if (terms == 2)
             (f.group == 16 ? dot16 : dot32)(w->codes + 4 * g, lo + 16 * g, f.offset, d_lo);
         for (int r = 0; r < PL_TILE && terms == 2; r++)
-            d[g][r] = 254 * d[g][r] + d_lo[r];
+            d[g][r] = PL_TERM * d[g][r] + d_lo[r];
     }
     if (f.scaled) {
         for (int r = 0; r < PL_TILE; r++) {
@@ -80,7 +80,7 @@ PL_INLINE void tile_times_rows(const pl_shape f, int terms, const uint8_t *tile,
             const int16_t *sums = x->sums + row * x->stored * (k / 16) + 2 * b, *low = sums + (terms - 1) * (k / 16);
             int32_t sum[2] = {sums[0], sums[1]};
             for (int h = 0; h < 2 && terms == 2; h++)
-                sum[h] = 254 * sum[h] + low[h];
+                sum[h] = PL_TERM * sum[h] + low[h];
             if (f.scaled && b % 8 == 0) {
                 memset(sum_a[i], 0, sizeof sum_a[i]);
                 memset(sum_b[i], 0, sizeof sum_b[i]);

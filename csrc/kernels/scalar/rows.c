@@ -21,7 +21,8 @@ static void quantize_block(const float *x, float inv, int8_t *hi, int8_t *lo, in
             hi[i] = (int8_t)h;
             total_hi += hi[i];
             if (lo) {
-                lo[i] = (int8_t)round_even((t - h) * 254.0f); /* |t - h| <= 1/2: within [-127, 127] */
+                const float l = round_even((t - h) * PL_TERM); /* |t - h| <= 1/2 */
+                lo[i] = (int8_t)(l > 127 ? 127 : l < -127 ? -127 : l);
                 total_lo += lo[i];
             }
         }
