@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from pathlib import Path
@@ -15,14 +16,27 @@ from pellucid.generation import Job
 from pellucid.schedule import run
 from tests.schedule.test_request import content
 
+TEXT = "The capital of France is"
+
+
+def within_a_word(model: Any) -> str:
+    """A stop string that begins within a word of the model's own text, whichever that is: "swer" of " answer"."""
+    text = model.generate(TEXT, temperature=0, max_tokens=30).text
+    word = re.compile("[a-z]{6,}").search(text, 8)
+    assert word, text
+    stop = word.group()[2:]
+    assert text.index(stop) == word.start() + 2
+    return stop
+
 
 @pytest.mark.parametrize("way", ["thread", "driven", "loop", "generate"])
 def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> None:
     """What was given up is computed again, in turn with them, for the log probabilities of the text's end."""
-    text, other = "The capital of France is", list(range(5, 300))
-    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "stop": ["swer"], "logprobs": 1, "seed": 1}
+    text, other = TEXT, list(range(5, 300))
+    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "logprobs": 1, "seed": 1}
     more: dict[str, Any] = {"temperature": 0, "max_tokens": 20, "ignore_eos": True, "speculate": False}
     with Model.load(smollm2, threads=2) as model:
+        given["stop"] = [within_a_word(model)]
         expected, long = model.generate(text, **given), model.generate(other, **more)
         assert expected.finish_reason == "stop" and expected.logprobs
         limit = run.of(model.core).room.need(len(other) + 20)
@@ -49,10 +63,11 @@ def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> 
 def test_a_stop_string_whose_reader_comes_late(smollm2: Path, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left to compute waits for the reader; another request has the memory meanwhile. begun: the reader is
     cancelled while it computes that."""
-    text, other = "The capital of France is", list(range(5, 300))
-    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "stop": ["swer"], "logprobs": 1, "seed": 1}
+    text, other = TEXT, list(range(5, 300))
+    given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "logprobs": 1, "seed": 1}
     more: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "speculate": False}
     with Model.load(smollm2, threads=2) as model:
+        given["stop"] = [within_a_word(model)]
         expected, long = model.generate(text, **given), model.generate(other, **more)
         limit = run.of(model.core).room.need(len(other) + 20)
     with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
@@ -93,9 +108,9 @@ def test_a_stop_string_whose_reader_comes_late(smollm2: Path, begun: bool, monke
 @pytest.mark.parametrize("loop", [False, True])
 def test_cancel_while_the_end_before_a_stop_string_waits_for_its_turn(smollm2: Path, loop: bool) -> None:
     with Model.load(smollm2, threads=2) as model:
-        given: dict[str, Any] = {"temperature": 0, "stop": ["swer"], "logprobs": 1}
-        expected = model.generate("The capital of France is", **given)
-        scheduler, request = run.of(model.core), model.submit("The capital of France is", **given)
+        given: dict[str, Any] = {"temperature": 0, "stop": [within_a_word(model)], "logprobs": 1}
+        expected = model.generate(TEXT, **given)
+        scheduler, request = run.of(model.core), model.submit(TEXT, **given)
         found: list[Any] = []
 
         async def read() -> Any:
