@@ -49,11 +49,11 @@ typedef struct pl_acts {
     int stored;     /* terms of a row in memory, at least as many */
     const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
-    const int8_t *q;         /* (n, stored, k_pad) codes in [-127, 127], term hi then lo; k_pad = k rounded up to 32 */
-    const float *s;          /* (n, k_pad / 32) scales */
-    const int16_t *sums;     /* (n, stored, k_pad / 16) sums of 16 codes */
-    const uint16_t *b;       /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
-    void *scratch;           /* matmul_scratch of the format */
+    const int8_t *q;     /* (n, stored, k_pad) codes in [-127, 127], lo in [-128, 127]; k_pad = k rounded up to 32 */
+    const float *s;      /* (n, k_pad / 32) scales */
+    const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
+    const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
+    void *scratch;       /* matmul_scratch of the format */
     const pl_tuning *tuning; /* of integer formats */
     int again;               /* 1: the last product with this scratch had the same rows, unchanged since */
 } pl_acts;
@@ -194,8 +194,8 @@ typedef struct pl_kernels {
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
-     * hi = round_even(x * (127 / amax)); with two terms lo = round_even((x * (127 / amax) - hi) * 256), clamped to
-     * [-127, 127]. amax < 1e-30 counts as 0 and gives zeros, scale 0 (127 / amax would overflow below 4e-37); a block
+     * hi = round_even(x * (127 / amax)); with two terms c = round_even(x * (127 / amax) * 256) is 256 hi + lo, lo in
+     * [-128, 127]. amax < 1e-30 counts as 0 and gives zeros, scale 0 (127 / amax would overflow below 4e-37); a block
      * with NaN or infinity gives codes 0 and scale NaN or infinity, so that products become NaN. `q` and `sums` are
      * the hi planes; the lo planes are q_lo, sums_lo (ignored when terms = 1). */
     void (*quantize)(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,

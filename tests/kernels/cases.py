@@ -382,8 +382,11 @@ def quantize(x: Array, terms: int) -> tuple[Array, Array]:
     top = np.abs(blocks).max(-1, keepdims=True)
     inverse = np.divide(np.float32(127), top, out=np.zeros_like(top), where=top > 0)
     scaled = blocks * inverse
-    hi = np.rint(scaled)
-    parts = [hi, np.clip(np.rint((scaled - hi) * np.float32(256)), -127, 127)][:terms]
+    parts = [np.rint(scaled)]
+    if terms == 2:
+        both = np.rint(scaled * np.float32(256))
+        hi = np.floor((both + 128) / 256)
+        parts = [hi, both - 256 * hi]
     q = np.stack([p.astype(np.int8).reshape(len(x), -1) for p in parts], 1)
     return q, (top[..., 0] / np.float32(127)).astype(np.float32)
 
@@ -405,11 +408,12 @@ def acts(name: str, n: int, k: int, kind: str = "random", terms: int = 1, seed: 
         return Acts(x.astype(np.float64), {"x": x})
     if kind == "tiny":  # all codes under scales that are subnormal, zero, or least normal
         q = rng.integers(-127, 128, (n, terms, k), np.int8)
+        q[:, 1:] = rng.integers(-128, 128, q[:, 1:].shape, np.int8)
         s = rng.choice(np.array([0, 1e-45, 3e-42, 1.2e-38], np.float32), (n, k // 32))
     else:
         q, s = quantize(x, terms)
         if kind != "random" and terms == 2:
-            q[:, 1] = q[:, 0]
+            q[:, 1] = np.where(q[:, 0] < 0, -128, 127)
     value = q[:, 0].astype(np.float64) if terms == 1 else q[:, 0] + q[:, 1] / 256.0
     value = value * np.repeat(s.astype(np.float64), 32, 1)
     return Acts(value, {"q": q, "s": s, "sums": sums_of(q), "terms": terms})

@@ -35,42 +35,51 @@ enum {
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
-/* What row i of an entry has of block b of `row` of x. */
-PL_INLINE void put_row(const pl_shape f, int terms, const pl_acts *x, int64_t row, int b, uint8_t *restrict entry,
-                       int i)
+/* The entry of block b of rows [i0, i0 + n) of x, at most sixteen; what rows beyond have is zero. */
+static inline void put_entry(const pl_shape f, int terms, const pl_acts *x, int64_t i0, int n, int b,
+                             uint8_t *restrict entry)
 {
     const int all = x->k / PL_BLOCK, groups = 32 / f.group;
-    const int8_t *const q = x->q + row * x->stored * x->k + (int64_t)PL_BLOCK * b;
-    const int16_t *const sums = x->sums + row * x->stored * 2 * all + 2 * b, *const low = sums + (terms - 1) * 2 * all;
-    const float s = x->s[row * all + b], s_y = terms == 2 ? s / PL_TERM : s;
-    float *const words = (float *)(entry + 512 * terms) + i;
-    memcpy(entry + 32 * i, q, 32);
+    const int8_t *const q = x->q + i0 * x->stored * x->k + (int64_t)PL_BLOCK * b;
+    const int16_t *const sums = x->sums + i0 * x->stored * 2 * all + 2 * b;
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i row = _mm512_mullo_epi32(lane, _mm512_set1_epi32(all));
+    const __m512i pairs = _mm512_mullo_epi32(row, _mm512_set1_epi32(x->stored)); /* of sums: both halves of a block */
+    const __mmask16 rows = (__mmask16)((1 << n) - 1);
+    uint8_t *const words = entry + 512 * terms;
+    __m512 s_y = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), rows, row, x->s + i0 * all + b, 4);
+    __m512i sum[2];
+    for (int term = 0; term < terms; term++) {
+        for (int i = 0; i < n; i++)
+            memcpy(entry + 512 * term + 32 * i, q + (int64_t)(i * x->stored + term) * x->k, 32);
+        if (n < AMX_ROWS)
+            memset(entry + 512 * term + 32 * n, 0, (size_t)(32 * (AMX_ROWS - n)));
+        if (f.has_min)
+            sum[term] = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), rows, pairs, sums + 2 * term * all, 4);
+    }
     if (terms == 2)
-        memcpy(entry + 512 + 32 * i, q + x->k, 32);
-    words[0] = s_y;
+        s_y = _mm512_mul_ps(s_y, _mm512_set1_ps(1.0f / PL_TERM));
+    _mm512_storeu_ps(words, s_y);
     for (int term = 0; term < terms && f.scaled && f.has_min; term++)
-        memcpy(words + 16 * (1 + term), term ? low : sums, 4);
+        _mm512_storeu_si512(words + 64 * (1 + term), sum[term]);
     for (int g = 0; g < groups && f.has_min && !f.scaled; g++) {
-        int32_t sum = 0;
-        for (int part = 2 * g / groups; part < 2 * (g + 1) / groups; part++)
-            sum += terms == 2 ? PL_TERM * sums[part] + low[part] : sums[part];
-        words[16 * (1 + g)] = s_y * (float)sum;
+        const __m512i ones = _mm512_set1_epi32(groups == 1 ? 0x00010001 : g ? 0x00010000 : 1);
+        __m512i total = _mm512_madd_epi16(sum[0], ones);
+        if (terms == 2)
+            total = _mm512_add_epi32(_mm512_slli_epi32(total, PL_TERM_BITS), _mm512_madd_epi16(sum[1], ones));
+        _mm512_storeu_ps(words + 64 * (1 + g), _mm512_mul_ps(s_y, _mm512_cvtepi32_ps(total)));
     }
 }
 
 /* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n), one after another, so that each line
- * is written once; rows beyond the last are zero. */
-PL_INLINE void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks,
-                          uint8_t *restrict panel)
+ * is written once. */
+static __attribute__((noinline)) void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0,
+                                                 int blocks, uint8_t *restrict panel)
 {
     const int size = entry_bytes(f, terms);
     for (; n > 0; n -= AMX_ROWS, i0 += AMX_ROWS)
-        for (int b = 0; b < blocks; b++, panel += size) {
-            if (n < AMX_ROWS)
-                memset(panel, 0, (size_t)size);
-            for (int i = 0; i < AMX_ROWS && i < n; i++)
-                put_row(f, terms, x, i0 + i, b0 + b, panel, i);
-        }
+        for (int b = 0; b < blocks; b++, panel += size)
+            put_entry(f, terms, x, i0, n < AMX_ROWS ? n : AMX_ROWS, b0 + b, panel);
 }
 
 /* Where block b of the tile at `tile` begins, behind the header of its super block. */

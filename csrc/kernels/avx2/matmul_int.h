@@ -143,7 +143,7 @@ PL_INLINE void scaled_codes(const pl_shape f, const uint8_t *p, int g, __m256i v
     v[3] = _mm256_and_si256(above, high);
 }
 
-/* v by 16 codes y: sums in int16 (2 * 2 * 12 * 127 or 4 * 2 * 7 * 127 at most). */
+/* v by 16 codes y: sums in int16 (2 * 2 * 12 * 128 or 4 * 2 * 7 * 128 at most). */
 PL_INLINE __m256i scaled_words(const pl_shape f, __m256i v[4], const uint8_t *y)
 {
     __m256i d[4];

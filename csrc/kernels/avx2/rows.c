@@ -37,11 +37,14 @@ static inline uint32_t top_bits(const __m256 *v)
     return (uint32_t)_mm_cvtsi128_si32(m);
 }
 
-/* The codes of the second term beside those of the first. */
-static inline __m256i low_codes(__m256 v, __m256i high)
+/* The codes of values in steps of the first term; of two terms, those of the second go to `low`. */
+static inline __m256i codes_of(__m256 v, int two, __m256i *low)
 {
-    const __m256 rest = _mm256_mul_ps(_mm256_sub_ps(v, _mm256_cvtepi32_ps(high)), _mm256_set1_ps(PL_TERM));
-    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(rest, _mm256_set1_ps(127)), _mm256_set1_ps(-127)));
+    const __m256i c = _mm256_cvtps_epi32(two ? _mm256_mul_ps(v, _mm256_set1_ps(PL_TERM)) : v);
+    if (!two)
+        return c;
+    *low = _mm256_srai_epi32(_mm256_slli_epi32(c, 32 - PL_TERM_BITS), 32 - PL_TERM_BITS);
+    return _mm256_srai_epi32(_mm256_add_epi32(c, _mm256_set1_epi32(PL_TERM / 2)), PL_TERM_BITS);
 }
 
 static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
@@ -49,7 +52,7 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
 {
     for (int b = 0; b < blocks; b++, x += PL_BLOCK) {
         __m256 v[4];
-        __m256i c[4];
+        __m256i c[4], low[4];
         for (int i = 0; i < 4; i++)
             v[i] = _mm256_loadu_ps(x + 8 * i);
         const uint32_t top = top_bits(v);
@@ -64,18 +67,14 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
                 v[i] = _mm256_setzero_ps();
             inv = 0;
         }
-        for (int i = 0; i < 4; i++) {
-            v[i] = _mm256_mul_ps(v[i], _mm256_set1_ps(inv));
-            c[i] = _mm256_cvtps_epi32(v[i]);
-        }
+        for (int i = 0; i < 4; i++)
+            c[i] = codes_of(_mm256_mul_ps(v[i], _mm256_set1_ps(inv)), two, &low[i]);
         const __m256i hi = narrow(c);
         _mm256_storeu_si256((__m256i *)(q + PL_BLOCK * b), hi);
         sum_halves(hi, sums + 2 * b);
         if (!two)
             continue;
-        for (int i = 0; i < 4; i++)
-            c[i] = low_codes(v[i], c[i]);
-        const __m256i lo = narrow(c);
+        const __m256i lo = narrow(low);
         _mm256_storeu_si256((__m256i *)(q_lo + PL_BLOCK * b), lo);
         sum_halves(lo, sums_lo + 2 * b);
     }

@@ -13,11 +13,14 @@ static inline int16_t sum_bytes(__m128i bytes)
     return (int16_t)(_mm_cvtsi128_si32(_mm_add_epi32(by8, _mm_unpackhi_epi64(by8, by8))) - 2048);
 }
 
-/* The codes of the second term beside those of the first. */
-static inline __m512i low_codes(__m512 v, __m512i high)
+/* The codes of values in steps of the first term; of two terms, those of the second go to `low`. */
+static inline __m512i codes_of(__m512 v, int two, __m512i *low)
 {
-    const __m512 rest = _mm512_mul_ps(_mm512_sub_ps(v, _mm512_cvtepi32_ps(high)), _mm512_set1_ps(PL_TERM));
-    return _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(rest, _mm512_set1_ps(127)), _mm512_set1_ps(-127)));
+    const __m512i c = _mm512_cvtps_epi32(two ? _mm512_mul_ps(v, _mm512_set1_ps(PL_TERM)) : v);
+    if (!two)
+        return c;
+    *low = _mm512_srai_epi32(_mm512_slli_epi32(c, 32 - PL_TERM_BITS), 32 - PL_TERM_BITS);
+    return _mm512_srai_epi32(_mm512_add_epi32(c, _mm512_set1_epi32(PL_TERM / 2)), PL_TERM_BITS);
 }
 
 static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *q, int8_t *q_lo, float *s,
@@ -39,14 +42,13 @@ static inline void quantize_blocks(const float *x, int blocks, int two, int8_t *
             inv = 0;
         }
         for (int h = 0; h < 2; h++) {
-            v[h] = _mm512_mul_ps(v[h], _mm512_set1_ps(inv));
-            const __m512i c = _mm512_cvtps_epi32(v[h]);
-            const __m128i hi = _mm512_cvtepi32_epi8(c);
+            __m512i low;
+            const __m128i hi = _mm512_cvtepi32_epi8(codes_of(_mm512_mul_ps(v[h], _mm512_set1_ps(inv)), two, &low));
             _mm_storeu_si128((__m128i *)(q + PL_BLOCK * b + 16 * h), hi);
             sums[2 * b + h] = sum_bytes(hi);
             if (!two)
                 continue;
-            const __m128i lo = _mm512_cvtepi32_epi8(low_codes(v[h], c));
+            const __m128i lo = _mm512_cvtepi32_epi8(low);
             _mm_storeu_si128((__m128i *)(q_lo + PL_BLOCK * b + 16 * h), lo);
             sums_lo[2 * b + h] = sum_bytes(lo);
         }
@@ -69,7 +71,7 @@ static inline void sum_halves(__m512i a, __m512i b, int16_t *sums)
     _mm_storeu_si128((__m128i *)sums, _mm256_cvtepi32_epi16(all));
 }
 
-/* 64 integers of [-127, 127] -> bytes. */
+/* 64 integers of [-128, 127] -> bytes. */
 static inline __m512i to_bytes(const __m512i c[4])
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -102,10 +104,7 @@ static inline int quantize_four(const float *x, int two, int8_t *q, int8_t *q_lo
         __m512i c[4], l[4];
         for (int i = 0; i < 4; i++) {
             const __m512 by = _mm512_permutexvar_ps(_mm512_set1_epi32(2 * h + i / 2), inv);
-            const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * h + 16 * i), by);
-            c[i] = _mm512_cvtps_epi32(v);
-            if (two)
-                l[i] = low_codes(v, c[i]);
+            c[i] = codes_of(_mm512_mul_ps(_mm512_loadu_ps(x + 64 * h + 16 * i), by), two, &l[i]);
         }
         bytes[h] = to_bytes(c);
         _mm512_storeu_si512(q + 64 * h, bytes[h]);

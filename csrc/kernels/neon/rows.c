@@ -7,17 +7,12 @@
 /* its lanes */
 #include "../activations.h"
 
-/* Eight vectors of values -> 32 codes, rounded to the nearest, halves to even; codes as floats -> rounded. */
-PL_INLINE void codes_of(const float32x4_t v[8], int8_t *q, int16_t *sums, float32x4_t rounded[8])
+/* Eight vectors of integers -> 32 codes, their last bytes. */
+PL_INLINE void store_codes(const int32x4_t c[8], int8_t *q, int16_t *sums)
 {
     for (int h = 0; h < 2; h++) {
-        int32x4_t c[4];
-        for (int i = 0; i < 4; i++) {
-            c[i] = vcvtnq_s32_f32(v[4 * h + i]);
-            rounded[4 * h + i] = vcvtq_f32_s32(c[i]);
-        }
-        const int16x8_t a = vcombine_s16(vmovn_s32(c[0]), vmovn_s32(c[1]));
-        const int16x8_t b = vcombine_s16(vmovn_s32(c[2]), vmovn_s32(c[3]));
+        const int16x8_t a = vcombine_s16(vmovn_s32(c[4 * h]), vmovn_s32(c[4 * h + 1]));
+        const int16x8_t b = vcombine_s16(vmovn_s32(c[4 * h + 2]), vmovn_s32(c[4 * h + 3]));
         const int8x16_t codes = vcombine_s8(vmovn_s16(a), vmovn_s16(b));
         vst1q_s8(q + 16 * h, codes);
         sums[h] = vaddlvq_s8(codes);
@@ -36,7 +31,7 @@ PL_INLINE void quantize_blocks(const float *x, int blocks, int two, int8_t *q, i
                                int16_t *sums_lo)
 {
     for (int b = 0; b < blocks; b++, x += PL_BLOCK) {
-        float32x4_t v[8], high[8], none[8];
+        float32x4_t v[8];
         for (int i = 0; i < 8; i++)
             v[i] = vld1q_f32(x + 4 * i);
         const uint32_t top = top_bits(v);
@@ -48,16 +43,16 @@ PL_INLINE void quantize_blocks(const float *x, int blocks, int two, int8_t *q, i
             s[b] = inv = 0;
         else if (top >= 0x7f800000u) /* infinity or NaN: codes of zero, the scale is not finite */
             inv = 0;
-        for (int i = 0; i < 8; i++)
+        int32x4_t c[8];
+        for (int i = 0; i < 8; i++) {
             v[i] = inv == 0 ? vdupq_n_f32(0) : vmulq_n_f32(v[i], inv);
-        codes_of(v, q + PL_BLOCK * b, sums + 2 * b, high);
-        if (!two)
-            continue;
-        for (int i = 0; i < 8; i++)
-            v[i] = vmulq_n_f32(vsubq_f32(v[i], high[i]), PL_TERM);
-        for (int i = 0; i < 8; i++)
-            v[i] = vmaxq_f32(vminq_f32(v[i], vdupq_n_f32(127)), vdupq_n_f32(-127));
-        codes_of(v, q_lo + PL_BLOCK * b, sums_lo + 2 * b, none);
+            c[i] = vcvtnq_s32_f32(two ? vmulq_n_f32(v[i], PL_TERM) : v[i]);
+        }
+        if (two)
+            store_codes(c, q_lo + PL_BLOCK * b, sums_lo + 2 * b);
+        for (int i = 0; i < 8 && two; i++)
+            c[i] = vshrq_n_s32(vaddq_s32(c[i], vdupq_n_s32(PL_TERM / 2)), PL_TERM_BITS);
+        store_codes(c, q + PL_BLOCK * b, sums + 2 * b);
     }
 }
 

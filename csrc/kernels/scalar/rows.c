@@ -17,12 +17,13 @@ static void quantize_block(const float *x, float inv, int8_t *hi, int8_t *lo, in
     for (int g = 0; g < 2; g++) {
         int total_hi = 0, total_lo = 0;
         for (int i = 16 * g; i < 16 * g + 16; i++) {
-            const float t = inv == 0 ? 0.0f : x[i] * inv, h = round_even(t);
+            const float t = inv == 0 ? 0.0f : x[i] * inv;
+            const int c = (int)round_even(lo ? t * PL_TERM : t);
+            const int h = lo ? (c + PL_TERM / 2) >> PL_TERM_BITS : c;
             hi[i] = (int8_t)h;
-            total_hi += hi[i];
+            total_hi += h;
             if (lo) {
-                const float l = round_even((t - h) * PL_TERM); /* |t - h| <= 1/2 */
-                lo[i] = (int8_t)(l > 127 ? 127 : l < -127 ? -127 : l);
+                lo[i] = (int8_t)(c - PL_TERM * h);
                 total_lo += lo[i];
             }
         }
