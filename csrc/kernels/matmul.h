@@ -84,11 +84,12 @@ PL_INLINE void pl_entry_codes(int paired, const int8_t *q, uint8_t *restrict out
 PL_INLINE void pl_entry_signs(const int8_t *q, uint8_t *restrict out, uint8_t *restrict masks, int32_t factor,
                               int32_t sums[2])
 {
-    typedef int8_t bytes __attribute__((vector_size(32)));
-    bytes y;
+    typedef int8_t codes __attribute__((vector_size(32)));
+    typedef uint8_t bytes __attribute__((vector_size(32)));
+    codes y;
     uint64_t taken[4];
     memcpy(&y, q, 32);
-    const bytes mask = y < 0, size = (y ^ mask) - mask, negative = size & mask;
+    const bytes mask = (bytes)(y < 0), size = ((bytes)y ^ mask) - mask, negative = size & mask; /* up to 128 */
     memcpy(out, &size, 32);
     memcpy(masks, &mask, 32);
     memcpy(taken, &negative, 32);
