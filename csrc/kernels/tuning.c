@@ -19,9 +19,9 @@ static const int32_t limits[][2] = {PL_TUNING(LIMITS)};
  *   Codes of a byte, Q8_0: 0.6B decodes at 1.24 times the speed so on Emerald Rapids, against 768 bytes ahead, which is
  *   the choice for AMD.
  * - In turns, on Intel alone: Emerald Rapids then decodes at 1.2 times the speed with AVX-512 and AVX-VNNI, four
- *   sequences at 1.25 times, at 1.1 to 1.2 times with AVX2. Another (4 GHz, a
- *   last-level cache of 480 MB) reads codes of a byte faster in order: 0.92 of a step's time, as its load finds. Not
- *   measured on AMD but where a load measures it.
+ *   sequences at 1.25 times, at 1.1 to 1.2 times with AVX2. Another (4 GHz, a last-level cache of 480 MB) reads codes
+ *   of a byte faster in order: 0.92 of a step's time, as its load finds. Not measured on AMD but where a load measures
+ *   it.
  * - Two tiles at once: Zen 5, which computes two dots of 512 bits a cycle and loads two vectors, reaches 0.77 of its
  *   int8 peak with Q4_0 so and 0.68 with one. Where dots share two ports with all else, unpacking twice as often should
  *   cost more than loads: one tile, until a measurement says otherwise.

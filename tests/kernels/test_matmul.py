@@ -35,10 +35,10 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
     scaled, least = cases.exact_weights(case.format, raw, case.k)
     x = acts.value
     f = cases.FORMATS[case.format]
+    own = np.abs(x) @ np.abs(scaled).T  # what cancels in a dot leaves roundings of float64, relative to it
     if f["float"]:
         exact = x @ (scaled + least).T
-        size, steps, lost = np.abs(x) @ np.abs(scaled).T, case.k, float(case.k)
-        own = size
+        size, steps, lost = own, case.k, float(case.k)
     else:
         group = f["group"]
         span = 32 if f["scaled"] else group
@@ -48,7 +48,6 @@ def reference(case: Case, acts: cases.Acts) -> tuple[np.ndarray, np.ndarray]:
         mins = np.einsum("nbk,rb->nrb", x.reshape(len(x), -1, group), least[:, ::group], optimize=True)
         exact = dots.sum(-1) + mins.sum(-1)
         size = np.abs(dots).sum(-1) + np.abs(mins).sum(-1)
-        own = np.abs(x) @ np.abs(scaled).T  # what cancels within a dot may leave roundings of float64 behind
         steps = case.k // span + (case.k // group if f["has_min"] else 0)
         # s_y and s * s_y may lose 2^-150 each; behind them stand 256 * 127 * 32 * 255 and the largest scale
         lost = 2.0 * steps * 256 * 127 * 32 * 255 * (1 + np.abs(scaled).max() + np.abs(least).max())

@@ -32,18 +32,18 @@ def within_a_word(model: Any) -> str:
 @pytest.mark.parametrize("way", ["thread", "driven", "loop", "generate"])
 def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> None:
     """What was given up is computed again, in turn with them, for the log probabilities of the text's end."""
-    text, other = TEXT, list(range(5, 300))
+    other = list(range(5, 300))
     given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "logprobs": 1, "seed": 1}
     more: dict[str, Any] = {"temperature": 0, "max_tokens": 20, "ignore_eos": True, "speculate": False}
     with Model.load(smollm2, threads=2) as model:
         given["stop"] = [within_a_word(model)]
-        expected, long = model.generate(text, **given), model.generate(other, **more)
+        expected, long = model.generate(TEXT, **given), model.generate(other, **more)
         assert expected.finish_reason == "stop" and expected.logprobs
         limit = run.of(model.core).room.need(len(other) + 20)
     with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
         if way == "driven":
             model.drive()
-        first: Any = model.stream(text, **given) if way == "generate" else model.submit(text, **given)
+        first: Any = model.stream(TEXT, **given) if way == "generate" else model.submit(TEXT, **given)
         if way == "generate":
             next(first)
         beside = model.submit(other, **more)
@@ -63,15 +63,15 @@ def test_a_stop_string_where_others_have_the_memory(smollm2: Path, way: str) -> 
 def test_a_stop_string_whose_reader_comes_late(smollm2: Path, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left to compute waits for the reader; another request has the memory meanwhile. begun: the reader is
     cancelled while it computes that."""
-    text, other = TEXT, list(range(5, 300))
+    other = list(range(5, 300))
     given: dict[str, Any] = {"temperature": 0, "max_tokens": 30, "logprobs": 1, "seed": 1}
     more: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "ignore_eos": True, "speculate": False}
     with Model.load(smollm2, threads=2) as model:
         given["stop"] = [within_a_word(model)]
-        expected, long = model.generate(text, **given), model.generate(other, **more)
+        expected, long = model.generate(TEXT, **given), model.generate(other, **more)
         limit = run.of(model.core).room.need(len(other) + 20)
     with Model.load(smollm2, threads=2, cache_bytes=limit) as model:
-        first, reached, left, score = model.submit(text, **given), threading.Event(), threading.Event(), Job.score
+        first, reached, left, score = model.submit(TEXT, **given), threading.Event(), threading.Event(), Job.score
 
         def slow(job: Job, *arguments: Any) -> None:
             score(job, *arguments)
