@@ -42,7 +42,8 @@ typedef struct part {
     float *sums;          /* as four registers, one after another */
     int again;            /* the sums of earlier steps are there */
     const uint8_t *after; /* few rows: the next tiles, or NULL */
-    const uint8_t *next;  /* of which each step of many rows prefetches `lines`, and of the tile behind it */
+    const uint8_t
+        *next; /* the next slice, of which each step of many rows prefetches `lines`, and of the tile behind */
     int lines;
 } part;
 
@@ -264,7 +265,6 @@ static void many_rows(part *p, int tile0, int tile1, int from, int to, int n, in
     p->lines = (16 + groups - 1) / groups;
     for (int T; p->t = tile0, tile0 < tile1; tile0 += T) {
         T = tile1 - tile0 > 1 ? 2 : 1;
-        p->next = p->w->data + (tile0 + T) * p->w->tile_bytes + 1024 * (ptrdiff_t)from;
         if (p->whole < to)
             lay_out_end(p, T);
         if (groups == 1) /* whose sums are about to take that place */
@@ -272,6 +272,8 @@ static void many_rows(part *p, int tile0, int tile1, int from, int to, int n, in
         for (p->from = from; p->from < to; p->from = p->to) {
             p->to = to - p->from < BF16_SLICE ? to : p->from + BF16_SLICE;
             p->again = p->from > 0;
+            p->next = p->w->data + (p->to < to ? tile0 : tile0 + T) * p->w->tile_bytes +
+                      1024 * (ptrdiff_t)(p->to < to ? p->to : from);
             for (int g = 0; g < groups; g++) {
                 moved own = sums_of(p, T, n, g, y, y_stride), after = {0};
                 if (from && p->from == from) { /* y has the sums of earlier blocks of k */
