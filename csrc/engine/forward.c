@@ -62,10 +62,11 @@ static void tap(const pl_run *r, const pl_pass_body *b, int op)
 }
 
 /* No barrier is needed if both operations are divided by rows: each row then stays on its thread. */
-static int barrier_between(const pl_op *a, const pl_op *b)
+static int barrier_between(const pl_run *r, const pl_op *a, const pl_op *b)
 {
     const pl_op_desc *d = &pl_op_table[a->kind];
-    return (a->vec >= 0 ? d->end_vec : d->end) != PL_BY_ROWS || pl_op_table[b->kind].start != PL_BY_ROWS;
+    const int ends = (a->vec >= 0 ? d->end_vec : d->end) == PL_BY_ROWS || pl_divides_rows(r, a);
+    return !ends || !(pl_op_table[b->kind].start == PL_BY_ROWS || pl_divides_rows(r, b));
 }
 
 static void forward_job(void *arg, const pl_team *team, int tid)
@@ -82,7 +83,7 @@ static void forward_job(void *arg, const pl_team *team, int tid)
     int64_t start = tid == 0 && watched ? pl_now_ns() : 0;
     for (int i = from; i < to; i++) {
         pl_op_table[ops[i].kind].run(&run, &ops[i], tid);
-        if (i + 1 < to && !watched && !barrier_between(&ops[i], &ops[i + 1]))
+        if (i + 1 < to && !watched && !barrier_between(&run, &ops[i], &ops[i + 1]))
             continue;
         if (i + 1 < to)
             pl_op_prefetch(&run, &ops[i + 1], tid);

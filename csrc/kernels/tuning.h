@@ -16,6 +16,8 @@
  *                             activations, one halves the work of unpacking weights
  * panel_bytes                 activations that a product lays out at once (AVX-512)
  * group_bytes                 weights that many rows meet before the next ones are read (AVX2, NEON)
+ * rows_bytes                  an operation's weights, at most, of whose products threads take rows, not columns, where a
+ *                             pass has rows enough
  * step_rows                   rows per step of operations that use their products at once
  * step_tiles                  tiles per such step, of step_rows rows or fewer; of more rows fewer tiles
  * float_bytes                 weights, and activations, per block of a large product with float weights whose kernel has
@@ -33,6 +35,7 @@
     X(pair_tiles, 1, 2)                                                                                                \
     X(panel_bytes, 65536, 1048576)                                                                                     \
     X(group_bytes, 16384, 4194304)                                                                                     \
+    X(rows_bytes, 0, 1073741824)                                                                                       \
     X(step_rows, 16, 512)                                                                                              \
     X(step_tiles, 2, 4096)                                                                                             \
     X(float_bytes, 32768, 4194304)                                                                                     \

@@ -32,10 +32,11 @@ void pl_op_glu(const pl_run *r, const pl_op *op, int tid)
     const pl_buf *in = &m->bufs[op->in], *up = op->n_seg == 2 ? &m->bufs[op->tmp] : NULL, *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
     const int dim = out->dim, forms = pl_finishes(r, op), floats = pl_leaves_floats(r, op);
-    int from, to;
+    int from, to, row, end;
     pl_my_tiles(r, op, 0, tid, &from, &to);
-    for (int row = 0, n; row < r->n_rows; row += n) {
-        n = pl_rows_at_once(r, seg, row);
+    pl_product_rows(r, op, tid, &row, &end);
+    for (int n; row < end; row += n) {
+        n = pl_rows_at_once(r, op, seg, end - row);
         const int step = pl_tiles_at_once(r, n, to - from);
         for (int t = from; t < to; t += step) {
             const int t1 = t + step < to ? t + step : to;

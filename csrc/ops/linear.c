@@ -97,16 +97,15 @@ static void head(const pl_run *r, const pl_segment *seg, const pl_buf *in, int e
     }
 }
 
-/* How many rows, from `row` on, all segments multiply before the next ones; all, if any segment writes to `out`
- * directly. */
-static int rows_at_once(const pl_run *r, const pl_op *op, int row)
+/* How many of the `left` rows all segments multiply before the next ones; all, if any segment writes to `out` directly. */
+static int rows_at_once(const pl_run *r, const pl_op *op, int left)
 {
-    int n = r->n_rows - row;
+    int n = left;
     for (int s = 0; s < op->n_seg; s++) {
         const pl_segment *seg = &r->m->segs[op->seg + s];
         if (direct(r, &r->m->bufs[pl_segment_in(op, seg)], &r->m->mats[seg->mat]))
-            return r->n_rows - row;
-        n = pl_rows_at_once(r, seg, row);
+            return left;
+        n = pl_rows_at_once(r, op, seg, left);
     }
     return n;
 }
@@ -115,10 +114,11 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_buf *out = &m->bufs[op->out];
-    int from, to, forms = pl_finishes(r, op);
-    for (int row = 0, n; row < r->n_rows; row += n) {
+    int from, to, row, rows_end, forms = pl_finishes(r, op);
+    pl_product_rows(r, op, tid, &row, &rows_end);
+    for (int n; row < rows_end; row += n) {
         const pl_buf *last = NULL;
-        n = rows_at_once(r, op, row);
+        n = rows_at_once(r, op, rows_end - row);
         for (int s = 0; s < op->n_seg; s++) {
             const pl_segment *seg = &m->segs[op->seg + s];
             const pl_buf *in = &m->bufs[pl_segment_in(op, seg)];
@@ -132,7 +132,8 @@ void pl_op_linear(const pl_run *r, const pl_op *op, int tid)
         }
     }
     if (forms) {
-        pl_team_barrier(r->team);
+        if (!pl_divides_rows(r, op))
+            pl_team_barrier(r->team);
         pl_my_rows(r, tid, &from, &to);
         for (int i = from; i < to; i++)
             pl_buf_finish(m->kernels, out, forms, i, 0, out->dim);

@@ -6,17 +6,18 @@ const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)
     return op->vec < 0 ? NULL : pl_check_norm_of(p, op, p->buf_dim[op->out]);
 }
 
-/* Each thread computes its own columns and, without a post-norm, adds them. */
+/* Each thread computes its own columns or rows and, without a post-norm, adds them. */
 static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
 {
     const pl_model_tables *m = r->m;
     const pl_buf *tmp = &m->bufs[op->tmp], *out = &m->bufs[op->out];
     const pl_segment *seg = &m->segs[op->seg];
     const int dim = out->dim;
-    int from, to;
+    int from, to, row, end;
     pl_my_tiles(r, op, 0, tid, &from, &to);
-    for (int row = 0, n; row < r->n_rows && from < to; row += n) {
-        n = pl_rows_at_once(r, seg, row);
+    pl_product_rows(r, op, tid, &row, &end);
+    for (int n; row < end && from < to; row += n) {
+        n = pl_rows_at_once(r, op, seg, end - row);
         const int step = pl_tiles_or_all(r, &m->mats[seg->mat], n, to - from);
         for (int t = from; t < to; t += step) {
             const int t1 = t + step < to ? t + step : to;
@@ -44,7 +45,8 @@ void pl_op_linear_add(const pl_run *r, const pl_op *op, int tid)
     add_products(r, op, forms, tid);
     if (op->vec < 0)
         return;
-    pl_team_barrier(r->team); /* a norm needs the whole row */
+    if (!pl_divides_rows(r, op))
+        pl_team_barrier(r->team); /* a norm needs the whole row */
     pl_my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {
         float *t = m->bufs[op->tmp].f + (size_t)i * dim, *x = out->f + (size_t)i * dim;

@@ -16,7 +16,7 @@ enum { PL_MAYBE = 2 };
 /* How an operation divides its work among threads, at its start and at its end. */
 typedef enum {
     PL_BY_ROWS,  /* each row belongs to the thread that pl_my_rows assigns */
-    PL_BY_TILES, /* columns, in tiles of 16 */
+    PL_BY_TILES, /* columns, in tiles of 16; where there are many rows, rows (pl_divides_rows) */
     PL_BY_ITEMS, /* query tiles x KV heads, each claimed by the next free thread */
 } pl_sharing;
 

@@ -72,18 +72,45 @@ static int64_t work_of(const pl_run *r, const pl_segment *seg)
     return reading > computing ? reading : computing;
 }
 
+/* Tiles of all matrices of a segment's stack. */
+static int stack_tiles(const pl_model_tables *m, const pl_segment *seg)
+{
+    return pl_segment_tiles(m, seg) * m->stacks[seg->mat];
+}
+
+int pl_divides_rows(const pl_run *r, const pl_op *op)
+{
+    const int segments = pl_op_table[op->kind].segments, size = pl_team_size(r->team);
+    if (segments != PL_SEGS_SIDE_BY_SIDE && segments != PL_SEGS_WHOLE)
+        return 0;
+    if (size == 1 || 4 * r->n_rows < size * r->m->tuning.step_rows)
+        return 0;
+    int64_t bytes = 0;
+    int more = 0; /* are more weights read than by tiles? */
+    for (int i = 0; i < op->n_seg; i++) {
+        const pl_segment *seg = &r->m->segs[op->seg + i];
+        const int step = pl_step_rows(r, seg), rows = (r->n_rows + size - 1) / size;
+        bytes += stack_tiles(r->m, seg) * r->m->mats[seg->mat].tile_bytes;
+        more |= size * ((rows + step - 1) / step) > (r->n_rows + step - 1) / step;
+    }
+    return !more || bytes <= r->m->tuning.rows_bytes;
+}
+
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
 {
     const int size = pl_team_size(r->team);
-    int n = pl_segment_tiles(r->m, &r->m->segs[op->seg + s]);
-    int64_t before = 0, total = 0, work = 1, a, b;
-    if (pl_op_table[op->kind].segments == PL_SEGS_SIDE_BY_SIDE) {
-        n *= r->m->stacks[r->m->segs[op->seg + s].mat];
+    const int beside = pl_op_table[op->kind].segments == PL_SEGS_SIDE_BY_SIDE;
+    const pl_segment *own = &r->m->segs[op->seg + s];
+    const int n = beside ? stack_tiles(r->m, own) : pl_segment_tiles(r->m, own);
+    int64_t before = 0, total = 0, work = 1, a = 0, b = n;
+    if (pl_divides_rows(r, op)) {
+        /* all */
+    } else if (beside) {
         for (int i = 0; i < op->n_seg; i++) {
             const pl_segment *seg = &r->m->segs[op->seg + i];
             if (i == s)
                 before = total, work = work_of(r, seg);
-            total += work_of(r, seg) * pl_segment_tiles(r->m, seg) * r->m->stacks[seg->mat];
+            total += work_of(r, seg) * stack_tiles(r->m, seg);
         }
         pl_share(total, 1, tid, size, &a, &b);
         /* a tile belongs to the thread to which its first unit of work belongs */

@@ -34,6 +34,7 @@ def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda te
     values = _engine.default_tuning(isa)
     wanted = [
         ("rows at once", _candidates(values, "step_rows", 0.5, 2), PROMPT),
+        ("weights of which threads divide the rows", _candidates(values, "rows_bytes", 0, 4), PROMPT),
         ("tiles of the gated unit at once", _candidates(values, "step_tiles", 0.5, 2), PROMPT),
         ("activations laid out at once", _candidates(values, "panel_bytes", 0.5, 2), PROMPT),
         ("weights that many rows meet", _candidates(values, "group_bytes", 0.5, 2), PROMPT),
@@ -41,9 +42,9 @@ def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda te
         ("threads' shares of few rows", _candidates(values, "few_rows", 0.5, 2), FEW),
     ]
     if isa.startswith("avx512") or isa == "amx":
-        del wanted[3]
+        del wanted[4]
     else:
-        del wanted[2]
+        del wanted[3]
     each = seconds / 2 / len(wanted)
     passes = {rows: _pass(engine, _ids(model, rows)) for rows in (PROMPT, FEW, 1)}
     whole = seconds / 2 + sum(max(each, TURNS * len(candidates) * passes[rows]) for _, candidates, rows in wanted)
