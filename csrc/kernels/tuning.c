@@ -11,9 +11,9 @@ static const char *const names[] = {PL_TUNING(NAME) NULL};
 static const int32_t limits[][2] = {PL_TUNING(LIMITS)};
 
 /* Measured on processors of two makers, in bytes:
- * - AMD (Zen 4, Zen 5) and Intel (Sapphire or Emerald Rapids): panels of 336 KB, a third of a second-level cache of 1
- *   MB, and 32 tiles of the gated unit. Twice the cache gave no reason for larger ones. Steps of 108 rows (105 where
- *   five meet two tiles) make five of a pass of 512 and leave little for the last.
+ * - AMD (Zen 4, Zen 5) and Intel (Sapphire or Emerald Rapids), AVX-512: panels of 336 KB, a third of a second-level
+ *   cache of 1 MB, and 32 tiles of the gated unit. Twice the cache gave no reason for larger ones. Steps of 108 rows (105
+ *   where five meet two tiles) make five of a pass of 512 and leave little for the last.
  * - Every line of the block 4 KB ahead: Intel reads Q4_K at 0.91 of 29 GB/s so and at 0.73 with one line of the next
  *   page, Zen 5 at 1.05 and 0.92 of 52 GB/s; on Zen 4 one line was the better choice, at moments of 58 GB/s.
  *   Codes of a byte, Q8_0: 0.6B decodes at 1.24 times the speed so on Emerald Rapids, against 768 bytes ahead, which is
@@ -26,7 +26,7 @@ static const int32_t limits[][2] = {PL_TUNING(LIMITS)};
  *   int8 peak with Q4_0 so and 0.68 with one. Where dots share two ports with all else, unpacking twice as often should
  *   cost more than loads: one tile, until a measurement says otherwise.
  * - Rows for threads where an operation has up to 8 MB of weights: AMX prefills 512 tokens of SmolLM2 and Gemma 3 270M in
- *   0.91 and 0.9 of the time, 64 to 224 tokens in 0.86 to 1, AVX-512, AVX-VNNI and AVX2 in 0.92 to 1. The larger matrices
+ *   0.96 and 0.97 of the time, 64 to 224 tokens in 0.86 to 1, AVX-512, AVX-VNNI and AVX2 in 0.92 to 1. The larger matrices
  *   of a model of 1B are as fast by columns. Not measured on AMD.
  * - Four rows of queries, keys and values, the last two in two terms, on Zen 4 at 35 GB/s: 0.8 (Q2_K) and 0.93 (Q4_K) of
  *   the time with AVX-512, 0.84 and 0.77 with AVX2, against equal shares of tiles; one row of Q2_K with AVX2 0.77. */

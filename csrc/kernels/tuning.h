@@ -14,7 +14,7 @@
  * ahead8_bytes, _lines, _turns  the same for weights of a byte
  * pair_tiles                  tiles of weights that rows of activations meet at once (AVX-512): two halve the loads of
  *                             activations, one halves the work of unpacking weights
- * panel_bytes                 activations that a product lays out at once (AVX-512)
+ * panel_bytes                 activations that a product lays out at once
  * group_bytes                 weights that many rows meet before the next ones are read (AVX2, NEON)
  * rows_bytes                  an operation's weights, at most, of whose products threads take rows, not columns, where a
  *                             pass has rows enough

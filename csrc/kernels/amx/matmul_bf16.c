@@ -42,8 +42,7 @@ typedef struct part {
     float *sums;          /* as four registers, one after another */
     int again;            /* the sums of earlier steps are there */
     const uint8_t *after; /* few rows: the next tiles, or NULL */
-    const uint8_t
-        *next; /* the next slice, of which each step of many rows prefetches `lines`, and of the tile behind */
+    const uint8_t *next;  /* of the next slice, and of the tile behind it, each step of many rows prefetches `lines` */
     int lines;
 } part;
 

@@ -4,10 +4,7 @@
 
 /* Products on quantised weights (../chunks.h):
  * pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx2" */
-enum {
-    INT_ROWS = 16,        /* rows of x that share an unpacked block */
-    INT_PANEL = 64 << 10, /* bytes of entries: 3072 k or more of INT_ROWS rows; with masks of signs 768 or more */
-};
+enum { INT_ROWS = 16 }; /* rows of x that share an unpacked block */
 
 /* Products on float weights: the same command. */
 enum { FLOAT_AT_ONCE = 6 }; /* tiles by rows of x: leaves registers for the weights and the broadcast */

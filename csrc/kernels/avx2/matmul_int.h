@@ -26,7 +26,7 @@
 /* takes its numbers */
 #include "../chunks.h"
 
-enum { SCRATCH = PL_PANEL_HEAD + INT_PANEL };
+enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 

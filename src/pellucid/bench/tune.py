@@ -43,8 +43,6 @@ def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda te
     ]
     if isa.startswith("avx512") or isa == "amx":
         del wanted[4]
-    else:
-        del wanted[3]
     each = seconds / 2 / len(wanted)
     passes = {rows: _pass(engine, _ids(model, rows)) for rows in (PROMPT, FEW, 1)}
     whole = seconds / 2 + sum(max(each, TURNS * len(candidates) * passes[rows]) for _, candidates, rows in wanted)
