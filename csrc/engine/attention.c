@@ -39,8 +39,9 @@ static void weigh(const pl_kernels *k, float *w, int n, const float *sink)
 }
 
 /* One head's rows [r0, r1). */
-static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r1, void *scratch)
+static void run_item(const pl_model_tables *m, const body *b, int head, int r0, int r1, void *scratch)
 {
+    const pl_kernels *k = m->kernels;
     const pl_attention *a = &b->a;
     size_t first = ((size_t)head * a->m + r0);
     int from, to;
@@ -50,7 +51,9 @@ static void run_item(const pl_kernels *k, const body *b, int head, int r0, int r
     int tile1 = (to - 1) / PL_TILE + 1;
     int end = tile1 * PL_TILE < a->n ? tile1 * PL_TILE : a->n;
     float *y = (a->scores ? a->scores : a->weights) + first * a->n;
-    pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d, .scratch = scratch};
+    pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d};
+    q.scratch = scratch;
+    q.tuning = &m->tuning;
     k->matmul[b->format->id](&b->keys[a->group[head]], tile0, tile1, &q, r1 - r0, y, a->n);
     for (int i = r0; i < r1; i++, y += a->n) {
         seen(a, a->position[i], &from, &to);
@@ -91,7 +94,8 @@ static void attention_job(void *arg, const pl_team *team, int tid)
         if (atomic_load_explicit(&task->cancel, memory_order_relaxed))
             return;
         int r0 = i % blocks * ROWS;
-        run_item(k, b, i / blocks, r0, r0 + ROWS < a->m ? r0 + ROWS : a->m, task->model->kernel_scratch[tid]);
+        run_item(&task->model->tables, b, i / blocks, r0, r0 + ROWS < a->m ? r0 + ROWS : a->m,
+                 task->model->kernel_scratch[tid]);
     }
 }
 

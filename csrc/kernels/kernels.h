@@ -54,7 +54,7 @@ typedef struct pl_acts {
     const int16_t *sums; /* (n, stored, k_pad / 16) sums of 16 codes */
     const uint16_t *b;   /* (n, k_pad2) bf16, k_pad2 = k rounded up to 2, zero beyond k */
     void *scratch;       /* matmul_scratch of the format */
-    const pl_tuning *tuning; /* of integer formats */
+    const pl_tuning *tuning; /* not NULL */
     int again;               /* 1: the last product with this scratch had the same rows, unchanged since */
 } pl_acts;
 

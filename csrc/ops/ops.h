@@ -157,8 +157,8 @@ static inline int pl_step_rows(const pl_run *r, const pl_segment *seg)
 }
 
 /* Whether the threads divide an operation's products by rows, as pl_my_rows does, not by tiles: what one operation writes
- * is then in the caches of the thread that reads it next. Each needs a quarter of a step, and reads all weights: no more
- * often than by tiles, or they are few. */
+ * is then in the caches of the thread that reads it next. Each needs a quarter of a step, and half of the rows that would
+ * meet the same unpacked weights by tiles; and reads all weights: no more often than by tiles, or they are few. */
 int pl_divides_rows(const pl_run *r, const pl_op *op);
 
 /* This thread's rows [*from, *to) of an operation's products. */

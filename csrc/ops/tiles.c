@@ -80,18 +80,19 @@ static int stack_tiles(const pl_model_tables *m, const pl_segment *seg)
 
 int pl_divides_rows(const pl_run *r, const pl_op *op)
 {
-    const int segments = pl_op_table[op->kind].segments, size = pl_team_size(r->team);
+    const int segments = pl_op_table[op->kind].segments;
+    const int n = r->n_rows, size = pl_team_size(r->team), most = r->m->tuning.step_rows;
     if (segments != PL_SEGS_SIDE_BY_SIDE && segments != PL_SEGS_WHOLE)
         return 0;
-    if (size == 1 || 4 * r->n_rows < size * r->m->tuning.step_rows)
+    if (size == 1 || n / size < most / 4 || n / size < (n < most ? n : most) / 2)
         return 0;
     int64_t bytes = 0;
     int more = 0; /* are more weights read than by tiles? */
     for (int i = 0; i < op->n_seg; i++) {
         const pl_segment *seg = &r->m->segs[op->seg + i];
-        const int step = pl_step_rows(r, seg), rows = (r->n_rows + size - 1) / size;
+        const int step = pl_step_rows(r, seg), all = size * step;
         bytes += stack_tiles(r->m, seg) * r->m->mats[seg->mat].tile_bytes;
-        more |= size * ((rows + step - 1) / step) > (r->n_rows + step - 1) / step;
+        more |= size * ((n + all - 1) / all) > (n + step - 1) / step;
     }
     return !more || bytes <= r->m->tuning.rows_bytes;
 }

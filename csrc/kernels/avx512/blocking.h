@@ -12,7 +12,7 @@ enum {
 enum {
     FLOAT_ROWS = 12,
     FLOAT_TILES = 4,
-    FLOAT_PANEL_K = 2048, /* k of copied activations: 97 KB */
+    FLOAT_PANEL_K = 512, /* k of copied activations: 25 KB, in a first-level cache */
 };
 
 /* Attention: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and avx512" */

@@ -105,27 +105,35 @@ PL_INLINE void widen(const uint16_t *b, int k, float *f)
     }
 }
 
+/* A slice of k of rows [i, i + n) as float32, PANEL_STRIDE from each other. */
+PL_INLINE void copy_rows(pl_format_id id, const pl_acts *x, int i, int n, int k0, int k, float *panel)
+{
+    const ptrdiff_t b_stride = x->k + (x->k & 1);
+    for (int r = 0; r < n; r++)
+        if (id == PL_BF16)
+            widen(x->b + (i + r) * b_stride + k0, k + (k & 1), panel + r * PANEL_STRIDE);
+        else
+            memcpy(panel + r * PANEL_STRIDE, x->f + (i + r) * x->f_stride + k0, (size_t)k * sizeof *panel);
+}
+
+/* Parts of rows meet a slice of k of a group of tiles, which stays in the second-level cache meanwhile. */
 PL_INLINE void matmul(pl_format_id id, PL_MATMUL_ARGS)
 {
-    const ptrdiff_t b_stride = w->k + (w->k & 1);
-    float *const panel = x->scratch;
-    for (int i = 0, c; i < n; i += c) {
-        c = pl_part_of(n - i);
-        float *yi = y + i * y_stride;
-        if (id != PL_BF16 && c <= 4) {
-            tiles_by_any(id, w, tile0, tile1, 0, w->k, x->f + i * x->f_stride, x->f_stride, c, yi, y_stride);
-            continue;
-        }
-        for (int k0 = 0; k0 < w->k; k0 += FLOAT_PANEL_K) {
-            const int k = w->k - k0 < FLOAT_PANEL_K ? w->k - k0 : FLOAT_PANEL_K;
-            for (int r = 0; r < c; r++) {
-                if (id == PL_BF16)
-                    widen(x->b + (i + r) * b_stride + k0, k + (k & 1), panel + r * PANEL_STRIDE);
-                else
-                    memcpy(panel + r * PANEL_STRIDE, x->f + (i + r) * x->f_stride + k0, (size_t)k * sizeof *panel);
+    const int tile_bytes = FLOAT_PANEL_K * (id == PL_F32 ? 64 : 32), fit = x->tuning->float_bytes / tile_bytes & ~1;
+    const int group = n <= FLOAT_ROWS ? tile1 - tile0 : fit < 2 ? 2 : fit;
+    if (id != PL_BF16 && n <= 4) {
+        tiles_by_any(id, w, tile0, tile1, 0, w->k, x->f, x->f_stride, n, y, y_stride);
+        return;
+    }
+    for (int k0 = 0; k0 < w->k; k0 += FLOAT_PANEL_K) {
+        const int k = w->k - k0 < FLOAT_PANEL_K ? w->k - k0 : FLOAT_PANEL_K;
+        for (int t = tile0; t < tile1; t += group)
+            for (int i = 0, c; i < n; i += c) {
+                c = pl_part_of(n - i);
+                copy_rows(id, x, i, c, k0, k, x->scratch);
+                tiles_by_any(id, w, t, tile1 - t < group ? tile1 : t + group, k0, k, x->scratch, PANEL_STRIDE, c,
+                             y + i * y_stride, y_stride);
             }
-            tiles_by_any(id, w, tile0, tile1, k0, k, panel, PANEL_STRIDE, c, yi, y_stride);
-        }
     }
 }
 
