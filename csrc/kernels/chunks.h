@@ -17,8 +17,8 @@ typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, 
 /* Rows of x in chunks of at most INT_ROWS, whose entries lie one chunk after another. */
 typedef struct pl_chunks {
     const pl_acts *x;
-    int rows, each; /* rows of a chunk, but for the last */
-    int alone;      /* no other rows will meet the weights in a cache */
+    int rows, each; /* in all; of a chunk, but for the last */
+    int alone;      /* no other chunk will meet the weights in a cache */
     int b0, blocks; /* of k */
     uint8_t *panel;
 } pl_chunks;

@@ -20,8 +20,8 @@
  *                             pass has rows enough
  * step_rows                   rows per step of operations that use their products at once
  * step_tiles                  tiles per such step, of step_rows rows or fewer; of more rows fewer tiles
- * float_bytes                 weights per block of a large product with float weights; activations, too, where its kernel has
- *                             no memory of its own
+ * float_bytes                 weights per block of a large product with float weights; activations, too, where its
+ *                             kernel has no memory of its own
  * few_rows                    rows with which a tile of four bits takes as long to read as to compute with, by which
  *                             threads share matrices of different formats or terms
  * barrier_bytes               the next operation's weights that are prefetched before a barrier */
