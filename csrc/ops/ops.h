@@ -149,38 +149,17 @@ static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
     return w->format->is_float && m->kernels->matmul_scratch[w->format->id];
 }
 
-/* How many rows an operation multiplies by the segment, at most, before it uses their products: where the kernel divides
- * them, as many as it lays out at once with a k of 2048, so that the next tiles meet the same ones. */
-static inline int pl_step_rows(const pl_run *r, const pl_segment *seg)
-{
-    return pl_divides(r->m, &r->m->mats[seg->mat]) ? 256 : r->m->tuning.step_rows;
-}
-
 /* Whether the threads divide an operation's products by rows, as pl_my_rows does, not by tiles: what one operation writes
  * is then in the caches of the thread that reads it next. Each needs a quarter of a step, and half of the rows that would
  * meet the same unpacked weights by tiles; and reads all weights: no more often than by tiles, or they are few. */
 int pl_divides_rows(const pl_run *r, const pl_op *op);
 
 /* This thread's rows [*from, *to) of an operation's products. */
-static inline void pl_product_rows(const pl_run *r, const pl_op *op, int tid, int *from, int *to)
-{
-    *from = 0;
-    *to = r->n_rows;
-    if (pl_divides_rows(r, op))
-        pl_my_rows(r, tid, from, to);
-}
+void pl_product_rows(const pl_run *r, const pl_op *op, int tid, int *from, int *to);
 
-/* How many of the `left` rows an operation multiplies by the segment next: steps about alike, of whole registers of tiles,
- * where threads have few of them; otherwise as many as there may be. */
-static inline int pl_rows_at_once(const pl_run *r, const pl_op *op, const pl_segment *seg, int left)
-{
-    int most = pl_step_rows(r, seg);
-    if (pl_divides_rows(r, op)) {
-        const int steps = (left + most - 1) / most, each = ((left + steps - 1) / steps + 15) / 16 * 16;
-        most = each < most ? each : most;
-    }
-    return left < most ? left : most;
-}
+/* How many of the `left` rows an operation multiplies by the segment next, before it uses their products: as many as there
+ * may be at once, or, of a thread's own rows, in steps about alike. */
+int pl_rows_at_once(const pl_run *r, const pl_op *op, const pl_segment *seg, int left);
 
 /* How many tiles n rows meet likewise, an even number (blocks of 32 are quantised): few enough that products are still
  * cached when they are used. With few rows, all tiles are. */

@@ -78,6 +78,13 @@ static int stack_tiles(const pl_model_tables *m, const pl_segment *seg)
     return pl_segment_tiles(m, seg) * m->stacks[seg->mat];
 }
 
+/* Most rows that meet the segment at once: where the kernel divides them, as many as it lays out at once with a k of 2048,
+ * so that the next tiles meet the same ones. */
+static int most_rows(const pl_run *r, const pl_segment *seg)
+{
+    return pl_divides(r->m, &r->m->mats[seg->mat]) ? 256 : r->m->tuning.step_rows;
+}
+
 int pl_divides_rows(const pl_run *r, const pl_op *op)
 {
     const int segments = pl_op_table[op->kind].segments;
@@ -90,11 +97,29 @@ int pl_divides_rows(const pl_run *r, const pl_op *op)
     int more = 0; /* are more weights read than by tiles? */
     for (int i = 0; i < op->n_seg; i++) {
         const pl_segment *seg = &r->m->segs[op->seg + i];
-        const int step = pl_step_rows(r, seg), all = size * step;
+        const int step = most_rows(r, seg), all = size * step;
         bytes += stack_tiles(r->m, seg) * r->m->mats[seg->mat].tile_bytes;
         more |= size * ((n + all - 1) / all) > (n + step - 1) / step;
     }
     return !more || bytes <= r->m->tuning.rows_bytes;
+}
+
+void pl_product_rows(const pl_run *r, const pl_op *op, int tid, int *from, int *to)
+{
+    *from = 0;
+    *to = r->n_rows;
+    if (pl_divides_rows(r, op))
+        pl_my_rows(r, tid, from, to);
+}
+
+int pl_rows_at_once(const pl_run *r, const pl_op *op, const pl_segment *seg, int left)
+{
+    int most = most_rows(r, seg);
+    if (pl_divides_rows(r, op)) { /* whole registers of tiles */
+        const int steps = (left + most - 1) / most, each = ((left + steps - 1) / steps + 15) / 16 * 16;
+        most = each < most ? each : most;
+    }
+    return left < most ? left : most;
 }
 
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to)
