@@ -65,7 +65,7 @@ def say(tab: Any, text: str, answers: int = 1) -> None:
     tab.keyboard.press("Enter")
     tab.wait_for_function(
         f"() => document.querySelectorAll('pellucid-message .message:not(.own)').length === {answers}"
-        " && document.querySelector('.ask button').textContent === 'Send'",
+        " && document.querySelector('.ask button')?.textContent === 'Send'",
     )
 
 
@@ -101,22 +101,22 @@ def test_branches_and_what_is_kept(tab: Any) -> None:
     set_options(tab)
     say(tab, "Name a colour.")
     tab.get_by_role("button", name="Try again").click()
-    tab.wait_for_function("() => document.querySelector('.talk').textContent.includes('2 of 2')")
-    tab.wait_for_function("() => document.querySelector('.ask button').textContent === 'Send'")
+    tab.wait_for_function("() => document.querySelector('.talk')?.textContent.includes('2 of 2')")
+    tab.wait_for_function("() => document.querySelector('.ask button')?.textContent === 'Send'")
     tab.get_by_role("button", name="The branch before").click()
-    tab.wait_for_function("() => document.querySelector('.talk').textContent.includes('1 of 2')")
+    tab.wait_for_function("() => document.querySelector('.talk')?.textContent.includes('1 of 2')")
     tab.get_by_role("button", name="Edit", exact=True).click()
     tab.get_by_label("The message").fill("Name an animal.")
     tab.locator(".message form button[type=submit]").click()
-    tab.wait_for_function("() => document.querySelector('.talk').textContent.includes('Name an animal.')")
-    tab.wait_for_function("() => document.querySelector('.ask button').textContent === 'Send'")
+    tab.wait_for_function("() => document.querySelector('.talk')?.textContent.includes('Name an animal.')")
+    tab.wait_for_function("() => document.querySelector('.ask button')?.textContent === 'Send'")
     with tab.expect_download() as download:
         tab.get_by_role("button", name="Export").click()
     exported = Path(download.value.path()).read_text()
     tab.reload()
     tab.wait_for_selector(".kept li")
     tab.locator(".kept li button.plain").first.click()
-    tab.wait_for_function("() => document.querySelector('.talk').textContent.includes('Name an animal.')")
+    tab.wait_for_function("() => document.querySelector('.talk')?.textContent.includes('Name an animal.')")
     path = Path(download.value.path()).with_suffix(".json")
     path.write_text(exported)
     tab.locator("input[type=file]").set_input_files(path)
@@ -269,9 +269,9 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
         set_options(tabs[0], most=4, open=False)
         tabs[0].get_by_role("button", name="Go on", exact=True).click()
         tabs[0].wait_for_function(
-            "(text) => { const said = document.querySelector('.message:not(.own) .said').textContent;"
-            " const talk = document.querySelector('.talk').textContent;"
-            " return said.startsWith(text.slice(0, 20)) && talk.includes('2 of 2'); }",
+            "(text) => { const said = document.querySelector('.message:not(.own) .said')?.textContent;"
+            " const talk = document.querySelector('.talk')?.textContent;"
+            " return said?.startsWith(text.slice(0, 20)) && talk?.includes('2 of 2'); }",
             arg=text,
         )
         say(tabs[1], "Hello?")

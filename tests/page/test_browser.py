@@ -74,8 +74,8 @@ class Opened:
     def all_read(self) -> None:
         """Waits until every block that is not a layer's weights has been read, and every view has been drawn."""
         self.tab.wait_for_function(
-            "() => { const { data } = document.querySelector('pellucid-page').pair;"
-            "return Object.keys(data.source.meta.blocks)"
+            "() => { const data = document.querySelector('pellucid-page')?.pair?.data;"
+            "return data && Object.keys(data.source.meta.blocks)"
             ".every((name) => /^(att-\\d|b-)/.test(name) || data.kept.get(name)); }"
         )
         self.tab.wait_for_function(
@@ -194,11 +194,11 @@ def test_by_keyboard_alone(browser: Any, france: Path) -> None:
             assert opened.data("state.now.step") == step
         tab.locator("pellucid-strip .strip").focus()
         tab.keyboard.press("Home")
-        tab.wait_for_function("() => document.querySelector('[role=status]').textContent.includes('Token 0')")
+        tab.wait_for_function("() => document.querySelector('[role=status]')?.textContent.includes('Token 0')")
         tab.keyboard.press("ArrowRight")
-        tab.wait_for_function("() => document.querySelector('[role=status]').textContent.includes('surprise')")
+        tab.wait_for_function("() => document.querySelector('[role=status]')?.textContent.includes('surprise')")
         active = tab.locator("pellucid-strip .strip").get_attribute("aria-activedescendant")
-        tab.wait_for_function("() => document.querySelector('#token-1').getAttribute('aria-selected') === 'true'")
+        tab.wait_for_function("() => document.querySelector('#token-1')?.getAttribute('aria-selected') === 'true'")
         assert active in ("token-0", "token-1")
         tab.locator("canvas.lens").focus()
         layer = opened.data("state.now.layer")
@@ -219,7 +219,7 @@ def test_the_tour_by_keyboard_in_forced_colours(browser: Any, france: Path) -> N
         tab.keyboard.press("Home")
         said = []
         for number in range(10):
-            tab.wait_for_function(f"() => document.querySelector('pellucid-steps select').value === '{number}'")
+            tab.wait_for_function(f"() => document.querySelector('pellucid-steps select')?.value === '{number}'")
             said.append(step.inner_text())
             if number < 9:
                 following.focus()
@@ -264,7 +264,7 @@ def test_heads_that_do_something(browser: Any, france: Path) -> None:
         assert len(scores) == sum(score >= 0.5 * max(every) for score in every)
         assert f"{len(scores)} of 270 are shown" in opened.tab.locator("pellucid-heads").inner_text()
         opened.tab.locator("pellucid-heads select").select_option("place")
-        opened.tab.wait_for_function("() => document.querySelector('pellucid-heads canvas').height === 9 * 28")
+        opened.tab.wait_for_function("() => document.querySelector('pellucid-heads canvas')?.height === 9 * 28")
 
 
 def test_an_address_shows_the_same(browser: Any, france: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_reader_finds_the_answers(browser: Any, folder: Path, smol: Model) -> 
         assert "France" in tab.locator("table.looks tbody").inner_text()
         slider = tab.locator("label.slider", has_text="temperature").locator("input").first
         slider.evaluate("(e) => { e.value = '1.5'; e.dispatchEvent(new Event('input', { bubbles: true })); }")
-        tab.wait_for_function("() => document.querySelector('ol.chain').textContent.includes('temperature 1.5')")
+        tab.wait_for_function("() => document.querySelector('ol.chain')?.textContent.includes('temperature 1.5')")
         assert "falls on" in tab.locator(".draw p[aria-live]").inner_text()
 
 
@@ -426,7 +426,7 @@ def test_every_control_is_reached_by_keys(browser: Any, france: Path) -> None:
         slider.focus()
         opened.tab.keyboard.press("ArrowRight")
         opened.tab.wait_for_function(
-            "() => document.querySelector('pellucid-page').pair.state.now.options.temperature > 0.8"
+            "() => document.querySelector('pellucid-page')?.pair?.state.now.options.temperature > 0.8"
         )
         assert opened.messages == []
 

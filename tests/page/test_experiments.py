@@ -70,11 +70,11 @@ def test_playground(tab: Any, exact: Model) -> None:
     box = tab.locator("pellucid-playground").get_by_label("The text")
     box.fill("Once upon a")
     tab.wait_for_function(
-        "() => document.querySelector('pellucid-playground .candidates').textContent.includes('time')"
+        "() => document.querySelector('pellucid-playground .candidates')?.textContent.includes('time')"
     )
     assert tab.locator("pellucid-playground .slider", has_text="min-p").locator("output").text_content() == "0"
     tab.get_by_role("button", name="Go on with ·time").click()
-    tab.wait_for_function("() => document.querySelector('pellucid-playground textarea').value === 'Once upon a time'")
+    tab.wait_for_function("() => document.querySelector('pellucid-playground textarea')?.value === 'Once upon a time'")
     assert tab.messages == []
 
 
@@ -83,7 +83,7 @@ def test_what_candidates_do_not_decide_the_engine_does(tab: Any, exact: Model) -
     tab.get_by_role("button", name="Playground").click()
     tab.locator("pellucid-playground").get_by_label("The text").fill("I")
     tab.wait_for_function(
-        "() => document.querySelector('pellucid-playground [role=status]').textContent === '1 token.'"
+        "() => document.querySelector('pellucid-playground [role=status]')?.textContent === '1 token.'"
     )
     for name, value in (("top-k", 0), ("top-p", 1), ("min-p", 0)):
         slide(tab, name, value)
@@ -118,14 +118,14 @@ def test_edits(tab: Any) -> None:
     assert "scale_head" not in tab.locator(".python").inner_text()
     tab.get_by_label("Kind").select_option("direction")
     tab.get_by_role("button", name="Add", exact=True).click()
-    tab.wait_for_function("() => document.querySelector('.python').textContent.includes('to - away')")
+    tab.wait_for_function("() => document.querySelector('.python')?.textContent.includes('to - away')")
     tab.get_by_label("Kind").select_option("patch")
     form = tab.locator("pellucid-edits form")
     form.get_by_label("Layer").select_option("4")
     for name in ("Token here", "Token there"):
         form.get_by_label(name).fill("3")
     tab.get_by_role("button", name="Add", exact=True).click()
-    tab.wait_for_function("() => document.querySelector('.python').textContent.includes('edit.patch(4, 3, other)')")
+    tab.wait_for_function("() => document.querySelector('.python')?.textContent.includes('edit.patch(4, 3, other)')")
     tab.wait_for_function(done)
     assert tab.messages == []
 
@@ -138,8 +138,8 @@ def test_going_on_from_a_token(tab: Any, exact: Model) -> None:
     tab.get_by_role("button", name="Look inside").click()
     button = tab.locator("pellucid-views .candidates tbody tr:nth-child(2) button[aria-label^='Go on']")
     button.click()
-    tab.wait_for_function("() => document.querySelector('.talk').textContent.includes('2 of 2')")
-    tab.wait_for_function("() => document.querySelector('.ask button').textContent === 'Send'")
+    tab.wait_for_function("() => document.querySelector('.talk')?.textContent.includes('2 of 2')")
+    tab.wait_for_function("() => document.querySelector('.ask button')?.textContent === 'Send'")
     chat = "document.querySelector('pellucid-chat').all"
     made = tab.evaluate(f"{chat}.messages[{chat}.leaf]")
     prompt = exact.chat_prompt([{"role": "user", "content": question}]).ids
@@ -193,5 +193,5 @@ def test_a_long_conversation(tab: Any, tmp_path: Path) -> None:
     tab.wait_for_timeout(600)
     assert abs(tab.evaluate(f"{at}.scrollTop") - before) < 50
     tab.get_by_role("button", name="Stop").click()
-    tab.wait_for_function("() => document.querySelector('.ask button').textContent === 'Send'")
+    tab.wait_for_function("() => document.querySelector('.ask button')?.textContent === 'Send'")
     assert tab.get_by_role("button", name="Go on", exact=True).count() == 1

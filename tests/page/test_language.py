@@ -110,7 +110,7 @@ def test_a_page(browser: Any, load: Load, tmp_path: Path, monkeypatch: pytest.Mo
                 if step < 9:
                     tab.keyboard.press("]")
                     tab.wait_for_function(
-                        f"() => document.querySelector('pellucid-steps select').value === '{step + 1}'"
+                        f"() => document.querySelector('pellucid-steps select')?.value === '{step + 1}'"
                     )
             assert opened.messages == []
 

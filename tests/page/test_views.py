@@ -109,10 +109,10 @@ def test_the_bytes_of_a_part_of_a_character(browser: Any, folder: Path, smol: Mo
     assert len(ids) > 1
     with Opened(browser, path, "#at=0") as opened:
         for at in range(len(ids)):
-            opened.tab.wait_for_function(f"() => document.querySelector('pellucid-page').pair.state.now.at === {at}")
+            opened.tab.wait_for_function(f"() => document.querySelector('pellucid-page')?.pair?.state.now.at === {at}")
             own = smol.core.piece(ids[at]).hex(" ")
             opened.tab.wait_for_function(
-                "(bytes) => document.querySelector('pellucid-steps .step').textContent.includes(`the bytes ${bytes}.`)",
+                "(own) => document.querySelector('pellucid-steps .step')?.textContent.includes(`the bytes ${own}.`)",
                 arg=own,
             )
             opened.tab.locator("pellucid-strip .strip").press("ArrowRight")
@@ -126,7 +126,7 @@ def test_heads_that_share_keys_and_values_stand_together(browser: Any, france: P
         heads = [[text.split(":")[0] for text in one.locator("button").all_inner_texts()] for one in groups.all()]
         assert heads == [["0", "1", "2"], ["3", "4", "5"], ["6", "7", "8"]]
         groups.nth(1).locator("button").nth(1).press("Enter")
-        opened.tab.wait_for_function("() => document.querySelector('pellucid-page').pair.state.now.head === 4")
+        opened.tab.wait_for_function("() => document.querySelector('pellucid-page')?.pair?.state.now.head === 4")
     model, path = load("llama_mha_untied"), folder / "own.html"
     pages.page(model.core, [1, 2, 3]).save(path)
     with Opened(browser, path, "#step=4") as opened:
@@ -193,8 +193,8 @@ def test_every_view_is_accessible(browser: Any, signs: Path, scheme: str) -> Non
         for step in range(1, 10):
             opened.tab.keyboard.press("]")
             opened.tab.wait_for_function(
-                f"() => document.querySelector('pellucid-steps select').value === '{step}'"
-                " && document.querySelector('pellucid-steps .step').innerText.length > 80"
+                f"() => document.querySelector('pellucid-steps select')?.value === '{step}'"
+                " && document.querySelector('pellucid-steps .step')?.innerText.length > 80"
             )
             assert browsers.violations(opened.tab, "pellucid-steps") == [], step
         assert opened.tab.evaluate("document.documentElement.scrollWidth") <= 1400
