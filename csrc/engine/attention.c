@@ -51,9 +51,8 @@ static void run_item(const pl_model_tables *m, const body *b, int head, int r0, 
     int tile1 = (to - 1) / PL_TILE + 1;
     int end = tile1 * PL_TILE < a->n ? tile1 * PL_TILE : a->n;
     float *y = (a->scores ? a->scores : a->weights) + first * a->n;
-    pl_acts q = {.k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d};
-    q.scratch = scratch;
-    q.tuning = &m->tuning;
+    pl_acts q = {
+        .k = a->d, .terms = 1, .f = a->q + first * a->d, .f_stride = a->d, .scratch = scratch, .tuning = &m->tuning};
     k->matmul[b->format->id](&b->keys[a->group[head]], tile0, tile1, &q, r1 - r0, y, a->n);
     for (int i = r0; i < r1; i++, y += a->n) {
         seen(a, a->position[i], &from, &to);

@@ -198,8 +198,8 @@ void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int
                     const pl_buf *in, int row0, int n, float *y, ptrdiff_t y_stride, int tid, int again);
 /* Of its matrix, of a stack those of one. */
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
-/* This thread's tiles [*from, *to) of segment s, in a linear of all matrices of a stack. Segments side by side are divided as a whole; other operations have
- * one segment, or two with the same tiles. */
+/* This thread's tiles [*from, *to) of segment s, in a linear of all matrices of a stack: all, where rows are divided.
+ * Segments side by side are divided as a whole; other operations have one segment, or two with the same tiles. */
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to);
 
 /* Prefetches the first weights that this thread will need in `op`. Called before a barrier, to use the waiting time. */

@@ -128,10 +128,12 @@ void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, in
     const int beside = pl_op_table[op->kind].segments == PL_SEGS_SIDE_BY_SIDE;
     const pl_segment *own = &r->m->segs[op->seg + s];
     const int n = beside ? stack_tiles(r->m, own) : pl_segment_tiles(r->m, own);
-    int64_t before = 0, total = 0, work = 1, a = 0, b = n;
-    if (pl_divides_rows(r, op)) {
-        /* all */
-    } else if (beside) {
+    int64_t before = 0, total = 0, work = 1, a, b;
+    *from = 0;
+    *to = n;
+    if (pl_divides_rows(r, op))
+        return;
+    if (beside) {
         for (int i = 0; i < op->n_seg; i++) {
             const pl_segment *seg = &r->m->segs[op->seg + i];
             if (i == s)
