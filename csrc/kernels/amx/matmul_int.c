@@ -21,6 +21,7 @@
  * without); activations prefetched, or shared by two tiles one after another, or by two blocks whose weights have zeros
  * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and more places than a part has
  * blocks, were slower. */
+#include "../../cpu/prefetch.h"
 #include "../prefetch.h"
 #include "fill.h"
 #include "operands.h"
@@ -235,7 +236,7 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, const part *now, const 
         const int last = n <= AMX_ROWS, most = now->steps + (last ? next->steps : 0);
         /* stores are done in order: one that misses would hold up those of tiles */
         for (int i = 0; i < AMX_ROWS && i < n; i++)
-            _mm_prefetch((const char *)(out + i * out_stride), _MM_HINT_T0);
+            pl_prefetch_write(out + i * out_stride, 1);
         for (int i = 0; i < AMX_ROWS; i++)
             sums[i] = acc[i] = in && i < n ? _mm512_maskz_loadu_ps(rows, in + i * in_stride) : _mm512_setzero_ps();
         if (in)
