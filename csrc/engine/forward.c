@@ -75,6 +75,7 @@ static void forward_job(void *arg, const pl_team *team, int tid)
     pl_pass_body *b = task->body;
     pl_run run = b->run; /* a copy per thread, read-only except for `team` */
     run.team = team;
+    run.own_keys = pl_attend_by_rows(&run);
     const pl_op *ops = run.ops;
     int from = b->pass.op_from, to = b->pass.op_to, watched = b->pass.n_taps || b->pass.op_ns;
     feed(&run, b, tid);

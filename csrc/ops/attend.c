@@ -333,12 +333,42 @@ static void prefetch_item(const pl_run *r, const pl_op *op, int item, int tid)
         __builtin_prefetch(values + i, 0, 2);
 }
 
+int pl_attend_by_rows(const pl_run *r)
+{
+    const int size = pl_team_size(r->team);
+    int64_t most = 0, all = 0;
+    if (size == 1 || r->partial || r->n_parts != r->n_rows)
+        return 0;
+    for (int tid = 0; tid < size; tid++) {
+        int64_t keys = 0;
+        int from, to;
+        pl_my_rows(r, tid, &from, &to);
+        for (int i = from; i < to; i++)
+            keys += r->rows[i].slot + PL_PAGE; /* a row without keys takes time, too */
+        most = keys > most ? keys : most;
+        all += keys;
+    }
+    return 10 * size * most < 11 * all;
+}
+
 enum { ENOUGH = 4 }; /* items of a thread: from so many on, it matters little if one is claimed early */
 
-/* Rows of as many sequences. A thread claims the next item early, to prefetch its keys. */
+/* Rows of as many sequences: this thread's own, whose keys rope_append has just put into its caches, or those of any. It
+ * claims the next item early, to prefetch its keys. */
 static void attend_decoding(const pl_run *r, const pl_op *op, int items, int tid)
 {
+    const int n_kv = r->m->caches[op->cache].n_kv;
     atomic_int *next = r->next + 2 * (op - r->ops);
+    if (r->own_keys) {
+        int from, to;
+        pl_my_rows(r, tid, &from, &to);
+        for (int i = from * n_kv; i < to * n_kv; i++) {
+            if (i + 1 < to * n_kv)
+                prefetch_item(r, op, i + 1, tid);
+            attend_whole(r, op, i, tid);
+        }
+        return;
+    }
     int i = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
     while (i < items) {
         int after = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
@@ -358,7 +388,7 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
     int i;
     if (r->partial) {
         attend_parts(r, op, tid);
-    } else if (r->n_parts == r->n_rows && items >= ENOUGH * pl_team_size(r->team)) {
+    } else if (r->own_keys || (r->n_parts == r->n_rows && items >= ENOUGH * pl_team_size(r->team))) {
         attend_decoding(r, op, items, tid);
     } else {
         /* the last tiles see the most keys, so they start first */
@@ -367,7 +397,8 @@ void pl_op_attend(const pl_run *r, const pl_op *op, int tid)
     }
     if (forms && (c->n_q / c->n_kv * c->dv) % PL_BLOCK) { /* a head's columns are not whole blocks: quantise rows */
         int from, to;
-        pl_team_barrier(r->team);
+        if (!r->own_keys)
+            pl_team_barrier(r->team);
         pl_my_rows(r, tid, &from, &to);
         for (int j = from; j < to; j++)
             pl_buf_finish(r->m->kernels, out, forms, j, 0, out->dim);

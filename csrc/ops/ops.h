@@ -91,6 +91,7 @@ typedef struct pl_run {
     void *const *kernel_scratch;               /* per thread: pl_kernels_scratch() bytes */
     float *partial;                            /* states: (items, at_once + 1) x pl_attend_state() floats, or NULL */
     int at_once;                               /* chunks of an item that are computed side by side */
+    int own_keys;                              /* each thread attends for its own rows (pl_attend_by_rows) */
     atomic_int *next;                          /* (n_ops, 2) work counters, zero at the start */
     const int32_t *wants;                      /* (n_wants) rows that want logits, ascending */
     const int32_t *hiddens;                    /* (n_hiddens) rows that want their hidden state, ascending */
@@ -149,8 +150,8 @@ static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
     return w->format->is_float && m->kernels->matmul_scratch[w->format->id];
 }
 
-/* Whether the threads divide an operation's products by rows, as pl_my_rows does, not by tiles: what one operation writes
- * is then in the caches of the thread that reads it next. Each needs a quarter of a step, and half of the rows that would
+/* Whether the threads divide an operation by rows, as pl_my_rows does: what one operation writes is then in the caches of
+ * the thread that reads it next. Attention: see pl_attend_by_rows. Products, else divided by tiles: each thread needs a quarter of a step, and half of the rows that would
  * meet the same unpacked weights by tiles; and reads all weights: no more often than by tiles, or they are few. */
 int pl_divides_rows(const pl_run *r, const pl_op *op);
 
@@ -304,6 +305,9 @@ static inline size_t pl_attend_state(int m, int dv)
 {
     return (size_t)m * (2 + (size_t)dv);
 }
+/* Whether each thread attends for its own rows. They are of as many sequences, and what the threads' rows see differs by
+ * less than a tenth. */
+int pl_attend_by_rows(const pl_run *r);
 /* Floats of scratch per thread for a cache group with tiles of `rows` rows. */
 size_t pl_attend_scratch(const pl_cache_desc *c, int rows);
 /* Lays out what a thread needs for experts at `base` and returns its bytes, 0 where no operation has any; base NULL:

@@ -17,7 +17,7 @@ enum { PL_MAYBE = 2 };
 typedef enum {
     PL_BY_ROWS,  /* each row belongs to the thread that pl_my_rows assigns */
     PL_BY_TILES, /* columns, in tiles of 16; where there are many rows, rows (pl_divides_rows) */
-    PL_BY_ITEMS, /* query tiles x KV heads, each claimed by the next free thread */
+    PL_BY_ITEMS, /* query tiles x KV heads, each claimed by the next free thread; or rows (pl_divides_rows) */
 } pl_sharing;
 
 /* Parts of a recurrent layer's state. */

@@ -89,6 +89,8 @@ int pl_divides_rows(const pl_run *r, const pl_op *op)
 {
     const int segments = pl_op_table[op->kind].segments;
     const int n = r->n_rows, size = pl_team_size(r->team), most = r->m->tuning.step_rows;
+    if (op->kind == PL_OP_ATTEND)
+        return r->own_keys;
     if (segments != PL_SEGS_SIDE_BY_SIDE && segments != PL_SEGS_WHOLE)
         return 0;
     if (size == 1 || n / size < most / 4 || n / size < (n < most ? n : most) / 2)
