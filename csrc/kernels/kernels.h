@@ -191,6 +191,7 @@ typedef struct pl_kernels {
     /* Bytes; 0: none is read, and the pointer may be NULL. A kernel of float weights that has some divides rows and
      * weights itself. */
     size_t matmul_scratch[PL_N_FORMATS];
+    int tile_rows; /* from so many rows on, those of quantised weights multiply by tile registers; 0: never */
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;

@@ -379,4 +379,5 @@ PL_INT_FORMATS(MATMUL_OF)
 void pl_fill_matmul_amx(pl_kernels *k)
 {
     PL_INT_FORMATS(PUT_MATMUL)
+    k->tile_rows = AMX_GROUP;
 }
