@@ -12,7 +12,11 @@
  * Loads of tiles, products, stores and the vectors between them each wait for the one before. So scores are computed a
  * part ahead, and registers are set up once for all pages of a call: 460 ns a page for three rows of heads of 64, where
  * one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on the
- * same core 945 and 1,140). Few rows of usual sizes are left to vectors (attend_few.h). */
+ * same core 945 and 1,140). Few rows of usual sizes are left to vectors (attend_few.h).
+ *
+ * Of 515 ns for sixteen rows and a page of heads of 64 (3.6 GHz) the softmax takes 180, values 150, scores 50. Tried
+ * without gain: values a part later; their steps, or those of scores, between the rows of a softmax; sums in four
+ * registers, so that no product waits for the one before (in a loop of its own 63 ns for 100). */
 #include <string.h>
 
 #include "../avx512bf16/round.h"
@@ -23,19 +27,27 @@
 #include "tiles.h"
 
 enum {
-    Q_TILES = 8, /* tiles of queries that are held at a time */
+    Q_TILES = 8,  /* tiles of queries that are rounded at a time, for each part and page, ... */
+    Q_HELD = 512, /* ... unless all rows' have room, of sixteen pairs each */
 };
 
 /* Scratch memory. */
 typedef struct room {
-    uint32_t q[Q_TILES][ATTEND_ROWS][ATTEND_PAIRS];
-    char spare[64 * ATTEND_PAIRS]; /* a tile whose parts are zeroed */
+    uint32_t q[Q_HELD][ATTEND_PAIRS]; /* (tile, row) */
+    char spare[64 * ATTEND_PAIRS];    /* a tile whose parts are zeroed */
     float s[2][ATTEND_ROWS][PL_PAGE];
     uint32_t p[ATTEND_ROWS][PAIRS];
 } room;
 
 /* Vectors wrote what tiles are about to read, or the other way round. */
 #define BETWEEN() __asm__ volatile("" ::: "memory")
+
+/* The page that is asked for beside this one. None where parts of many rows meet this one: asking takes longer than
+ * waiting does (a prompt of SmolLM2 of 4,096 tokens, whose pages a second-level cache does not hold: the same time). */
+PL_INLINE const char *next_of(const pl_attend_page *a)
+{
+    return a->m > ATTEND_ROWS ? NULL : a->next;
+}
 
 /* Sixteen lines of `all` bytes of the next page, while what is `at` bytes from the start of this one is multiplied: pages
  * lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h; they go
@@ -76,14 +88,31 @@ static void tiles_on(int n)
     _tile_loadconfig(&config);
 }
 
-/* Dot products of n queries from `row` on and the keys of the groups that they see, and of their neighbours. held: the
+PL_INLINE int tiles_of(int dk)
+{
+    return (dk + 2 * ATTEND_PAIRS - 1) / (2 * ATTEND_PAIRS);
+}
+
+/* `tiles` tiles of the queries of rows [row, row + n), from tile t0 on, to q; those of a tile are `apart` rows apart. */
+static void round_queries(const pl_attend_page *a, int row, int n, int t0, int tiles, uint32_t (*q)[ATTEND_PAIRS],
+                          int apart)
+{
+    for (int t = 0; t < tiles; t++)
+        for (int r = 0; r < n; r++)
+            round_query(a->q + (row + r) * a->q_stride, 2 * ATTEND_PAIRS * (t0 + t), a->dk, q[t * apart + r],
+                        ATTEND_PAIRS);
+}
+
+/* Dot products of n queries from `row` on and the keys of the groups that they see, and of their neighbours. held: all
  * queries are in scratch. Not inlined, for the size of the library. */
 __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, int n, pl_span span, int held,
                                              float (*s)[PL_PAGE])
 {
-    const int pairs = (a->dk + 1) / 2;
-    const char *const next = row ? NULL : a->next;
+    const int pairs = (a->dk + 1) / 2, all = tiles_of(a->dk), most = held ? all : Q_TILES;
+    const int apart = held ? a->m : ATTEND_ROWS;
+    const char *const next = next_of(a);
     room *const here = a->scratch;
+    const uint32_t (*const q)[ATTEND_PAIRS] = (const uint32_t (*)[ATTEND_PAIRS])here->q + (held ? row : 0);
 #define GROUP(C, A, B, g, p)                                                                                           \
     do {                                                                                                               \
         const ptrdiff_t at = ((g) * (ptrdiff_t)pairs + (p)) * 64;                                                      \
@@ -91,15 +120,13 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
         _tile_dpbf16ps(C, A, B);                                                                                       \
         prefetch(next, at, a->next_bytes);                                                                             \
     } while (0)
-    for (int p0 = 0; p0 < pairs; p0 += Q_TILES * ATTEND_PAIRS) {
-        const int left = (pairs - p0 + ATTEND_PAIRS - 1) / ATTEND_PAIRS, tiles = left < Q_TILES ? left : Q_TILES;
-        for (int t = 0; t < tiles && !held; t++)
-            for (int r = 0; r < n; r++)
-                round_query(a->q + (row + r) * a->q_stride, 2 * (p0 + ATTEND_PAIRS * t), a->dk, here->q[t][r],
-                            ATTEND_PAIRS);
+    for (int t0 = 0; t0 < all; t0 += most) {
+        const int tiles = all - t0 < most ? all - t0 : most;
+        if (!held)
+            round_queries(a, row, n, t0, tiles, here->q, apart);
         BETWEEN();
         for (int g = span.first & ~1; g < span.last; g += 2) {
-            if (p0) {
+            if (t0) {
                 _tile_loadd(0, s[0] + PL_SLOTS * g, sizeof *s);
                 _tile_loadd(1, s[0] + PL_SLOTS * (g + 1), sizeof *s);
             } else {
@@ -107,13 +134,13 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
                 _tile_zero(1);
             }
             for (int t = 0; t < tiles; t += 2) {
-                const int p = p0 + ATTEND_PAIRS * t;
-                _tile_loadd(2, here->q[t], 64);
+                const int p = ATTEND_PAIRS * (t0 + t);
+                _tile_loadd(2, q[t * apart], 64);
                 GROUP(0, 2, 4, g, p);
                 GROUP(1, 2, 5, g + 1, p);
                 if (t + 1 == tiles)
                     break;
-                _tile_loadd(3, here->q[t + 1], 64);
+                _tile_loadd(3, q[(t + 1) * apart], 64);
                 GROUP(0, 3, 6, g, p + ATTEND_PAIRS);
                 GROUP(1, 3, 7, g + 1, p + ATTEND_PAIRS);
             }
@@ -142,7 +169,7 @@ PL_INLINE void values(const pl_attend_page *a, int row, int n, pl_span span, con
 {
     const ptrdiff_t dv = a->dv, step = 4 * dv;
     const ptrdiff_t k_bytes = (ptrdiff_t)bf16_k_bytes(a->dk);
-    const char *const v = a->v, *const next = row ? NULL : a->next;
+    const char *const v = a->v, *const next = next_of(a);
     char *const spare = ((room *)a->scratch)->spare;
     float *const acc = a->acc + row * dv, narrow_acc[ATTEND_ROWS][PL_SLOTS];
     fade_rows(acc, a->dv, n, fade);
@@ -215,19 +242,40 @@ typedef struct part {
     pl_span span;
 } part;
 
+/* Rows of a page from row i on, up to sixteen -> those that see a key, as bits; their slots. */
+PL_INLINE __mmask16 rows_that_see(const pl_attend_page *a, int i, __m512i *lo, __m512i *hi)
+{
+    const __mmask16 some = pl_first(a->m - i);
+    *lo = _mm512_maskz_loadu_epi32(some, a->lo + i);
+    *hi = _mm512_maskz_loadu_epi32(some, a->hi + i);
+    return _mm512_cmplt_epi32_mask(*lo, *hi);
+}
+
 /* The next ones, from row *row of page *page on, which move behind them; 0: there are none. */
 PL_INLINE int find_part(const pl_attend_page *pages, int n, int *page, int *row, part *to)
 {
     for (; *page < n; ++*page, *row = 0) {
         const pl_attend_page *a = pages + *page;
-        int i = *row, end;
-        while (i < a->m && a->lo[i] >= a->hi[i])
-            i++;
-        for (end = i; end < a->m && end < i + ATTEND_ROWS && a->lo[end] < a->hi[end];)
-            end++;
-        *row = end;
-        if (i < end) {
-            *to = (part){a, i, end - i, pl_attend_span(a, i, end - i)};
+        __m512i lo, hi;
+        for (unsigned see; *row < a->m;) {
+            if (!(see = rows_that_see(a, *row, &lo, &hi))) {
+                *row += ATTEND_ROWS;
+                continue;
+            }
+            if (!(see & 1)) {
+                *row += __builtin_ctz(see);
+                continue;
+            }
+            const int rows = __builtin_ctz(~see); /* 1 to 16 */
+            const __mmask16 in = pl_first(rows);
+            *to = (part){.a = a, .row = *row, .n = rows};
+            to->span.lo = _mm512_mask_reduce_min_epi32(in, lo);
+            to->span.hi = _mm512_mask_reduce_max_epi32(in, hi);
+            to->span.all = !_mm512_mask_cmpneq_epi32_mask(in, lo, _mm512_setzero_si512()) &&
+                           !_mm512_mask_cmpneq_epi32_mask(in, hi, _mm512_set1_epi32(PL_PAGE));
+            to->span.first = to->span.lo / PL_SLOTS;
+            to->span.last = (to->span.hi + PL_SLOTS - 1) / PL_SLOTS;
+            *row += rows;
             return 1;
         }
     }
@@ -244,15 +292,17 @@ static void attend_tiles(const pl_attend_page *pages, int n)
     int page = 0, row = 0, more = find_part(pages, n, &page, &row, &parts[0]);
     if (!more)
         return;
-    const int whole_q = pages->dk <= 2 * Q_TILES * ATTEND_PAIRS;
+    const int tiles = tiles_of(pages->dk), held = tiles * pages->m <= Q_HELD;
+    if (held)
+        round_queries(pages, 0, pages->m, 0, tiles, here->q, pages->m);
     tiles_on(parts[0].n);
-    scores(parts[0].a, parts[0].row, parts[0].n, parts[0].span, 0, here->s[0]);
+    scores(parts[0].a, parts[0].row, parts[0].n, parts[0].span, held, here->s[0]);
     for (int i = 0; more; i = !i) {
         const part *const now = &parts[i], *const then = &parts[!i];
         more = find_part(pages, n, &page, &row, &parts[!i]);
         const int alike = more && then->n == now->n;
         if (alike)
-            scores(then->a, then->row, then->n, then->span, whole_q && then->row == now->row, here->s[!i]);
+            scores(then->a, then->row, then->n, then->span, held, here->s[!i]);
         if (now->span.all) {
             pl_attend_softmax(now->a, now->row, here->s[i], now->span, 1, 1, weigh, here->p, sizeof *here->p, fade,
                               now->n);
@@ -264,7 +314,7 @@ static void attend_tiles(const pl_attend_page *pages, int n)
         values(now->a, now->row, now->n, now->span, (const uint32_t (*)[PAIRS])here->p, fade);
         if (more && !alike) {
             tiles_on(then->n);
-            scores(then->a, then->row, then->n, then->span, 0, here->s[!i]);
+            scores(then->a, then->row, then->n, then->span, held, here->s[!i]);
         }
     }
     pl_tiles_off();
