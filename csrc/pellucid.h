@@ -46,6 +46,7 @@ typedef struct pl_options {
     int64_t checkpoints; /* bytes of earlier states of recurrent layers that a sequence keeps; 0: of PL_MAX_MARKS */
     int share_fd;     /* a file in memory of pl_plan_bytes(), which holds the packed matrices; -1: memory of its own */
     int share_packed; /* 1: it does already, and is read alone; 0: this model packs into it */
+    int64_t slow_page_ns; /* processor time from which on a huge page of weights is slow (cpu/settle.h); 0: 1.5 ms */
     pl_tuning tuning;
 } pl_options;
 
@@ -53,7 +54,7 @@ typedef struct pl_model_info {
     const char *isa;
     int64_t packed_bytes; /* packed matrices */
     int64_t work_bytes;   /* buffers of a pass */
-    int huge_pages;
+    int pages;            /* in which weights lie: PL_PAGES_* (cpu/settle.h) */
     int max_rows;
     int64_t checkpoint_bytes; /* of earlier states of recurrent layers, at most, for each sequence */
 } pl_model_info;

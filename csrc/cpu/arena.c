@@ -21,9 +21,11 @@
 #endif
 #include <unistd.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
 #if defined(__linux__) && !defined(MADV_COLLAPSE)
 #define MADV_COLLAPSE 25 /* glibc before 2.37 lacks it; kernels before 6.1 answer EINVAL */
+#endif
+#if defined(__linux__) && !defined(MADV_POPULATE_WRITE)
+#define MADV_POPULATE_WRITE 23 /* likewise before 2.35 and 5.14 */
 #endif
 
 static size_t page_size(void)
@@ -61,7 +63,7 @@ int pl_arena_has_huge(const char *folder)
     char text[64];
     if (!read_text(folder, "enabled", text, sizeof text) || strstr(text, "[never]"))
         return 0;
-    return !read_text(folder, "hpage_pmd_size", text, sizeof text) || strtoull(text, NULL, 10) == HUGE_PAGE;
+    return !read_text(folder, "hpage_pmd_size", text, sizeof text) || strtoull(text, NULL, 10) == PL_HUGE_PAGE;
 }
 
 #if defined(MADV_HUGEPAGE)
@@ -83,13 +85,13 @@ static int process_has_huge(void)
 /* Anonymous memory that begins at a multiple of 2 MB; `size`: of whole pages, or 0. */
 static char *aligned(size_t size, int protection)
 {
-    size_t slack = HUGE_PAGE - page_size(), head, tail;
+    size_t slack = PL_HUGE_PAGE - page_size(), head, tail;
     if (size == 0 || size > SIZE_MAX - slack)
         return NULL;
     char *p = mmap(NULL, size + slack, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
-    head = (size_t)(-(uintptr_t)p & (HUGE_PAGE - 1));
+    head = (size_t)(-(uintptr_t)p & (PL_HUGE_PAGE - 1));
     tail = slack - head;
     if (head)
         munmap(p, head);
@@ -140,12 +142,43 @@ void *pl_arena_map(int fd, size_t bytes, int write, int *huge)
         return NULL;
     }
 #if defined(MADV_COLLAPSE) && defined(MADV_HUGEPAGE)
-    const size_t in_huge = size / HUGE_PAGE * HUGE_PAGE;
+    const size_t in_huge = size / PL_HUGE_PAGE * PL_HUGE_PAGE;
     pthread_once(&once, ask_system);
     if (in_huge && system_has_huge && process_has_huge())
         *huge = madvise(p, in_huge, MADV_COLLAPSE) == 0;
 #endif
     return p;
+}
+
+void pl_arena_shrink(void *p, size_t bytes)
+{
+#if defined(MADV_NOHUGEPAGE)
+    madvise(p, whole_pages(bytes), MADV_NOHUGEPAGE);
+#else
+    (void)p, (void)bytes;
+#endif
+}
+
+void pl_arena_provide(void *p, size_t bytes)
+{
+#if defined(__linux__)
+    const uintptr_t page = page_size(), from = (uintptr_t)p / page * page, to = (uintptr_t)p + bytes;
+    madvise((void *)from, (to - from + page - 1) / page * page, MADV_POPULATE_WRITE);
+#else
+    (void)p, (void)bytes;
+#endif
+}
+
+int pl_arena_gather(void *p, size_t left)
+{
+    if (left < PL_HUGE_PAGE)
+        return 0;
+#if defined(MADV_COLLAPSE) && defined(MADV_HUGEPAGE)
+    return madvise(p, PL_HUGE_PAGE, MADV_HUGEPAGE) || madvise(p, PL_HUGE_PAGE, MADV_COLLAPSE) ? -1 : 0;
+#else
+    (void)p;
+    return -1;
+#endif
 }
 
 int pl_arena_seal(void *p, size_t bytes)

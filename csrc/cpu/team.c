@@ -11,7 +11,6 @@
 #include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +23,7 @@
 #include "clock.h"
 #include "limit.h"
 #include "region.h"
+#include "thread.h"
 #include "topology.h"
 
 #define LINE 128 /* two cache lines of 64 bytes: processors fetch adjacent lines in pairs */
@@ -79,10 +79,11 @@ struct pl_job {
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t arrival;
-    pl_job *first, **last; /* guarded by lock */
-    int running;           /* the engine thread exists */
-    int asleep;            /* threads waiting for `arrival`: the engine and its team */
-    atomic_int queued;     /* number of queued jobs, for polling without the lock */
+    pl_job *first, **last;    /* guarded by lock */
+    int running;              /* the engine thread exists */
+    int asleep;               /* threads waiting for `arrival`: the engine and its team */
+    atomic_int queued;        /* number of queued jobs, for polling without the lock */
+    atomic_uint begun, ended; /* of all jobs */
     atomic_int forks;
 } q = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -259,7 +260,8 @@ static pl_job *take_job(int look)
     q.first = job->next;
     if (!q.first)
         q.last = &q.first;
-    atomic_fetch_sub_explicit(&q.queued, 1, memory_order_relaxed);
+    atomic_fetch_add(&q.begun, 1);
+    atomic_fetch_sub(&q.queued, 1);
     pthread_mutex_unlock(&q.lock);
     return job;
 }
@@ -269,9 +271,16 @@ static void finish_job(pl_job *job)
     pthread_mutex_lock(&q.lock);
     sleeper *s = job->sleepers;
     atomic_store_explicit(&job->done, 1, memory_order_release);
+    atomic_fetch_add(&q.ended, 1);
     for (; s; s = s->next) /* sleepers cannot return before the unlock */
         pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&q.lock);
+}
+
+int pl_team_rests(unsigned *ended)
+{
+    *ended = atomic_load(&q.ended);
+    return !atomic_load(&q.queued) && atomic_load(&q.begun) == *ended;
 }
 
 /* ---- the region -------------------------------------------------------------------------------------------------- */
@@ -388,6 +397,7 @@ static void reset(void)
     q.last = &q.first;
     q.running = q.asleep = 0;
     atomic_store(&q.queued, 0);
+    atomic_store(&q.ended, atomic_load(&q.begun));
     atomic_store(&shift.sleeping, 0);
     atomic_store(&team_barrier.arrived, 0); /* the parent may have forked during a barrier */
     atomic_store(&team_barrier.asleep, 0);
@@ -410,25 +420,6 @@ static void start_once(void)
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
-/* With the lock held. */
-static int start_engine(void)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    sigset_t all, was;
-    if (pthread_attr_init(&attr) != 0)
-        return 0;
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, STACK_BYTES);
-    /* Leave signals to the program's own threads (Python's main thread). The team inherits this mask. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was);
-    int failed = pthread_create(&thread, &attr, engine_main, NULL);
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
-    pthread_attr_destroy(&attr);
-    return !failed;
-}
-
 /* ---- jobs -------------------------------------------------------------------------------------------------------- */
 
 pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads)
@@ -441,7 +432,7 @@ pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads)
     job->threads = threads < 1 ? 1 : threads > PL_MOST_THREADS ? PL_MOST_THREADS : threads;
     job->born = atomic_load(&q.forks);
     pthread_mutex_lock(&q.lock);
-    if (!q.running && !(q.running = start_engine())) {
+    if (!q.running && !(q.running = pl_thread_start(NULL, engine_main, NULL, STACK_BYTES))) {
         pthread_mutex_unlock(&q.lock);
         free(job);
         return NULL;

@@ -220,6 +220,8 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
             fd >= 0 ? pl_arena_map(fd, m->arena_bytes, !m->packed, &m->huge) : pl_arena_alloc(m->arena_bytes, &m->huge);
         if (!m->arena)
             return pl_fail(error, PL_E_MEMORY, "no memory for %zu MB of weights", m->arena_bytes >> 20);
+        if (fd < 0 && m->huge)
+            pl_settle_init(&m->settle, m->arena, m->arena_bytes, m->options.slow_page_ns);
     }
     size_t at = 0;
     for (int i = 0; i < plan->n_mats; i++) {
@@ -311,6 +313,7 @@ void pl_model_seal(pl_model *m)
 {
     if (m->options.share_fd >= 0 && m->arena)
         pl_arena_seal(m->arena, m->arena_bytes);
+    pl_settle_start(&m->settle);
 }
 
 void pl_model_tune(pl_model *m, const pl_tuning *tuning)
@@ -324,6 +327,7 @@ void pl_model_free(pl_model *m)
         return;
     if (m->pool)
         pl_pool_free(m->pool);
+    pl_settle_stop(&m->settle);
     if (m->arena)
         pl_arena_free(m->arena, m->arena_bytes);
     if (m->work)
@@ -351,7 +355,7 @@ void pl_model_info_get(const pl_model *m, pl_model_info *info)
         .isa = m->tables.kernels->isa,
         .packed_bytes = (int64_t)m->arena_bytes,
         .work_bytes = (int64_t)m->work_bytes,
-        .huge_pages = m->huge,
+        .pages = m->huge ? atomic_load(&m->settle.pages) : PL_PAGES_SMALL,
         .max_rows = m->options.max_rows,
         .checkpoint_bytes = m->plan.n_states ? (int64_t)states->state_bytes * states->marks : 0,
     };

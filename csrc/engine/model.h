@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "../cpu/clock.h"
+#include "../cpu/settle.h"
 #include "../ops/ops.h"
 #include "../pellucid.h"
 
@@ -26,6 +27,7 @@ struct pl_model {
     void *arena, *work;
     size_t arena_bytes, work_bytes;
     int huge;
+    pl_settle settle;                    /* of the arena, if it is the model's own */
     int packed;                          /* the arena holds what another model has packed, and can only be read */
     float **scratch;                     /* per thread */
     void **sample_scratch;               /* per thread */

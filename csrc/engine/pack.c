@@ -58,7 +58,7 @@ static pl_source source_of(const pl_mat_desc *d, const uint8_t *src, int e, int6
 }
 
 /* Reads and packs rows [r, r + n) of matrix e of a stack. */
-static int pack_rows(const pl_model *m, body *b, int mat, int e, int64_t r, int64_t n, int tid)
+static int pack_rows(pl_model *m, body *b, int mat, int e, int64_t r, int64_t n, int tid)
 {
     const pl_mat_desc *d = &m->plan.mats[mat];
     const pl_mat whole = m->mats[mat], part = pl_mat_part(&whole, e), *w = &part;
@@ -67,6 +67,9 @@ static int pack_rows(const pl_model *m, body *b, int mat, int e, int64_t r, int6
     uint8_t *to = (uint8_t *)w->data + (d->plain ? r * row : r / PL_TILE * w->tile_bytes);
     uint8_t *room = d->plain ? to : b->room + (size_t)tid * b->slice;
     const uint8_t *from = s.src ? s.src + r * row : room;
+    const int64_t bytes = d->plain ? n * row : (n + PL_TILE - 1) / PL_TILE * w->tile_bytes;
+    if (bytes > 0)
+        pl_settle_touch(&m->settle, to, (size_t)bytes);
     if (!s.src && fetch(b, mat, e, s.fd, room, n * row, s.offset + r * row))
         return -1;
     if (!d->plain)

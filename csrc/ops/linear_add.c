@@ -1,5 +1,4 @@
 /* A matrix product added to the residual stream, after a post-norm if there is one. */
-#include "../cpu/prefetch.h"
 #include "ops.h"
 
 const char *pl_check_linear_add(const pl_plan *p, const pl_op *op)

@@ -1,7 +1,6 @@
 /* Rotates queries and keys, appends keys and values to the cache. Angles are computed once per pass, for all layers. */
 #include <string.h>
 
-#include "../cpu/prefetch.h"
 #include "ops.h"
 
 /* sin and cos of x >= 0 in float64, times `scale`: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor series,

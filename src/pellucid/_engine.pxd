@@ -223,11 +223,12 @@ cdef extern from "pellucid.h" nogil:
         int isa, threads, kv, least_terms, max_rows
         int64_t cache_bytes, checkpoints
         int share_fd, share_packed
+        int64_t slow_page_ns
         pl_tuning tuning
     ctypedef struct pl_model_info:
         const char *isa
         int64_t packed_bytes, work_bytes
-        int huge_pages, max_rows
+        int pages, max_rows
         int64_t checkpoint_bytes
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)
     pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error)

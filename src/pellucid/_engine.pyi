@@ -203,6 +203,7 @@ class Engine:
         checkpoints: int = 0,
         tuning: Mapping[str, int] | None = None,
         share: Shared | None = None,
+        slow_page_ns: int = 0,
     ) -> None: ...
     @overload
     def __init__(self, plan: Plan, *, base: Engine) -> None: ...

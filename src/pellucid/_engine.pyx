@@ -120,6 +120,7 @@ cdef class Engine:
     base: an engine whose packed weights and options this one uses for another plan over the same matrices. The new
     engine has its own cache, and is closed when `base` is.
     share: a sharing.Place: where other processes have the packed weights, or will, once this one has packed them.
+    slow_page_ns: processor time from which on a huge page of weights is slow to come (csrc/cpu/settle.h); 0: 1.5 ms.
     """
 
     cdef Loaded loaded      # None once it is closed
@@ -132,7 +133,8 @@ cdef class Engine:
     cdef readonly str kv
 
     def __cinit__(self, plan, *, str isa="", int threads=0, str kv="f32", int least_terms=0, int max_rows=0,
-                  int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None, share=None):
+                  int64_t cache_bytes=0, int64_t checkpoints=0, tuning=None, Engine base=None, share=None,
+                  int64_t slow_page_ns=0):
         cdef Tables tables = Tables(plan, base is not None)
         cdef Loaded loaded = Loaded()
         cdef pl_error error
@@ -155,6 +157,7 @@ cdef class Engine:
             options.tuning = to_tuning(isa, tuning)
             options.share_fd = -1 if share is None else share.fd
             options.share_packed = share is not None and share.packed
+            options.slow_page_ns = slow_page_ns
             status = pl_model_new(&tables.plan, &options, &loaded.model, &error)
         if status:
             raise_status(status, &error)
@@ -209,8 +212,8 @@ cdef class Engine:
             done += share
             first = end
         self.tables.keep = None
+        pl_model_seal(loaded.model)
         if loaded.share is not None:
-            pl_model_seal(loaded.model)
             loaded.share.finish()
 
     cdef pack_range(self, Py_ssize_t first, Py_ssize_t end, made, progress, before, share):
@@ -243,15 +246,16 @@ cdef class Engine:
         return self.tables.plan.n_states > 0
 
     def info(self):
-        """-> dict of isa, packed_bytes, work_bytes, huge_pages, cache_bytes, cache_bytes_used, checkpoint_bytes."""
+        """-> dict of isa, packed_bytes, work_bytes, pages (of weights, as in csrc/cpu/settle.h), cache_bytes,
+        cache_bytes_used, checkpoint_bytes."""
         cdef pl_model_info i
         cdef pl_model *model = self.open().model
         cdef pl_pool *pool = pl_model_pool(model)
         pl_model_info_get(model, &i)
         cdef int64_t room = pl_pool_bytes(pool), used = pl_pool_bytes_used(pool)
         return {"isa": i.isa.decode(), "packed_bytes": i.packed_bytes, "work_bytes": i.work_bytes,
-                "huge_pages": bool(i.huge_pages), "cache_bytes": room, "cache_bytes_used": used,
-                "checkpoint_bytes": i.checkpoint_bytes}
+                "pages": ("huge", "gathering", "gathered", "small")[i.pages], "cache_bytes": room,
+                "cache_bytes_used": used, "checkpoint_bytes": i.checkpoint_bytes}
 
     cdef check_matrix(self, int matrix):
         if not 0 <= matrix < self.tables.plan.n_mats:

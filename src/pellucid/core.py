@@ -258,9 +258,9 @@ class Core:
         log.info(
             "loaded %s in %.2f s: isa %s (%s), threads %d (%s), kv %s, precision %s, context %d, huge pages %s",
             one_line(facts.path), self.load_seconds, engine["isa"], facts.isa_why, facts.threads, facts.threads_why,
-            facts.kv, facts.precision, self.context_length, "yes" if engine["huge_pages"] else "no",
+            facts.kv, facts.precision, self.context_length, "yes" if engine["pages"] != "small" else "no",
         )  # fmt: skip
-        if not engine["huge_pages"]:
+        if engine["pages"] == "small":
             log.warn_once("the system gives no huge pages: passes over the weights are slower")
         cores, why = _engine.topology()
         if facts.threads > cores:

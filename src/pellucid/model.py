@@ -206,7 +206,7 @@ class Model(AsyncCalls):
             cache_shares=shares,
             state_bytes=state,
             checkpoint_bytes=e["checkpoint_bytes"],
-            huge_pages=e["huge_pages"],
+            huge_pages=e["pages"] != "small",
             isa=e["isa"],
             isas={
                 name: "runs" if built and runs else "not on this CPU" if built else "not built"

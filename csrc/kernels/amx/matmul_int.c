@@ -21,7 +21,6 @@
  * without); activations prefetched, or shared by two tiles one after another, or by two blocks whose weights have zeros
  * in the other's place. Two groups of a block do share them. Parts of 8 or 32 blocks, and more places than a part has
  * blocks, were slower. */
-#include "../../cpu/prefetch.h"
 #include "../prefetch.h"
 #include "fill.h"
 #include "operands.h"

@@ -1,0 +1,105 @@
+/* setpriority(2), of which Linux has one for each thread. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#endif
+#include "settle.h"
+
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#endif
+#include <unistd.h>
+
+#include "arena.h"
+#include "clock.h"
+#include "team.h"
+#include "thread.h"
+
+enum {
+    SLOW_PAGES = 3, /* an interrupt, or the end of what is backed, is no reason yet */
+    FAILURES = 8,   /* pages that could not be gathered, one after another, before the rest stays as it is */
+    LOWEST = 19,
+    WAIT_NS = 20000000, /* without a job: the engine rests */
+    BUSY_PAUSES = 20,   /* where it never does, a page is gathered, then as many times as long not */
+};
+#define STACK_BYTES ((size_t)256 << 10)
+#define BUSY_NS INT64_C(10000000000) /* of work without a rest */
+
+void pl_settle_init(pl_settle *s, void *p, size_t bytes, int64_t slow_ns)
+{
+    *s = (pl_settle){.p = p, .bytes = bytes, .slow_ns = slow_ns ? slow_ns : PL_SLOW_PAGE_NS};
+}
+
+void pl_settle_touch(pl_settle *s, uint8_t *at, size_t n)
+{
+    if (!s->bytes)
+        return;
+    if (atomic_load_explicit(&s->pages, memory_order_relaxed) != PL_PAGES_HUGE) {
+        pl_arena_provide(at, n);
+        return;
+    }
+    const int64_t start = pl_thread_ns();
+    *(volatile uint8_t *)(at + n - 1) = 0;
+    if (pl_thread_ns() - start < s->slow_ns || atomic_fetch_add(&s->slow, 1) + 1 < SLOW_PAGES)
+        return;
+    if (atomic_exchange(&s->pages, PL_PAGES_GATHERING) == PL_PAGES_HUGE)
+        pl_arena_shrink(s->p, s->bytes);
+}
+
+enum { STOPPED, RESTS, BUSY };
+
+/* Waits until the engine rests, or for `most` nanoseconds. ended: jobs at the last look. */
+static int wait_for_rest(const pl_settle *s, int64_t most, unsigned *ended)
+{
+    unsigned now;
+    for (int64_t waited = 0; !atomic_load(&s->stop); waited += WAIT_NS) {
+        const int rests = pl_team_rests(&now) && now == *ended;
+        *ended = now;
+        if (rests)
+            return RESTS;
+        if (waited > most)
+            return BUSY;
+        nanosleep(&(struct timespec){.tv_nsec = WAIT_NS}, NULL);
+    }
+    return STOPPED;
+}
+
+static void *gather(void *arg)
+{
+    pl_settle *s = arg;
+    int64_t most = BUSY_NS;
+    unsigned ended = 0;
+    int failed = 0;
+#if defined(__linux__)
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST);
+#endif
+    for (size_t at = 0; at < s->bytes && failed < FAILURES; at += PL_HUGE_PAGE) {
+        const int now = wait_for_rest(s, most, &ended);
+        if (now == STOPPED)
+            return NULL;
+        const int64_t start = pl_now_ns();
+        failed = pl_arena_gather(s->p + at, s->bytes - at) ? failed + 1 : 0;
+        if (now == BUSY)
+            most = BUSY_PAUSES * (pl_now_ns() - start);
+    }
+    atomic_store(&s->pages, failed < FAILURES ? PL_PAGES_GATHERED : PL_PAGES_SMALL);
+    return NULL;
+}
+
+void pl_settle_start(pl_settle *s)
+{
+    if (atomic_load(&s->pages) != PL_PAGES_GATHERING || s->pid)
+        return;
+    if (pl_thread_start(&s->thread, gather, s, STACK_BYTES))
+        s->pid = getpid();
+    else
+        atomic_store(&s->pages, PL_PAGES_SMALL);
+}
+
+void pl_settle_stop(pl_settle *s)
+{
+    atomic_store(&s->stop, 1);
+    if (s->pid == getpid())
+        pthread_join(s->thread, NULL);
+    s->pid = 0;
+}
