@@ -3,7 +3,7 @@
  * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
  * loaded. Keys are processed in chunks of 256 from slot 0, each with a state of its own. Chunks merge from left to
  * right whichever threads computed them, so a few rows that see many keys can be spread over threads without changing a
- * bit.
+ * bit. Rows of as many sequences stay with the thread that stored their keys, if that is fair.
  */
 #include <string.h>
 

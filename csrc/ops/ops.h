@@ -151,8 +151,9 @@ static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
 }
 
 /* Whether the threads divide an operation by rows, as pl_my_rows does: what one operation writes is then in the caches of
- * the thread that reads it next. Attention: see pl_attend_by_rows. Products, else divided by tiles: each thread needs a quarter of a step, and half of the rows that would
- * meet the same unpacked weights by tiles; and reads all weights: no more often than by tiles, or they are few. */
+ * the thread that reads it next. Attention: as pl_attend_by_rows says. Products, which are divided by tiles otherwise:
+ * each thread needs a quarter of a step, and half of the rows that would meet the same unpacked weights by tiles; and
+ * reads all weights: no more often than by tiles, or they are few. */
 int pl_divides_rows(const pl_run *r, const pl_op *op);
 
 /* This thread's rows [*from, *to) of an operation's products. */

@@ -107,8 +107,8 @@ static void append(const pl_run *r, const pl_op *op, int i, const float *k)
     }
 }
 
-/* Asks for what append() writes of row i. A key has a place in each line of its group of slots, and those of decoded
- * rows lie in memory: 16 sequences of SmolLM2 spend half the time here. The rows of a prompt share the lines. */
+/* Asks for what append() writes of row i. A key has a place in each line of its group of slots, and decoded rows have
+ * theirs in memory: with 16 sequences of SmolLM2 the operation takes half of its time so. Rows of a prompt share lines. */
 static void append_ahead(const pl_run *r, const pl_op *op, int i)
 {
     static const size_t sizes[PL_N_KV] = {[PL_KV_F32] = 4, [PL_KV_F16] = 2, [PL_KV_BF16] = 2, [PL_KV_INT8] = 1};

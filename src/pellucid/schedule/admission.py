@@ -95,7 +95,7 @@ class Requests(Departures):
         seconds = 0.0 if found is None else (lacking + tokens) * (found.row + found.each / 256)
         if not busy:
             return
-        many = seconds > self.max_wait or lacking + tokens > self.max_waiting_tokens
+        many = seconds >= self.max_wait or lacking + tokens > self.max_waiting_tokens
         if waiting > self.max_waiting or (lacking and many):
             raise QueueFullError(retry_after=round(max(1.0, min(seconds, self.max_wait)), 1))
 
