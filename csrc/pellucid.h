@@ -66,7 +66,7 @@ pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model 
 pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error);
 /* Moves a file in memory into 2 MB pages, of which each must have begun -> 1 if all of it lies in those. */
 int pl_share_huge(int fd, size_t bytes);
-/* After packing into a file: from now on it can only be read here, too. */
+/* After packing. A file can only be read from now on, here too; small pages of own memory become huge (cpu/settle.h). */
 void pl_model_seal(pl_model *model);
 /* A model that runs another plan over the packed matrices of `base`. The plan must list the same matrices; the options
  * are those of `base`, buffers and pool are separate. `base` must be packed and must outlive the view. */

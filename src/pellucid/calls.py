@@ -255,7 +255,7 @@ class Calls:
         does that, too. Without it, the threads that wait for results compute them. May be called again.
 
         max_waiting: :meth:`submit` raises QueueFullError where more requests than this would wait. max_wait: and where
-        computing the prompts that wait would take more than this many seconds, as measured; max_waiting_tokens: and
+        computing the prompts that wait would take this many seconds or more, as measured; max_waiting_tokens: and
         where these have more tokens. Default: no limit. One request of a key that has none waiting, where others have,
         is not refused.
         """
