@@ -16,6 +16,7 @@ import pytest
 import pellucid
 from pellucid import Model, Tokenizer
 from pellucid.cli import output
+from pellucid.cli.app import COMMANDS
 from pellucid.cli.plan import _ranges
 from tests.families.case import load_golden, write_folder
 from tests.families.cases import BY_NAME
@@ -201,6 +202,19 @@ def test_start_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["0"]
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["pull", "--help"], ["-h"], ["nonsense"], []])
+def test_only_what_is_asked_for_loads(argv: list[str]) -> None:
+    """A run loads its own command; where it names none, all are known."""
+    code = (
+        "import sys; from pellucid.cli import app, main; main(sys.argv[1:]);"
+        "print('\\n', *[name for name in app.COMMANDS if f'pellucid.cli.{name}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    expected = {"--version": [], "pull": ["pull"]}.get(argv[0] if argv else "", [*COMMANDS])
+    assert done.stdout.splitlines()[-1].split() == expected
 
 
 @pytest.mark.parametrize("server", [False, True], ids=["generate", "serve"])

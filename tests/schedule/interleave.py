@@ -15,10 +15,11 @@ class Deadlock(Exception):
 
 class World:
     """Threads of which one runs. choose: gives one of n, at each point where n > 1 threads could go on; the first is
-    the thread that runs, if it can."""
+    the thread that runs, if it can. releases: those are also where a lock was released."""
 
-    def __init__(self, choose: Callable[[int], int]) -> None:
+    def __init__(self, choose: Callable[[int], int], releases: bool = False) -> None:
         self._choose = choose
+        self.releases = releases
         self._turns: dict[int, threading.Semaphore] = {}
         self._blocked: dict[int, Callable[[], bool]] = {}  # threads that wait, and what tells whether they may go on
         self._names: dict[int, int] = {}  # of Python's threads
@@ -107,6 +108,8 @@ class _Lock:
 
     def release(self) -> None:
         self._held = False
+        if self._world.releases:
+            self._world.point()
 
     def __enter__(self) -> None:
         self.acquire()

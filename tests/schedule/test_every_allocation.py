@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -155,3 +156,23 @@ def test_together_under_every_limit(path: Path) -> None:
                 wrong = {name: (alone[name], found[name]) for name in alone if found[name] != alone[name]}
                 assert not wrong, (pages, wrong)
             assert model.stats().cache_bytes_used == 0
+
+
+@pytest.mark.parametrize("submits", [False, True])
+def test_an_error_keeps_no_pages(path: Path, submits: bool) -> None:
+    """Not even until Python looks for cycles: its traceback refers to what it was raised in."""
+    options: dict[str, Any] = {**OPTIONS, "max_tokens": 100, "on_full": "error", "n": 3}
+    gc.disable()
+    try:
+        with Model.load(path, threads=1, context=80, prefix_cache=False) as model:
+            with pytest.raises(BatchError) as raised:
+                _ = model.submit(IDS[:65], **options).result() if submits else model.generate(IDS[:65], **options)
+            assert len(raised.value.errors) == 3 and model.stats().cache_bytes_used == 0
+            request = model.submit(IDS[:65], **OPTIONS, n=3)
+            next(request)
+            request.cancel()
+            done: Any = request.result()
+            assert [one.finish_reason for one in done] == ["cancelled"] * 3
+            assert model.stats().cache_bytes_used == 0
+    finally:
+        gc.enable()

@@ -216,6 +216,24 @@ def test_one_that_leaves_during_its_pass(way: str) -> None:
     assert not scheduler._running and not scheduler._left and scheduler._stepping is None
 
 
+def test_a_call_ends_just_after_its_memory_kept_a_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a pass, which finds none, and what is done about that."""
+    pool, scheduler = start(10)
+    gather, found = Scheduler._gather, []
+
+    def gather_and_end(self: Scheduler, *given: Any) -> Any:
+        found.append(gather(self, *given))
+        self._crowded = False
+        return found[-1]
+
+    monkeypatch.setattr(Scheduler, "_gather", gather_and_end)
+    scheduler._crowded = True
+    one = work([2] * 8)
+    scheduler.submit(one)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    assert found[0] is None and len(found) == 2
+
+
 class Limit:
     """A limit of tokens, as Room is one of bytes."""
 

@@ -76,7 +76,7 @@ def tick(clock: Iterator[int]) -> float:
 def test_all_end(driven: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     preemptions = failed = 0
     for choose in (*some(20), *stubborn(20)):
-        world = World(choose)
+        world = World(choose, releases=True)
         clock = count()
         monkeypatch.setattr(time, "sleep", partial(go_on, world))
         monkeypatch.setattr(time, "monotonic", partial(tick, clock))

@@ -39,9 +39,9 @@ def _failed(reason: str) -> int:
     return 1
 
 
-def _command() -> Any:
-    """The commands. Ctrl-C while their modules load ends the process at once: there is nothing to clean up yet, and an
-    exception could get lost in the middle of an import."""
+def _command(argv: Sequence[str]) -> Any:
+    """The commands that `argv` needs. Ctrl-C while their modules load ends the process at once: there is nothing to
+    clean up yet, and an exception could get lost in the middle of an import."""
     import signal
 
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # neither ignored nor replaced
@@ -53,9 +53,9 @@ def _command() -> Any:
     try:
         import typer
 
-        from pellucid.cli.app import make_app
+        from pellucid.cli.app import make_app, needed
 
-        return typer.main.get_command(make_app())
+        return typer.main.get_command(make_app(needed(argv)))
     finally:
         if usual:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -68,7 +68,8 @@ def _leave(*_: object) -> None:
 
 
 def _run(argv: list[str]) -> int:
-    command = _command()
+    asked = os.environ.get("_PELLUCID_COMPLETE")  # by the shell, for what may follow on its command line
+    command = _command([] if asked else argv)
     import typer
 
     from pellucid.cli import output
@@ -80,8 +81,7 @@ def _run(argv: list[str]) -> int:
         from click import ClickException  # type: ignore[assignment]
 
     output.prepare()
-    asked = os.environ.get("_PELLUCID_COMPLETE")
-    if asked:  # by the shell, for what may follow on its command line
+    if asked:
         from typer.completion import shell_complete
 
         return int(shell_complete(command, {}, "pellucid", "_PELLUCID_COMPLETE", asked) or 0)

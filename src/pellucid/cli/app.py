@@ -89,7 +89,14 @@ def _sentence(text: str) -> str:
     return first + end.rstrip()
 
 
-def make_app() -> typer.Typer:
+def needed(argv: Sequence[str]) -> Sequence[str]:
+    """The commands that a run with these arguments loads: its own, or where it names none, all of them."""
+    if list(argv) == ["--version"]:
+        return ()
+    return argv[:1] if argv and argv[0] in COMMANDS else COMMANDS
+
+
+def make_app(commands: Sequence[str] = COMMANDS) -> typer.Typer:
     # Help and errors in plain text are the same on a terminal, in a pipe and in a log.
     app = typer.Typer(
         cls=Group,
@@ -98,7 +105,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(pellucid)
-    for name in COMMANDS:
+    for name in commands:
         module = importlib.import_module(f"pellucid.cli.{name}")
         app.command(name, cls=Command)(getattr(module, name))
     return app

@@ -150,7 +150,7 @@ class Departures:
             work.job.free()  # with the lock, so that who is short of memory finds it
             if work.drafts is not None:
                 work.drafts.close()
-            work.holds = False
+            work.holds, work.shared = False, None
             self._holders.leaving.discard(work)
             self._holders.resting.discard(work)
         return True

@@ -131,6 +131,7 @@ def pieces(
     caller = Caller(_cancel(reader, cancel), options.chunk)
     patient = cancel is None  # and only tokens end generations: where text does, tokens beyond would be computed
     active: dict[Work, Item] = {}
+    prompts: weakref.WeakSet[Shared] = weakref.WeakSet()
     waiting, left = iter(items), True
     forks = scheduler.forks
     try:
@@ -152,6 +153,8 @@ def pieces(
                 patient = patient and not job.options.stop and job.spoken is None
                 work = Work(job, caller, shared=item.shared, drafts=drafts(job))
                 active[work] = item
+                if item.shared is not None:
+                    prompts.add(item.shared)
                 job.leave = partial(scheduler.leave, (work,))
                 scheduler.submit(work)
             if not active:
@@ -198,9 +201,16 @@ def pieces(
     finally:
         for item in active.values():
             item.job.failed(None)
-        scheduler.leave(active, free=True)
+        # An error's traceback may keep the prompts, but not their sequences.
+        scheduler.leave(active, partial(_forget, prompts), free=True)
         active.clear()
         caller.ready.clear()  # which refers to its works, as these do to it
+
+
+def _forget(prompts: Iterable[Shared]) -> None:
+    """No request needs these any more."""
+    for one in prompts:
+        one.sequence = one.by = None
 
 
 def _take(

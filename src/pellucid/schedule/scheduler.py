@@ -270,6 +270,7 @@ class Scheduler(Seat):
                 return True
             if until is not None and time.monotonic() > until:
                 return True
+            crowded = self._crowded  # as the pass is looked for; a call that ends makes room for the next one
             batch = self._gather(caller, bool(caller.ready))
             if batch is not None:
                 try:
@@ -279,7 +280,7 @@ class Scheduler(Seat):
                 left -= batch.done
             elif caller.ready or caller.cancelled:
                 return True
-            elif self._crowded:
+            elif crowded:
                 time.sleep(SOON)
             else:  # of a caller that waits some request can always run
                 raise PellucidError("no request can run")
