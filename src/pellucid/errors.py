@@ -335,6 +335,16 @@ _NO_ROOM = (
 )
 
 
+def untraced(error: Exception) -> Exception:
+    """An error that is kept, or given to another thread: without tracebacks, if it is one of these. Their frames, and
+    those that called them, would keep what they refer to, such as requests that nobody else refers to any more."""
+    one: BaseException | None = error if isinstance(error, PellucidError) else None
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
+
+
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
     """Inside, what Python raises for lack of memory becomes OutOfMemoryError: MemoryError, a module that cannot be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import weakref
 from collections.abc import Callable
@@ -214,6 +215,30 @@ def test_one_that_leaves_during_its_pass(way: str) -> None:
     scheduler.step(one) if way == "step" else scheduler.wait(one.caller)
     assert lengths == [2] and one.job.sequence is None and not one.holds
     assert not scheduler._running and not scheduler._left and scheduler._stepping is None
+
+
+def test_a_failure_keeps_nothing_of_who_ran_the_pass() -> None:
+    """Such as a request, which is cancelled once nobody refers to it any more."""
+
+    class Local:
+        pass
+
+    def drive() -> weakref.ref[Local]:
+        local = Local()
+        scheduler.wait(good.caller)
+        good.caller.ready.clear()
+        return weakref.ref(local)
+
+    pool, scheduler = start(10)
+    bad, good = work([2] * 11), work([1] * 3, 3)
+    for one in (bad, good):
+        scheduler.submit(one)
+    gc.disable()
+    try:
+        assert [drive()() for _ in range(2)] == [None, None]
+    finally:
+        gc.enable()
+    assert isinstance(bad.failure, OutOfMemoryError)
 
 
 def test_a_call_ends_just_after_its_memory_kept_a_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 from pellucid import Completion, Model, Request
 from pellucid.errors import BatchError, ClosedError, ContextFullError, NumericsError, QueueFullError
+from pellucid.schedule.caller import Caller
+from pellucid.schedule.run import of
 from tests.engine import models
 from tests.engine.test_numerics import BAD, bad_token, spoilt
 
@@ -306,32 +309,37 @@ def test_one_that_fails_fails_alone(tmp_path: Path, loop: bool) -> None:
     assert [content(result(one)) for one in good] == expected
 
 
-def held(model: Model, **options: Any) -> Request:
-    """A request that runs until it is cancelled, since it waits for its reader. Where `sequences` is 1, all others
-    wait."""
+@contextmanager
+def held(model: Model, **options: Any) -> Iterator[None]:
+    """Inside, a request runs and no pass does. Where `sequences` is 1, all others wait."""
     running = model.submit([1], **{**OPTIONS, "max_tokens": 400, "ahead": 1, **options})
     next(running)
-    return running
+    scheduler, caller = of(model.core), Caller(None, 1)
+    while not scheduler.take_seat(caller):
+        caller.event.wait()
+    try:
+        yield
+    finally:
+        scheduler.leave_seat(caller)
+        running.cancel()
 
 
 def test_too_many_that_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting=2)
-        running = held(model)
-        requests = [model.submit([1], **OPTIONS) for _ in range(2)]
-        with pytest.raises(QueueFullError, match="too many requests wait") as raised:
-            model.submit([1], **OPTIONS)
+        with held(model):
+            requests = [model.submit([1], **OPTIONS) for _ in range(2)]
+            with pytest.raises(QueueFullError, match="too many requests wait") as raised:
+                model.submit([1], **OPTIONS)
         assert raised.value.retry_after >= 1
-        running.cancel()
         for one in requests:
             one.result()
         model.submit([1], **OPTIONS).result()
         model.drive(max_wait=0)
-        running = held(model)
-        waits = model.submit([1] * 100, **OPTIONS)
-        with pytest.raises(QueueFullError):
-            model.submit([1] * 100, **OPTIONS)
-        running.cancel()
+        with held(model):
+            waits = model.submit([1] * 100, **OPTIONS)
+            with pytest.raises(QueueFullError):
+                model.submit([1] * 100, **OPTIONS)
         waits.result()
         model.drive()
         for one in [model.submit([1], **OPTIONS) for _ in range(5)]:
@@ -342,12 +350,11 @@ def test_too_many_tokens_that_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting_tokens=100)
         model.submit([1] * 200, **OPTIONS).result()  # nothing waits
-        running = held(model)
-        requests = [model.submit([1] * 200, **OPTIONS)]
-        with pytest.raises(QueueFullError):
-            model.submit([1], **OPTIONS)
-        requests.append(model.submit([1] * 200, key="other", **OPTIONS))
-        running.cancel()
+        with held(model):
+            requests = [model.submit([1] * 200, **OPTIONS)]
+            with pytest.raises(QueueFullError):
+                model.submit([1], **OPTIONS)
+            requests.append(model.submit([1] * 200, key="other", **OPTIONS))
         for one in requests:
             one.result()
         with pytest.raises(ValueError, match="max_waiting_tokens=-1"):
@@ -357,16 +364,15 @@ def test_too_many_tokens_that_wait(path: Path) -> None:
 def test_one_of_a_key_with_none_waiting_may_wait(path: Path) -> None:
     with Model.load(path, threads=1, sequences=1) as model:
         model.drive(max_waiting=2)
-        running = held(model, key="a")
-        many = [model.submit([1], key="a", **OPTIONS) for _ in range(2)]
-        with pytest.raises(QueueFullError):
-            model.submit([1], key="a", **OPTIONS)
-        with pytest.raises(QueueFullError):
-            model.submit([1], key="b", n=2, **OPTIONS)
-        many.append(model.submit([1], key="b", **OPTIONS))
-        with pytest.raises(QueueFullError):
-            model.submit([1], key="b", **OPTIONS)
-        running.cancel()
+        with held(model, key="a"):
+            many = [model.submit([1], key="a", **OPTIONS) for _ in range(2)]
+            with pytest.raises(QueueFullError):
+                model.submit([1], key="a", **OPTIONS)
+            with pytest.raises(QueueFullError):
+                model.submit([1], key="b", n=2, **OPTIONS)
+            many.append(model.submit([1], key="b", **OPTIONS))
+            with pytest.raises(QueueFullError):
+                model.submit([1], key="b", **OPTIONS)
         for one in many:
             one.result()
 

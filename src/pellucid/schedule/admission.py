@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from pellucid.errors import OutOfMemoryError, QueueFullError
+from pellucid.errors import OutOfMemoryError, QueueFullError, untraced
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
@@ -375,7 +375,7 @@ class Requests(Departures):
                 self.reuse.put(root, ids, sequence)
 
     def _fail_one(self, work: Work, error: Exception) -> None:
-        work.failure = error
+        work.failure = untraced(error)
         self._tell_end(work)
 
     def _tell_end(self, work: Work) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pellucid import _engine, checks
 from pellucid.asynchronous import call
-from pellucid.errors import BatchError, PellucidError
+from pellucid.errors import BatchError, PellucidError, untraced
 from pellucid.generation import Job, canceller
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
@@ -430,7 +430,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def _end(self, work: Work, error: Exception) -> None:
         index = self._active.get(work)
         if index is not None:
-            self._errors[index] = error
+            self._errors[index] = untraced(error)
             self._ended.append((work, None))
             _job(work).failed(error)
             self._active.pop(work, None)

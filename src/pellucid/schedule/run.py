@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, NumericsError
+from pellucid.errors import ContextFullError, NumericsError, untraced
 from pellucid.generation import Job, canceller
 from pellucid.results import Piece
 from pellucid.sampling import SamplingOptions
@@ -229,7 +229,7 @@ def _take(
             if out is None:
                 out = _before_a_stop_string(scheduler, work, score)
         except (ContextFullError, NumericsError) as error:
-            out = work.failure = error
+            out = work.failure = untraced(error)
     elif work.failure is not None:
         out = work.failure
     elif work.expired:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from pellucid import _engine
-from pellucid.errors import OutOfMemoryError, PellucidError
+from pellucid.errors import OutOfMemoryError, PellucidError, untraced
 from pellucid.schedule.assistant import Assistant
 from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
@@ -387,6 +387,8 @@ class Scheduler(Seat):
                 self._count(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
+        if len(batch.callers) > 1:
+            untraced(error)
         for caller in batch.callers:
             caller.failure = error
             if caller.owner is not None:
