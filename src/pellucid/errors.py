@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 __all__ = [
@@ -343,6 +344,17 @@ def untraced(error: Exception) -> Exception:
         one.__traceback__ = None
         one = one.__cause__ or one.__context__
     return error
+
+
+def again(error: Exception) -> Exception:
+    """A copy of an error of these that is kept, to be raised: who keeps what was raised would be kept by it. Others as
+    they are: their tracebacks tell of a user's function."""
+    if not isinstance(error, PellucidError):
+        return error
+    made = copy(error)
+    if error.__cause__ is not None:
+        made.__cause__ = error.__cause__
+    return made
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from pellucid.display import follow
-from pellucid.errors import BatchError, ClosedError, ContextBusyError
+from pellucid.errors import BatchError, ClosedError, ContextBusyError, again
 from pellucid.markup import Fragment, in_notebook
 from pellucid.results import Completion, Gathered, Piece
 
@@ -102,7 +102,7 @@ class _Running(Iterator[Item], Generic[Item]):
         finally:
             self._reader.whole = False
         if self._failure is not None:
-            raise self._failure
+            raise again(self._failure)
 
     def _raised(self, error: BaseException) -> None:
         """Notes what taking an item raised; after an interrupt, which may have lost one, none follows. Raises
@@ -110,7 +110,7 @@ class _Running(Iterator[Item], Generic[Item]):
         if isinstance(error, ValueError) and self._items.gi_running:
             raise _busy() from None
         if isinstance(error, Exception):
-            self._failure = self._failed(error)
+            self._failure = again(self._failed(error))
         else:
             self._items.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model
-from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError
+from pellucid.errors import BatchError, ContextFullError, OutOfMemoryError, PellucidError
 from pellucid.schedule.caller import Work
 from pellucid.schedule.turns import Turns
 from tests.engine import models
@@ -174,5 +175,33 @@ def test_an_error_keeps_no_pages(path: Path, submits: bool) -> None:
             done: Any = request.result()
             assert [one.finish_reason for one in done] == ["cancelled"] * 3
             assert model.stats().cache_bytes_used == 0
+    finally:
+        gc.enable()
+
+
+ERRORS: dict[str, Callable[[Model], Any]] = {
+    "generate": lambda m: m.generate(IDS[:60], **OPTIONS, on_full="error"),
+    "copies": lambda m: m.generate(IDS[:60], **OPTIONS, n=2, on_full="error"),
+    "stream": lambda m: [*m.stream(IDS[:60], **OPTIONS, on_full="error")],
+    "submit": lambda m: m.submit(IDS[:60], **OPTIONS, on_full="error").result(),
+    "context": lambda m: m.context().generate(IDS[:60], **OPTIONS, on_full="error"),
+    "score": lambda m: m.score([IDS]),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_keeps_no_model(path: Path, name: str) -> None:
+    """The last reference frees it at once, also after an error, and though it was not closed."""
+
+    def fail() -> weakref.ref[Model]:
+        model = Model.load(path, threads=1, context=62)
+        with pytest.raises(PellucidError):
+            ERRORS[name](model)
+        return weakref.ref(model)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert fail()() is None
     finally:
         gc.enable()

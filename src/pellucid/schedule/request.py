@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pellucid import _engine, checks
 from pellucid.asynchronous import call
-from pellucid.errors import BatchError, PellucidError, untraced
+from pellucid.errors import BatchError, PellucidError, again, untraced
 from pellucid.generation import Job, canceller
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
@@ -465,7 +465,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             return
         first = min(self._errors)
         if not self._several:
-            raise self._errors[first]
+            raise again(self._errors[first])
         done = [one.completion() for one in self._gathered]
         text = f"completion {first}: {self._errors[first]} ({len(self._errors)} of {len(done)} completions failed)"
         raise BatchError(text, errors=dict(self._errors), completions=done)

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import ContextFullError, NumericsError, untraced
+from pellucid.errors import ContextFullError, NumericsError, again, untraced
 from pellucid.generation import Job, canceller
 from pellucid.results import Piece
 from pellucid.sampling import SamplingOptions
@@ -190,7 +190,7 @@ def pieces(
                     yield item, item.job.end("") if item.job.finish else item.job.cancelled()
                 return
             if caller.failure is not None and not caller.ready:
-                raise caller.failure
+                raise again(caller.failure)
             out = _take(scheduler, caller, active, score)
             if out is not None:
                 yield out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pellucid import arguments, checks
 from pellucid.core import Core
-from pellucid.errors import BatchError, PellucidError, WrongValue, out_of_memory
+from pellucid.errors import BatchError, PellucidError, WrongValue, again, out_of_memory
 from pellucid.generation import ChatCall, Job, canceller, parse_chat_options, parse_options
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.reply import Reply
@@ -286,7 +286,7 @@ def _run_one(
         try:
             for _, piece in running:
                 if isinstance(piece, Exception):
-                    raise piece
+                    raise again(piece)
                 yield piece
         finally:
             running.close()
