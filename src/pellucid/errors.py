@@ -340,7 +340,9 @@ def untraced(error: Exception) -> Exception:
     """An error that is kept, or given to another thread: without tracebacks, if it is one of these. Their frames, and
     those that called them, would keep what they refer to, such as requests that nobody else refers to any more."""
     one: BaseException | None = error if isinstance(error, PellucidError) else None
-    while one is not None:
+    seen: set[int] = set()  # causes may go round in a circle
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
         one.__traceback__ = None
         one = one.__cause__ or one.__context__
     return error
