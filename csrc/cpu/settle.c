@@ -4,6 +4,7 @@
 #endif
 #include "settle.h"
 
+#include <limits.h>
 #if defined(__linux__)
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -46,6 +47,12 @@ void pl_settle_touch(pl_settle *s, uint8_t *at, size_t n)
         pl_arena_shrink(s->p, s->bytes);
 }
 
+void pl_settle_beside(pl_settle *s, void *p, size_t bytes)
+{
+    s->beside = s->bytes ? p : NULL;
+    s->beside_bytes = s->bytes ? bytes : 0;
+}
+
 enum { STOPPED, RESTS, BUSY };
 
 /* Waits until the engine rests, or for `most` nanoseconds. ended: jobs at the last look. */
@@ -64,25 +71,35 @@ static int wait_for_rest(const pl_settle *s, int64_t most, unsigned *ended)
     return STOPPED;
 }
 
+/* Gathers an arena's memory until `most_failures` huge pages, one after another, could not be had; 0 then, or where it is
+ * stopped. *most: nanoseconds to wait for a rest. */
+static int gather_all(const pl_settle *s, char *p, size_t bytes, int most_failures, int64_t *most, unsigned *ended)
+{
+    int failed = 0;
+    for (size_t at = 0; at < bytes && failed < most_failures; at += PL_HUGE_PAGE) {
+        const int now = wait_for_rest(s, *most, ended);
+        if (now == STOPPED)
+            return 0;
+        const int64_t start = pl_now_ns();
+        failed = pl_arena_gather(p + at, bytes - at) ? failed + 1 : 0;
+        if (now == BUSY)
+            *most = BUSY_PAUSES * (pl_now_ns() - start);
+    }
+    return failed < most_failures;
+}
+
 static void *gather(void *arg)
 {
     pl_settle *s = arg;
     int64_t most = BUSY_NS;
     unsigned ended = 0;
-    int failed = 0;
 #if defined(__linux__)
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST);
 #endif
-    for (size_t at = 0; at < s->bytes && failed < FAILURES; at += PL_HUGE_PAGE) {
-        const int now = wait_for_rest(s, most, &ended);
-        if (now == STOPPED)
-            return NULL;
-        const int64_t start = pl_now_ns();
-        failed = pl_arena_gather(s->p + at, s->bytes - at) ? failed + 1 : 0;
-        if (now == BUSY)
-            most = BUSY_PAUSES * (pl_now_ns() - start);
-    }
-    atomic_store(&s->pages, failed < FAILURES ? PL_PAGES_GATHERED : PL_PAGES_SMALL);
+    const int all = gather_all(s, s->p, s->bytes, FAILURES, &most, &ended);
+    /* what nobody has written yet cannot be gathered, but will be huge */
+    gather_all(s, s->beside, s->beside_bytes, INT_MAX, &most, &ended);
+    atomic_store(&s->pages, all ? PL_PAGES_GATHERED : PL_PAGES_SMALL);
     return NULL;
 }
 
@@ -90,6 +107,8 @@ void pl_settle_start(pl_settle *s)
 {
     if (atomic_load(&s->pages) != PL_PAGES_GATHERING || s->pid)
         return;
+    if (s->beside)
+        pl_arena_shrink(s->beside, s->beside_bytes);
     if (pl_thread_start(&s->thread, gather, s, STACK_BYTES))
         s->pid = getpid();
     else

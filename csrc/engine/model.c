@@ -240,6 +240,7 @@ static pl_status build(pl_model *m, const pl_plan *plan, const pl_model *base, p
     if (!m->work || !m->pool)
         return no_memory;
     layout_work(m, m->work);
+    pl_settle_beside(&m->settle, m->work, m->work_bytes);
     return PL_OK;
 }
 

@@ -51,6 +51,34 @@ def test_small_pages_become_huge_ones(smollm2: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(first, expected) and np.array_equal(last, expected)
 
 
+def without_huge() -> int:
+    """Bytes of this process that are to have no huge pages."""
+    found, size = 0, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = int(line.split()[1]) << 10
+        elif line.startswith("VmFlags:") and "nh" in line.split():
+            found += size
+    return found
+
+
+def test_the_buffers_of_a_pass(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie in small pages and become huge ones as the weights do."""
+    before = without_huge()
+    with load(smollm2, monkeypatch, True) as model:
+        now, info = without_huge(), model.core.engine.info()
+        if not model.info().huge_pages:  # of this system
+            assert info["pages"] == "small"
+            return
+        assert info["pages"] == "gathering"
+        assert now - before > info["packed_bytes"] + info["work_bytes"] / 2
+        model.logits(IDS)
+        until = time.monotonic() + 60
+        while model.core.engine.info()["pages"] == "gathering" and time.monotonic() < until:
+            time.sleep(0.05)
+        assert without_huge() - before < 8 << 20
+
+
 def test_close_ends_gathering(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wait in (0, 0.03, 0.1):
         model = load(smollm2, monkeypatch, True, threads=1)
