@@ -161,6 +161,34 @@ def test_closing_under_a_user(folder: Path, name: str) -> None:
     assert context.length == 0
 
 
+def test_closing_while_sequences_are_made(folder: Path) -> None:
+    """Freed memory is overwritten, so that who still uses it crashes."""
+    code = f"""
+import random, sys, threading, time
+from pellucid import Model
+from pellucid.errors import ClosedError
+sys.setswitchinterval(1e-6)
+
+def make():
+    try:
+        while True:
+            model.context()
+    except ClosedError:
+        pass
+
+for _ in range(200):
+    with Model.load({str(models.write(folder, "gemma3"))!r}, threads=1) as model:
+        threads = [threading.Thread(target=make) for _ in range(4)]
+        for one in threads: one.start()
+        time.sleep(0.003 * random.random())
+    for one in threads: one.join()
+print("fine")
+"""
+    env = {**os.environ, "MALLOC_PERTURB_": "165"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
 def test_cancelling_from_another_thread(load: Load) -> None:
     """A long prefill ends soon after its event is set; other users are not disturbed."""
     slow = load("wide_gemma", "K", isa="scalar", threads=1)
