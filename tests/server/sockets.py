@@ -53,9 +53,15 @@ class Running:
 
 @contextmanager
 def running(
-    model: Model, send_buffer: int = 0, grace: float = 5, keys: Any = (), origins: Any = (), **limits: Any
+    model: Model,
+    send_buffer: int = 0,
+    grace: float = 5,
+    keys: Any = (),
+    origins: Any = (),
+    look: bool = False,
+    **limits: Any,
 ) -> Iterator[Running]:
-    settings = Settings(names=("m",), grace=grace, keys=keys, origins=origins, limits=Limits(**limits))
+    settings = Settings(names=("m",), grace=grace, keys=keys, origins=origins, look=look, limits=Limits(**limits))
     listener = listen("127.0.0.1", 0)
     if send_buffer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # connections inherit it

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
+import json
 import re
 import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,7 @@ import pytest
 
 from pellucid import Model, Request, _engine
 from pellucid.look.score import score
+from pellucid.openai.fields import Call
 from pellucid.server import generate
 from pellucid.server.access import ANYONE
 from pellucid.server.app import make_app
@@ -38,7 +45,7 @@ def lone(smollm2: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def server(lone: Model) -> Iterator[Running]:
-    with running(lone, stalled_seconds=1, send_buffer=4096) as made:
+    with running(lone, stalled_seconds=1, send_buffer=4096, look=True) as made:
         yield made
 
 
@@ -284,6 +291,51 @@ def test_long_texts_do_not_hold_up_short_ones(lone: Model) -> None:
         for thread in threads:
             thread.join()
         assert all(b"context_length_exceeded" in answer for answer in answers)
+
+
+POSTS = re.findall(r'Route\("([^"]+)", .*methods=\["POST"\]', inspect.getsource(make_app))
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_clients_that_leave_in_their_body(server: Running, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever they ask for, it is no error of the server's."""
+    server.settled()
+    before = metric(server, "disconnected_total")
+    with server.connect() as connection:
+        connection.sendall(request(b"x" * 20, path.replace("{id}", "x"))[:-10])
+    server.until(lambda: metric(server, "disconnected_total") == before + 1)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+BODIES: list[dict[str, Any]] = [
+    {"prompt": "Hi", "max_tokens": 2},
+    {"prompt": "Hi", "temperature": "hot"},
+    {"prompt": "x " * 3000},
+]
+
+
+def test_nothing_of_a_request_waits_for_a_collection(server: Running) -> None:
+    """However it ends, and on a connection that stays open: not its text, nor what it has computed."""
+    kinds = (Call, generate.Answer, Request)
+
+    def left() -> bool:
+        return any(isinstance(one, kinds) for one in gc.get_objects())
+
+    server.settled()
+    gc.collect()
+    gc.disable()
+    try:
+        with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
+            for body, stream in product(BODIES, (False, True)):
+                connection.request("POST", "/v1/completions", json.dumps({**body, "stream": stream}))
+                connection.getresponse().read()
+            with server.connect() as gone:
+                gone.sendall(request({"prompt": "Hi", "max_tokens": 400, "stream": True, "ignore_eos": True}))
+                gone.recv(100)
+            server.settled()
+            server.until(lambda: not left())
+    finally:
+        gc.enable()
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------

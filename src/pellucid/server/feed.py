@@ -36,6 +36,7 @@ class Feed:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks, self._failure = [], None  # errors, whose tracebacks refer to this
 
     async def _pump(self, first: int, request: Request) -> None:
         try:

@@ -108,6 +108,9 @@ async def until_left(receive: Receive, running: Running, work: Callable[[], Coro
         task.cancel()
         left.cancel()
         await asyncio.gather(task, left, return_exceptions=True)
+        # An error's traceback refers to this, and the task to the error.
+        running.task = None
+        del task, left
 
 
 async def _left(receive: Receive) -> None:

@@ -64,8 +64,9 @@ class Ollama:
         """A model, which is loaded for it."""
         service, record = self._service, scope["state"]["record"]
         service.ready()
+        body = await read(service, scope, receive)
         try:
-            fields = Fields(await read(service, scope, receive), service.settings.limits)
+            fields = Fields(body, service.settings.limits)
             name, hosted = service.select(take_model(fields), record)
             async with service.models.use(hosted) as model:
                 made = _shown(name, hosted)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import deque
 from typing import Any, cast
 
@@ -61,7 +62,7 @@ class _Answering:
     client would not get to see the answer. A client that waits for `100 Continue` sends no body."""
 
     def __init__(self, protocol: Protocol, cycle: Any, waits: bool) -> None:
-        self._protocol, self._cycle, self._waits = protocol, cycle, waits
+        self._protocol, self._cycle, self._waits = protocol, weakref.ref(cycle), waits  # the cycle has it
         self._transport = protocol.transport
 
     def write(self, data: bytes) -> None:
@@ -70,7 +71,7 @@ class _Answering:
         self._transport.write(data)
 
     def close(self) -> None:
-        if self._waits or not self._protocol.close_behind(self._cycle):
+        if self._waits or not self._protocol.close_behind(self._cycle()):
             self._transport.close()
 
     def __getattr__(self, name: str) -> Any:

@@ -224,6 +224,8 @@ class Service:
             running.cancel()
             running.add_done_callback(ended)
             raise
+        finally:
+            del running, waited  # an error's traceback refers to this, and they to the error
 
     @asynccontextmanager
     async def computing(self) -> AsyncIterator[None]:
