@@ -442,6 +442,7 @@ class Context:
                 continue
             scheduler = run.of(self._core)
             if not use.ends or scheduler.computes_here():
+                self._open()  # it may be `close` that uses it
                 raise ContextBusyError
             if scheduler.sweep():
                 time.sleep(0.0005)

@@ -332,10 +332,11 @@ class Job:
 
     def settle(self) -> None:
         """Ends its passes, and returns when none uses the sequence any more."""
-        if self.leave is not None:
+        leave = self.leave  # read once: another thread may free it
+        if leave is not None:
             done = threading.Lock()  # unlike an event's, its release may come from a finalizer
             done.acquire()
-            self.leave(done.release)
+            leave(done.release)
             done.acquire()
 
     def free(self) -> None:

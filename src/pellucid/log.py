@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["debug", "info", "is_on", "warn_once"]
 
 _warned: set[str] = set()
+_known: logging.Logger | None = None
 
 
 def is_on() -> bool:
@@ -44,11 +45,14 @@ def warn_once(message: str, *values: object) -> None:
 
 def _logger() -> logging.Logger | None:
     """None where the program has not imported logging, which takes milliseconds: then nothing listens."""
+    global _known
     if "logging" not in sys.modules:
         return None
     import logging
 
-    logger = logging.getLogger("pellucid")
+    logger = _known
+    if logger is None:  # asked for once: it takes a lock, which a signal's handler may leave taken
+        logger = _known = logging.getLogger("pellucid")
     if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         logger.addHandler(logging.NullHandler())  # without any handler, warnings would go to stderr
     return logger

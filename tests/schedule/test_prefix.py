@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -212,6 +212,49 @@ def test_a_window_keeps_the_checkpoint_that_is_used() -> None:
     cache.evict(600)
     assert len(cache) == 1 and cache.find("", [*[9] * 30, 3], 30).length == 30
     check(cache)
+
+
+class Interrupts(Fake):
+    """Interrupts who counts its pages, once."""
+
+    left = True
+
+    def pages(self) -> list[tuple[int, int]]:
+        found = super().pages()
+
+        class Pages(list[tuple[int, int]]):
+            def __iter__(pages) -> Iterator[tuple[int, int]]:
+                yield found[0]
+                if self.left:
+                    self.left = False
+                    raise KeyboardInterrupt
+                yield from found[1:]
+
+        return Pages(found)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_interrupt_in_a_change(whole: bool) -> None:
+    """Pages are still counted as they are."""
+    cache = PrefixCache(whole=whole)
+    cache.insert("", [7] * 8, Fake([7] * 8))
+    with pytest.raises(KeyboardInterrupt):
+        cache.insert("", [1] * 12, Interrupts([1] * 12))
+    check(cache)
+    cache.insert("", [1] * 12, Fake([1] * 12))
+    check(cache)
+    last = Interrupts([2] * 12)
+    last.left = False
+    cache.insert("", [2] * 12, last)
+    last.left = True
+    with pytest.raises(KeyboardInterrupt):
+        while cache.evict(1):
+            pass
+    check(cache)
+    cache.insert("", [3] * 12, Fake([3] * 12))
+    while cache.evict(1):
+        pass
+    assert cache.bytes == 0 and len(cache) == 0
 
 
 def test_without_memory_for_a_fork_nothing_is_taken() -> None:

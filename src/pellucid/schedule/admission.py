@@ -14,6 +14,7 @@ from pellucid.schedule.batch import Batch
 from pellucid.schedule.caller import Caller, Work
 from pellucid.schedule.cost import Cost
 from pellucid.schedule.departures import Departures
+from pellucid.schedule.driver import Driver
 from pellucid.schedule.locks import Signal
 from pellucid.schedule.memory import Call, drop, keeps
 from pellucid.schedule.passes import Want
@@ -66,7 +67,8 @@ class Requests(Departures):
 
     def _clear(self) -> None:
         super()._clear()
-        self._news: dict[Caller, None] = {}  # those with owners that have results, or ended
+        self._permanent: Driver | None = None
+        self._news: dict[Caller, None] = {}  # for it: those with owners that have results, or ended
         self._crowded = False  # memory ran out for a call: no request is admitted before a call ends
 
     # ---- arrivals ---------------------------------------------------------------------------------------------
@@ -408,9 +410,12 @@ class Requests(Departures):
 
     def _tell(self, work: Work) -> None:
         """A request has a result, or ended."""
-        caller = work.caller
-        caller.ready.append(work)
-        if caller.owner is not None:
+        work.caller.ready.append(work)
+        self._note_news(work.caller)
+
+    def _note_news(self, caller: Caller) -> None:
+        """Where nobody drives permanently, owners look for themselves."""
+        if caller.owner is not None and self._permanent is not None:
             self._news[caller] = None
 
     def _cut(self, work: Work) -> None:

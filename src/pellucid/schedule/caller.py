@@ -100,6 +100,7 @@ class Caller:
         "event",
         "failure",
         "number",
+        "over",
         "owner",
         "ready",
         "rows",
@@ -115,6 +116,7 @@ class Caller:
         self.ready: deque[Work] = deque()  # a request for each result; may hold one whose result was already taken
         self.failure: Exception | None = None  # the error of a whole pass
         self.cancelled = False
+        self.over = False  # nobody takes its results any more
         self.event = event()
         self.owner: Callable[[], Any] | None = None
         self.thread = 0  # that waits for it

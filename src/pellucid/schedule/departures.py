@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pellucid.schedule.batch import Batch
@@ -41,6 +42,7 @@ class Departures:
         self._clear()
 
     def _clear(self) -> None:
+        """As new, but for what was measured. For a forked child, whose other threads do not exist."""
         self._lock = self._new_lock()  # always taken as `with self._after, self._lock`, or by `_sweep`
         self._batch: Batch | None = None  # the pass that runs, or whose results are not delivered yet
         self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
@@ -97,9 +99,15 @@ class Departures:
         self._sweep()
         return bool(self._left)
 
+    def _noted(self) -> list[Leaving]:
+        """Those that are to leave. A collection that the copy sets off may run a finalizer, which notes more."""
+        while True:
+            with suppress(RuntimeError):
+                return list(self._left)
+
     def leaves(self, work: Work) -> bool:
         """Whether it is noted as one that leaves."""
-        return any(work in one.works for one in tuple(self._left))
+        return any(work in one.works for one in self._noted())
 
     def _sweep(self) -> None:
         """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a
@@ -112,7 +120,7 @@ class Departures:
                 if not taken[0]:
                     return
                 busy = self._in_pass()
-                done = [one for one in tuple(self._left) if self._remove(one, busy)]
+                done = [one for one in self._noted() if self._remove(one, busy)]
             finally:
                 if taken and taken[0]:
                     self._lock.release()
@@ -123,7 +131,7 @@ class Departures:
                     continue
                 if one.then is not None:
                     one.then()
-            if not done and all(self._is_busy(one) for one in tuple(self._left)):
+            if not done and all(self._is_busy(one) for one in self._noted()):
                 return
 
     def _is_busy(self, one: Leaving) -> bool:
@@ -151,6 +159,8 @@ class Departures:
             if work.drafts is not None:
                 work.drafts.close()
             work.holds, work.shared = False, None
+            if work.caller.over:  # its last pass came after that
+                work.caller.ready.clear()
             self._holders.leaving.discard(work)
             self._holders.resting.discard(work)
         return True

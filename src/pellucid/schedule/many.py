@@ -18,6 +18,8 @@ from pellucid.errors import (
     UnsupportedModelError,
     WrongType,
     WrongValue,
+    again,
+    untraced,
 )
 from pellucid.generation import Job, canceller, parse_chat_options
 from pellucid.options import TEMPLATE_DEFAULTS
@@ -82,7 +84,7 @@ def _placed(error: Exception, number: int) -> Exception:
         else:
             placed.message = f"items[{number}]: {error.message}"
     else:
-        return error
+        return again(error)
     placed.__cause__ = error.__cause__
     return placed  # type: ignore[no-any-return]
 
@@ -153,7 +155,7 @@ def _complete(
                 job, gathered[number] = _job(core, number, item, seed, options)
                 yield Item(number, job)
             except Exception as error:
-                yield Item(number, None, None, error)  # type: ignore[arg-type]
+                yield Item(number, None, None, untraced(error))  # type: ignore[arg-type]
 
     running = pieces(
         core,
@@ -245,4 +247,4 @@ def _tried(function: Callable[[S], T], given: S) -> T | Exception:
     except _engine.Cancelled:
         raise
     except Exception as error:
-        return error
+        return untraced(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -143,6 +144,10 @@ class PrefixCache:
         """Keeps a sequence, which holds exactly these ids and belongs to the cache from now on."""
         if not ids:
             return
+        with self._whole_change():
+            self._insert(key, ids, sequence)
+
+    def _insert(self, key: Hashable, ids: Sequence[int], sequence: Cached) -> None:
         path = array("i", ids)
         root = self._roots.setdefault(key, _Node(None, array("i")))
         node, known = _walk(root, path)
@@ -202,9 +207,19 @@ class PrefixCache:
         if not self._owners:
             return False
         upto = self.bytes - max(least, 1)
-        while self._owners and self.bytes > max(upto, 0):
-            self._evict()
+        with self._whole_change():
+            while self._owners and self.bytes > max(upto, 0):
+                self._evict()
         return True
+
+    @contextmanager
+    def _whole_change(self) -> Iterator[None]:
+        """A change that an interrupt ends in the middle leaves nothing: pages would not be counted as they are."""
+        try:
+            yield
+        except BaseException:
+            self.clear()
+            raise
 
     def _evict(self) -> None:
         """Drops the sequence that has not been used for longest; of full attention, shortens it: what is nearer to the

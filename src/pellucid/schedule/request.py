@@ -137,10 +137,16 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def __del__(self) -> None:
         # Nobody waits for it. Only what may be called from a finalizer.
-        if getattr(self, "_active", None) and self._scheduler.forks == self._forks:
-            self._scheduler.leave(list(self._active), free=True)
+        if not hasattr(self, "_caller"):  # it was not made
+            return
+        self._caller.over = True
+        ended = [work for work, _ in list(self._ended)]  # which an interrupt kept from being noted
+        left = [*self._active, *ended]
+        if left and self._scheduler.forks == self._forks:
+            self._scheduler.leave(left, free=True)
             for work in self._active:
                 _job(work).failed(None)
+        self._caller.ready.clear()  # which refers to its works, as these do to it
 
     # ---- reading in a thread ----------------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 if len(self._works) > 1 or not work.job.drawn or caller.ready or not scheduler.step(work):
                     scheduler.wait(caller, soon if until is None else min(soon, until))
             except PellucidError as error:
-                caller.failure = error
+                caller.failure = untraced(error)
             except BaseException:
                 scheduler.leave_seat(caller)
                 raise
@@ -280,6 +286,9 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             if not self._active:
                 return self._get()
             self._scheduler.start_driver()
+            if self._due():  # it came before there was a driver, which would have been told
+                self.collect()
+                continue
             if self._unscored and self._scoring is None:
                 await call(self._score)
                 continue
@@ -414,7 +423,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def _stop_lost(self) -> None:
         """Does `_stop` for those whose own was lost, as an interrupt came just before it."""
         with self._lock:
-            known = {*self._stopped, *self._unscored, *(work for work, _ in tuple(self._ended))}
+            known = {*self._stopped, *self._unscored, *(work for work, _ in list(self._ended))}
             for work in list(self._active):
                 if _job(work).finish and work not in known and not self._scheduler.leaves(work):
                     self._stopped.append(work)

@@ -201,6 +201,7 @@ def pieces(
     finally:
         for item in active.values():
             item.job.failed(None)
+        caller.over = True
         # An error's traceback may keep the prompts, but not their sequences.
         scheduler.leave(active, partial(_forget, prompts), free=True)
         active.clear()

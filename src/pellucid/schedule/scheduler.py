@@ -69,11 +69,6 @@ class Scheduler(Seat):
         self._speculation = Speculation(self._cost, assistant)
         _all.add(self)
 
-    def _clear(self) -> None:
-        """As new, but for what was measured. For a forked child, whose other threads do not exist."""
-        super()._clear()
-        self._permanent: Driver | None = None
-
     def forked(self) -> None:
         """Called in a forked child. Requests of the parent that were in a pass fail; callers submit the others anew."""
         error = PellucidError("the process was forked while the model was computing")
@@ -88,10 +83,11 @@ class Scheduler(Seat):
     def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
         mine = list(works)
         # Interrupted while it left its seat. One with an owner may be ended by another thread.
-        if mine and self._driver is mine[0].caller and self._driver.owner is None:
+        caller = mine[0].caller if mine else None
+        if caller is not None and caller.owner is None and (self._driver is caller or caller in self._sleeping):
             for work in mine:
                 work.gone = True
-            self.leave_seat(mine[0].caller)
+            self.leave_seat(caller)
         super().leave(mine, then, free=free)
         self.arrived()
 
@@ -179,8 +175,8 @@ class Scheduler(Seat):
             caller.cancelled = True
             return True
         except Exception as error:
-            sequence, part = None, []  # which the error's traceback would keep
-            caller.failure = error
+            sequence, part = None, []  # which the traceback of a user's error would keep
+            caller.failure = untraced(error)
             return True
         if failed:
             self._fail_one(work, failed[0] if job.bound is None else job.bound.blame(failed[0]))
@@ -356,7 +352,7 @@ class Scheduler(Seat):
                 try:
                     leader.stopped()
                 except Exception as error:  # of its function: the pass goes on for the others
-                    leader.failure = error
+                    leader.failure = untraced(error)
                 return batch.all_stopped()
 
         try:
@@ -387,12 +383,10 @@ class Scheduler(Seat):
                 self._count(batch)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        if len(batch.callers) > 1:
-            untraced(error)
+        untraced(error)
         for caller in batch.callers:
             caller.failure = error
-            if caller.owner is not None:
-                self._news[caller] = None
+            self._note_news(caller)
 
     def _preempt(self, batch: Batch) -> bool:
         """Makes room for a pass that lacked memory. -> False: it never will have enough."""

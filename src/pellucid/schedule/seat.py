@@ -56,18 +56,20 @@ class Seat(Requests):
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
             if self._driver is caller:
-                self._driver = self._stepping = None
-            if self._driver is None:
+                self._stepping = None
+            if self._driver is caller or self._driver is None:
                 self._hand_on(not turn)
 
     def _hand_on(self, turn: bool = True) -> None:
         """With the lock: gives the free seat to the next that waits. turn: a call before the requests."""
+        given = None
         if self._turns and (turn or not self._sleeping):
-            self._driver = min(self._turns, key=self._turns.__getitem__)
-            del self._turns[self._driver]
-            self._driver.event.set()
+            given = min(self._turns, key=self._turns.__getitem__)
+            given.event.set()  # first: where an interrupt comes, the seat is still to be left
+            self._turns.pop(given, None)
         elif self._sleeping:
             next(iter(self._sleeping)).event.set()
+        self._driver = given
 
     def gives_way(self, caller: Caller) -> bool:
         """Leaves the seat where a call waits for its turn."""

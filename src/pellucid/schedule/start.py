@@ -272,7 +272,8 @@ def launch(
 
     def give_back() -> None:
         if release is not None:
-            release() if job.leave is None else job.leave(release)
+            leave = job.leave  # read once: another thread may free it
+            release() if leave is None else leave(release)
             job.use.ends = True  # now that it is noted
 
     return Stream(_run_one(job, options, reader, undo), gathered, reader, give_back)

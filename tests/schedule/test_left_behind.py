@@ -1,0 +1,306 @@
+"""What calls leave behind that end at a bad moment: in the pass of another thread, in a collection, in an interrupt."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pellucid import Model
+from pellucid.errors import ClosedError, ContextBusyError
+from pellucid.schedule.departures import Leaving
+from pellucid.schedule.run import of
+from pellucid.schedule.scheduler import Scheduler
+from tests.engine import models
+
+OPTIONS: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(tmp_path_factory.mktemp("left"), "llama_gqa")
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[Model]:
+    with Model.load(path, threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What goes by itself, not in a collection."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def dropped(model: Model) -> None:
+    next(model.stream([1, 2, 3], **OPTIONS))
+
+
+def dropped_of_several(model: Model) -> None:
+    next(model.stream([[1, 2, 3], [4]], **OPTIONS))
+
+
+def request_dropped(model: Model) -> None:
+    next(model.submit([1, 2, 3], **OPTIONS))
+
+
+def request_cancelled(model: Model) -> None:
+    request = model.submit([1, 2, 3], **OPTIONS)
+    next(request)
+    request.cancel()
+    request.result()
+
+
+def of_a_context(model: Model) -> None:
+    next(model.context().stream([1, 2, 3], **OPTIONS))
+
+
+ENDS: list[Callable[[Model], None]] = [dropped, dropped_of_several, request_dropped, request_cancelled, of_a_context]
+
+
+def ends_beside_another(path: Path, end: Callable[[Model], None], monkeypatch: pytest.MonkeyPatch) -> weakref.ref[Any]:
+    """-> the model, which nobody uses any more."""
+    model = Model.load(path, threads=1)
+    scheduler = of(model.core)
+    settle, began, ended = scheduler._settle, threading.Event(), threading.Event()
+    held: list[bool] = []
+
+    def late(batch: Any) -> None:
+        """Delivers a pass of all, of whose readers each has read something, when one has ended."""
+        if threading.current_thread() is other and len(batch.entries) > 1 and all(w.told for w, _ in batch.entries):
+            held.append(ended.wait(20))
+        settle(batch)
+        began.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_settle", late)
+        other = threading.Thread(target=lambda: model.generate([5] * 30, **OPTIONS))
+        other.start()
+        began.wait(20)
+        end(model)
+        ended.set()
+        other.join(60)
+    assert not other.is_alive() and held[0]
+    return weakref.ref(model.core)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_ended_in_the_pass_of_another(
+    path: Path, end: Callable[[Model], None], uncollected: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose results come after its reader has gone: nothing of it keeps the model alive."""
+    assert ends_beside_another(path, end, monkeypatch)() is None
+
+
+def test_nothing_is_noted_for_a_driver_that_does_not_exist(model: Model) -> None:
+    for n in (1, 2):
+        for _ in range(5):
+            model.submit([1, 2, 3], **{**OPTIONS, "max_tokens": 2}, n=n).result()
+    assert len(of(model.core)._news) == 0
+
+
+CLOSED: dict[str, Callable[[Model, Any], Any]] = {
+    "generate": lambda m, close: m.generate([1, 2, 3], cancel=close, **OPTIONS),
+    "copies": lambda m, close: m.generate([1, 2, 3], n=2, cancel=close, **OPTIONS),
+    "submit": lambda m, close: m.submit([1, 2, 3], cancel=close, **OPTIONS).result(),
+    "map": lambda m, close: [*m.map(close.items(), at_once=1, **OPTIONS)],
+    "score_map": lambda m, close: [*m.score_map(close.items(), at_once=1)],
+}
+
+
+class Close:
+    """Closes a model after some passes or items."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.asked = weakref.proxy(model), 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        if self.asked == 4:
+            self.model.close()
+        return False
+
+    def items(self) -> Iterator[list[int]]:
+        yield [1, 2, 3]
+        self.model.close()
+        yield [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_while_it_computes(path: Path, name: str, uncollected: None) -> None:
+    """The error keeps nothing of the model."""
+    model = Model.load(path, threads=1)
+    with pytest.raises(ClosedError):
+        CLOSED[name](model, Close(model))
+    core = weakref.ref(model.core)
+    del model
+    assert core() is None
+
+
+def test_a_closed_context_that_is_in_use(model: Model) -> None:
+    context = model.context()
+    stream = context.stream([1, 2, 3], **OPTIONS)
+    next(stream)
+    with pytest.raises(ContextBusyError):
+        context.append([1])
+    context.close()
+    uses: list[Callable[[], Any]] = [lambda: context.append([1]), lambda: context.generate([1]), context.logits]
+    for use in (*uses, context.fork):
+        with pytest.raises(ClosedError):
+            use()
+
+
+def test_freed_while_it_is_settled(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, between two steps."""
+    stream = model.stream([1, 2, 3], **OPTIONS)
+    next(stream)
+    (work,) = of(model.core)._running
+    job: Any = work.job
+
+    class Lock:
+        def __init__(self) -> None:
+            self._lock = lock()
+            job.free()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._lock, name)
+
+    lock = threading.Lock
+    with monkeypatch.context() as patch:
+        patch.setattr("pellucid.generation.threading.Lock", Lock)
+        job.settle()
+    stream.close()
+
+
+class Growing(deque[Leaving]):
+    """To which something is added while it is copied, as by a finalizer in a collection that the copy sets off."""
+
+    grows = True
+
+    def __iter__(self) -> Iterator[Leaving]:
+        for one in super().__iter__():
+            if self.grows:
+                self.grows = False
+                self.append(Leaving([], None, False, False))
+            yield one
+
+
+def test_one_that_leaves_while_those_that_leave_are_copied(model: Model) -> None:
+    model.generate([1], max_tokens=1)
+    scheduler = of(model.core)
+    scheduler._left = Growing()
+    told: list[bool] = []
+    scheduler.leave((), lambda: told.append(True))
+    assert told == [True] and not scheduler._left
+
+
+# ---- interrupts ---------------------------------------------------------------------------------------------------
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+def once(function: Callable[..., Any], when: Callable[..., bool] = lambda *_: True) -> Any:
+    """The function, that is interrupted at its beginning, once."""
+    left = [True]
+
+    def begin(*args: Any, **more: Any) -> Any:
+        if left and when(*args):
+            left.clear()
+            raise Interrupted
+        return function(*args, **more)
+
+    return begin
+
+
+def ends(call: Callable[[], Any]) -> bool:
+    """Whether it does, in a thread."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(20)
+    return not thread.is_alive()
+
+
+def test_before_a_caller_that_slept_leaves_its_seat(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later calls do not wait for it."""
+    scheduler = of(model.core)
+    over, hit = threading.Event(), threading.Event()
+    victim: list[threading.Thread] = []
+
+    def when(_: Scheduler, caller: Any, *more: Any) -> bool:
+        found = threading.current_thread() in victim and caller in scheduler._sleeping
+        if found:
+            hit.set()
+        return found
+
+    monkeypatch.setattr(Scheduler, "leave_seat", once(Scheduler.leave_seat, when))
+
+    def waits() -> None:
+        with pytest.raises(Interrupted):
+            while not over.is_set():
+                model.generate([1, 2, 3], **OPTIONS)
+
+    def others() -> None:
+        while not over.is_set():
+            model.generate([5] * 30, **OPTIONS)
+
+    beside = threading.Thread(target=others)
+    victim.append(threading.Thread(target=waits))
+    beside.start()
+    victim[0].start()
+    assert hit.wait(60)
+    over.set()
+    beside.join()
+    victim[0].join()
+    assert not scheduler._sleeping
+    assert ends(lambda: model.score([1, 2, 3]))
+
+
+def test_while_the_seat_is_handed_on(model: Model) -> None:
+    """To a call that waits for its turn, which ends all the same."""
+    scheduler = of(model.core)
+    stream = model.stream([1, 2, 3], **{**OPTIONS, "max_tokens": 400})
+    next(stream)
+    driver = scheduler._running[0].caller
+    scheduler._driver = driver  # as in a pass
+    call = threading.Thread(target=lambda: model.score([1, 2, 3]), daemon=True)
+    call.start()
+    while not scheduler._turns:
+        pass
+    (waits,) = scheduler._turns
+    event = waits.event
+
+    class Event:
+        set = staticmethod(once(lambda: event.set()))
+        wait, clear = event.wait, event.clear
+
+    waits.event = Event()
+    with pytest.raises(Interrupted):
+        scheduler.leave_seat(driver)
+    stream.close()  # as what was interrupted does at its end
+    call.join(20)
+    assert not call.is_alive()
+
+
+def test_before_one_that_ended_is_noted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is dropped then."""
+    request = model.submit([1, 2, 3], **{**OPTIONS, "max_tokens": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "note", once(Scheduler.note))
+        with pytest.raises(Interrupted):
+            request.result()
+    del request
+    gc.collect()
+    stats = model.stats()
+    assert stats.running == stats.waiting == stats.cache_bytes_used == 0
