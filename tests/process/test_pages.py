@@ -51,32 +51,30 @@ def test_small_pages_become_huge_ones(smollm2: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(first, expected) and np.array_equal(last, expected)
 
 
-def without_huge() -> int:
-    """Bytes of this process that are to have no huge pages."""
-    found, size = 0, 0
+def without_huge(size: int) -> bool:
+    """Whether this process has memory of so many bytes, of whole pages, that is to have no huge pages."""
+    pages, here = -(-size // 4096), 0
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if line.startswith("Size:"):
-            size = int(line.split()[1]) << 10
-        elif line.startswith("VmFlags:") and "nh" in line.split():
-            found += size
-    return found
+            here = int(line.split()[1]) // 4
+        elif line.startswith("VmFlags:") and "nh" in line.split() and here == pages:
+            return True
+    return False
 
 
 def test_the_buffers_of_a_pass(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They lie in small pages and become huge ones as the weights do."""
-    before = without_huge()
+    """They lie in small pages, and become huge ones after the weights."""
     with load(smollm2, monkeypatch, True) as model:
-        now, info = without_huge(), model.core.engine.info()
+        size = model.core.engine.info()["work_bytes"]
         if not model.info().huge_pages:  # of this system
-            assert info["pages"] == "small"
+            assert model.core.engine.info()["pages"] == "small" and not without_huge(size)
             return
-        assert info["pages"] == "gathering"
-        assert now - before > info["packed_bytes"] + info["work_bytes"] / 2
+        assert without_huge(size)
         model.logits(IDS)
         until = time.monotonic() + 60
         while model.core.engine.info()["pages"] == "gathering" and time.monotonic() < until:
             time.sleep(0.05)
-        assert without_huge() - before < 8 << 20
+        assert not without_huge(size)
 
 
 def test_close_ends_gathering(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

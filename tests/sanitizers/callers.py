@@ -1,6 +1,7 @@
 """Drives a whole model from several threads at once, for the thread sanitizer: passes of one plan and of a view of it,
 sequences that are forked, rewound and dropped, cancelled passes, samplers, partial passes, loads and closes; and the
-scheduler with requests that come, end and are cancelled, a permanent driver and prefix caches.
+scheduler with requests that come, end and are cancelled, a permanent driver and prefix caches. Every huge page counts
+as slow, so that threads gather pages meanwhile.
 
 Prints "fine" when every thread computed the same results as a single one.
 
@@ -9,6 +10,7 @@ Prints "fine" when every thread computed the same results as a single one.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import threading
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pellucid import Model
+from pellucid import Model, _engine
 from tests.engine import models
 
 OPTIONS: dict[str, Any] = {
@@ -32,6 +34,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def main(rounds: int) -> None:
+    _engine.Engine = functools.partial(_engine.Engine, slow_page_ns=1)  # type: ignore[assignment,misc]
     folder = Path(tempfile.mkdtemp())
     paths = [models.write(folder, "wide", "K"), models.write(folder, "gemma3")]
     loaded = [Model.load(path, threads=2, context=models.CONTEXT) for path in paths]
