@@ -24,6 +24,7 @@ from pellucid.reply import for_template
 from pellucid.results import Completion
 from pellucid.sampling import Integer, Number
 from pellucid.schedule.assistant import attach
+from pellucid.snapshot import snapshot
 from pellucid.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -433,6 +434,9 @@ class Edit(EditCalls, Model):
         if view is None:
             core = self._core.view(self._edits.plan())
             self._cores.add(core)
+            if self._closed:  # meanwhile, so that it may not have been seen
+                core.close()
+            self._check_open()
             self._view = view = Model(core)
         return view
 
@@ -449,7 +453,7 @@ class Edit(EditCalls, Model):
         """Closes the view: every later use raises ClosedError. May be called again."""
         self._closed = True
         self._view = None
-        for core in list(self._cores):
+        for core in snapshot(self._cores):
             core.close()
 
     def _check_open(self) -> None:

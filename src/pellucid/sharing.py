@@ -26,6 +26,7 @@ from typing import Any
 
 from pellucid import _engine, checks, log
 from pellucid.plan import Plan
+from pellucid.snapshot import snapshot
 from pellucid.weights.base import ModelFile, os_reason
 from pellucid.weights.store import is_full, size
 
@@ -368,18 +369,18 @@ _forking = threading.Lock()  # from before a fork until after it
 
 def _before_fork() -> None:
     _forking.acquire()
-    for place in list(_live):
+    for place in snapshot(_live):
         place.before_fork()
 
 
 def _after_fork() -> None:
-    for place in list(_live):
+    for place in snapshot(_live):
         place.after_fork()
     _forking.release()
 
 
 def _in_child() -> None:
-    for place in list(_live):
+    for place in snapshot(_live):
         with suppress(OSError):
             place.in_child()
     _forking.release()

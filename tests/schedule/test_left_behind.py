@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from pellucid import Model
+from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError
+from pellucid.schedule.caller import Caller
 from pellucid.schedule.departures import Leaving
 from pellucid.schedule.run import of
 from pellucid.schedule.scheduler import Scheduler
@@ -42,64 +44,42 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-def dropped(model: Model) -> None:
-    next(model.stream([1, 2, 3], **OPTIONS))
+READERS: dict[str, Callable[[Model], Any]] = {
+    "stream": lambda m: m.stream([1, 2, 3], **OPTIONS),
+    "streams": lambda m: m.stream([[1, 2, 3], [4]], **OPTIONS),
+    "request": lambda m: m.submit([1, 2, 3], **OPTIONS),
+    "copies": lambda m: m.submit([1, 2, 3], n=2, **OPTIONS),
+    "context": lambda m: m.context().stream([1, 2, 3], **OPTIONS),
+}
 
 
-def dropped_of_several(model: Model) -> None:
-    next(model.stream([[1, 2, 3], [4]], **OPTIONS))
-
-
-def request_dropped(model: Model) -> None:
-    next(model.submit([1, 2, 3], **OPTIONS))
-
-
-def request_cancelled(model: Model) -> None:
-    request = model.submit([1, 2, 3], **OPTIONS)
-    next(request)
-    request.cancel()
-    request.result()
-
-
-def of_a_context(model: Model) -> None:
-    next(model.context().stream([1, 2, 3], **OPTIONS))
-
-
-ENDS: list[Callable[[Model], None]] = [dropped, dropped_of_several, request_dropped, request_cancelled, of_a_context]
-
-
-def ends_beside_another(path: Path, end: Callable[[Model], None], monkeypatch: pytest.MonkeyPatch) -> weakref.ref[Any]:
-    """-> the model, which nobody uses any more."""
+def ends_beside_another(path: Path, read: Callable[[Model], Any], cancels: bool) -> Any:
+    """What reads ends while another thread computes its next tokens -> the model, which nobody uses any more."""
     model = Model.load(path, threads=1)
-    scheduler = of(model.core)
-    settle, began, ended = scheduler._settle, threading.Event(), threading.Event()
-    held: list[bool] = []
-
-    def late(batch: Any) -> None:
-        """Delivers a pass of all, of whose readers each has read something, when one has ended."""
-        if threading.current_thread() is other and len(batch.entries) > 1 and all(w.told for w, _ in batch.entries):
-            held.append(ended.wait(20))
-        settle(batch)
-        began.set()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "_settle", late)
-        other = threading.Thread(target=lambda: model.generate([5] * 30, **OPTIONS))
-        other.start()
-        began.wait(20)
-        end(model)
-        ended.set()
-        other.join(60)
-    assert not other.is_alive() and held[0]
+    reader = read(model)
+    next(reader)
+    scheduler, other = of(model.core), Caller(None, 1 << 30)
+    assert scheduler.take_seat(other)
+    batch = scheduler._gather(other)
+    assert batch is not None
+    scheduler._run(batch, other)
+    if cancels:
+        reader.cancel()
+        reader.result()
+    del reader
+    scheduler._settle(batch)
+    scheduler.leave_seat(other)
+    stats = model.stats()
+    assert stats.running == stats.waiting == stats.cache_bytes_used == 0
     return weakref.ref(model.core)
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_ended_in_the_pass_of_another(
-    path: Path, end: Callable[[Model], None], uncollected: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("read", "cancels"), [*((name, False) for name in READERS), ("request", True), ("copies", True)]
+)
+def test_ended_in_the_pass_of_another(path: Path, read: str, cancels: bool, uncollected: None) -> None:
     """Whose results come after its reader has gone: nothing of it keeps the model alive."""
-    assert ends_beside_another(path, end, monkeypatch)() is None
+    assert ends_beside_another(path, READERS[read], cancels)() is None
 
 
 def test_nothing_is_noted_for_a_driver_that_does_not_exist(model: Model) -> None:
@@ -202,6 +182,25 @@ def test_one_that_leaves_while_those_that_leave_are_copied(model: Model) -> None
     told: list[bool] = []
     scheduler.leave((), lambda: told.append(True))
     assert told == [True] and not scheduler._left
+
+
+def test_a_view_that_is_made_while_its_edit_is_closed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is closed with it."""
+    edit = model.edit()
+    edit.logits([1])
+    edit.skip(0, "mlp")
+    view, made = Core.view, []
+
+    def late(core: Core, *plan: Any) -> Core:
+        made.append(view(core, *plan))
+        edit.close()
+        return made[0]
+
+    monkeypatch.setattr(Core, "view", late)
+    with pytest.raises(ClosedError):
+        _ = edit.model
+    with pytest.raises(ClosedError):
+        made[0].open()
 
 
 # ---- interrupts ---------------------------------------------------------------------------------------------------

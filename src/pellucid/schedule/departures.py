@@ -7,7 +7,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pellucid.schedule.batch import Batch
@@ -16,6 +15,7 @@ from pellucid.schedule.fairness import Served
 from pellucid.schedule.locks import After, acquire
 from pellucid.schedule.memory import Holders
 from pellucid.schedule.reuse import Reuse
+from pellucid.snapshot import snapshot
 
 __all__ = ["Departures"]
 
@@ -99,15 +99,9 @@ class Departures:
         self._sweep()
         return bool(self._left)
 
-    def _noted(self) -> list[Leaving]:
-        """Those that are to leave. A collection that the copy sets off may run a finalizer, which notes more."""
-        while True:
-            with suppress(RuntimeError):
-                return list(self._left)
-
     def leaves(self, work: Work) -> bool:
         """Whether it is noted as one that leaves."""
-        return any(work in one.works for one in self._noted())
+        return any(work in one.works for one in snapshot(self._left))
 
     def _sweep(self) -> None:
         """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a
@@ -120,7 +114,7 @@ class Departures:
                 if not taken[0]:
                     return
                 busy = self._in_pass()
-                done = [one for one in self._noted() if self._remove(one, busy)]
+                done = [one for one in snapshot(self._left) if self._remove(one, busy)]
             finally:
                 if taken and taken[0]:
                     self._lock.release()
@@ -131,7 +125,7 @@ class Departures:
                     continue
                 if one.then is not None:
                     one.then()
-            if not done and all(self._is_busy(one) for one in self._noted()):
+            if not done and all(self._is_busy(one) for one in snapshot(self._left)):
                 return
 
     def _is_busy(self, one: Leaving) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pellucid.errors import ClosedError, out_of_memory
 from pellucid.schedule.caller import Caller
+from pellucid.snapshot import snapshot
 
 __all__ = ["Driver"]
 
@@ -123,6 +124,6 @@ _all: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 @atexit.register
 def _at_exit() -> None:
-    for driver in list(_all):
+    for driver in snapshot(_all):
         with suppress(Exception):
             driver.close()

@@ -22,6 +22,7 @@ from pellucid.schedule.scheduler import Scheduler
 from pellucid.schedule.seat import SLICE
 from pellucid.schedule.stats import RequestStats
 from pellucid.schedule.turns import score
+from pellucid.snapshot import snapshot
 
 if TYPE_CHECKING:
     import asyncio
@@ -140,7 +141,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         if not hasattr(self, "_caller"):  # it was not made
             return
         self._caller.over = True
-        ended = [work for work, _ in list(self._ended)]  # which an interrupt kept from being noted
+        ended = [work for work, _ in snapshot(self._ended)]  # which an interrupt kept from being noted
         left = [*self._active, *ended]
         if left and self._scheduler.forks == self._forks:
             self._scheduler.leave(left, free=True)
@@ -360,7 +361,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def _unfinished(self) -> list[Work]:
         """Those that have met no stop string, with which they end, or wait to compute what comes before."""
-        waits = [work for work in list(self._unscored) if work is not self._scoring]
+        waits = [work for work in snapshot(self._unscored) if work is not self._scoring]
         return [work for work in list(self._active) if not _job(work).finish or work in waits]
 
     def _go_on(self) -> None:
@@ -423,7 +424,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     def _stop_lost(self) -> None:
         """Does `_stop` for those whose own was lost, as an interrupt came just before it."""
         with self._lock:
-            known = {*self._stopped, *self._unscored, *(work for work, _ in list(self._ended))}
+            known = {*snapshot(self._stopped), *snapshot(self._unscored), *(work for work, _ in snapshot(self._ended))}
             for work in list(self._active):
                 if _job(work).finish and work not in known and not self._scheduler.leaves(work):
                     self._stopped.append(work)
