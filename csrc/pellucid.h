@@ -53,7 +53,8 @@ typedef struct pl_options {
 typedef struct pl_model_info {
     const char *isa;
     int64_t packed_bytes; /* packed matrices */
-    int64_t work_bytes;   /* buffers of a pass */
+    int64_t work_bytes;   /* buffers of a pass, */
+    const void *work;     /* and where they are */
     int pages;            /* in which weights lie: PL_PAGES_* (cpu/settle.h) */
     int max_rows;
     int64_t checkpoint_bytes; /* of earlier states of recurrent layers, at most, for each sequence */

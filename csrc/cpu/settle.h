@@ -36,7 +36,8 @@ void pl_settle_init(pl_settle *s, void *p, size_t bytes, int64_t slow_ns);
 /* Before the caller writes [at, at + n), n > 0: touches the last page and takes the time, or provides small pages at once.
  * Called by any thread. */
 void pl_settle_touch(pl_settle *s, uint8_t *at, size_t n);
-/* Another arena's memory, which nobody has written yet, is to lie in pages of the same kind. Of one that is watched. */
+/* Another arena's memory, which nobody has written yet, is to lie in pages of the same kind. Does nothing where no memory
+ * is watched. */
 void pl_settle_beside(pl_settle *s, void *p, size_t bytes);
 /* Everything is written: if there are small pages, starts to gather them. */
 void pl_settle_start(pl_settle *s);

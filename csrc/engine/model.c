@@ -356,6 +356,7 @@ void pl_model_info_get(const pl_model *m, pl_model_info *info)
         .isa = m->tables.kernels->isa,
         .packed_bytes = (int64_t)m->arena_bytes,
         .work_bytes = (int64_t)m->work_bytes,
+        .work = m->work,
         .pages = m->huge ? atomic_load(&m->settle.pages) : PL_PAGES_SMALL,
         .max_rows = m->options.max_rows,
         .checkpoint_bytes = m->plan.n_states ? (int64_t)states->state_bytes * states->marks : 0,

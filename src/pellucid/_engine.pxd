@@ -228,6 +228,7 @@ cdef extern from "pellucid.h" nogil:
     ctypedef struct pl_model_info:
         const char *isa
         int64_t packed_bytes, work_bytes
+        const void *work
         int pages, max_rows
         int64_t checkpoint_bytes
     pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error)

@@ -246,16 +246,16 @@ cdef class Engine:
         return self.tables.plan.n_states > 0
 
     def info(self):
-        """-> dict of isa, packed_bytes, work_bytes, pages (of weights, as in csrc/cpu/settle.h), cache_bytes,
-        cache_bytes_used, checkpoint_bytes."""
+        """-> dict of isa, packed_bytes, work_bytes, work (their address), pages (of weights, as in csrc/cpu/settle.h),
+        cache_bytes, cache_bytes_used, checkpoint_bytes."""
         cdef pl_model_info i
         cdef pl_model *model = self.open().model
         cdef pl_pool *pool = pl_model_pool(model)
         pl_model_info_get(model, &i)
         cdef int64_t room = pl_pool_bytes(pool), used = pl_pool_bytes_used(pool)
         return {"isa": i.isa.decode(), "packed_bytes": i.packed_bytes, "work_bytes": i.work_bytes,
-                "pages": ("huge", "gathering", "gathered", "small")[i.pages], "cache_bytes": room,
-                "cache_bytes_used": used, "checkpoint_bytes": i.checkpoint_bytes}
+                "work": <size_t>i.work, "pages": ("huge", "gathering", "gathered", "small")[i.pages],
+                "cache_bytes": room, "cache_bytes_used": used, "checkpoint_bytes": i.checkpoint_bytes}
 
     cdef check_matrix(self, int matrix):
         if not 0 <= matrix < self.tables.plan.n_mats:

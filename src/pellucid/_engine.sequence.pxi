@@ -18,7 +18,7 @@ cdef class Sequence:
     cdef readonly Engine engine
 
     def __cinit__(self, Engine engine not None):
-        cdef Loaded loaded = engine.open()  # kept until the pool has the sequence as a user: another thread may close it
+        cdef Loaded loaded = engine.open()  # until the pool has the sequence as a user: another thread may close it
         cdef pl_pool *pool = pl_model_pool(loaded.model)
         self.engine = engine
         with nogil:

@@ -344,7 +344,8 @@ def untraced(error: Exception) -> Exception:
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+        one.__context__ = None  # perhaps an error that the caller handles, whose traceback is its own
+        one = one.__cause__
     return error
 
 

@@ -34,6 +34,9 @@ class _Running(Iterator[Item], Generic[Item]):
     """Items of a generator. `release` is called once: when the generator ends, fails or is closed or the object is
     collected, whichever comes first, but never while another thread still runs it.
 
+    An error of a user's function is kept with its traceback, whose frames forget `self` on their way out: otherwise
+    both would stay until Python looks for cycles.
+
     reader: tells the generator what is wanted; once closed, it yields what is left without computing, and ends.
     """
 
@@ -47,7 +50,10 @@ class _Running(Iterator[Item], Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        item = self._take()
+        try:
+            item = self._take()
+        finally:
+            del self
         if item is None:
             raise StopIteration
         return item
@@ -66,6 +72,7 @@ class _Running(Iterator[Item], Generic[Item]):
         finally:
             if self._items.gi_frame is None:
                 self._give_back()
+            del self
         return item
 
     def close(self) -> None:
@@ -96,13 +103,19 @@ class _Running(Iterator[Item], Generic[Item]):
         """Takes all items that are left. Raises the error that ended the stream, each time."""
         if self._items.gi_running:
             raise _busy()
-        self._reader.whole = True
+        reader = self._reader
+        reader.whole = True
         try:
             self._take(every=True)
+            failure = self._failure
         finally:
-            self._reader.whole = False
-        if self._failure is not None:
-            raise again(self._failure)
+            reader.whole = False
+            del self
+        try:
+            if failure is not None:
+                raise again(failure)
+        finally:
+            del failure
 
     def _raised(self, error: BaseException) -> None:
         """Notes what taking an item raised; after an interrupt, which may have lost one, none follows. Raises
@@ -162,8 +175,12 @@ class Stream(_Running[Piece]):
     def result(self) -> Completion:
         """Generates what is left -> the whole Completion. After an early :meth:`close`, what there was until then, with
         the finish reason "cancelled". Raises the error that ended the generation."""
-        self._drain()
-        return self._gathered.completion() or _interrupted()
+        gathered = self._gathered
+        try:
+            self._drain()
+        finally:
+            del self
+        return gathered.completion() or _interrupted()
 
     def __repr__(self) -> str:
         return f"<Stream: {len(self._gathered.ids)} tokens so far>"
@@ -197,8 +214,12 @@ class BatchStream(_Running[tuple[int, Piece]]):
     def result(self) -> list[Completion]:
         """Generates what is left -> the whole completions, by index. After an early :meth:`close`, what there was until
         then. Raises BatchError, with the errors of some prompts and the completions of the others."""
-        self._drain()
-        return [one.completion() or _interrupted() for one in self._gathered]
+        gathered = self._gathered
+        try:
+            self._drain()
+        finally:
+            del self
+        return [one.completion() or _interrupted() for one in gathered]
 
     def __repr__(self) -> str:
         return f"<BatchStream of {len(self._gathered)}: {sum(len(one.ids) for one in self._gathered)} tokens so far>"

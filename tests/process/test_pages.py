@@ -51,30 +51,31 @@ def test_small_pages_become_huge_ones(smollm2: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(first, expected) and np.array_equal(last, expected)
 
 
-def without_huge(size: int) -> bool:
-    """Whether this process has memory of so many bytes, of whole pages, that is to have no huge pages."""
-    pages, here = -(-size // 4096), 0
+def is_small(address: int) -> bool:
+    """Whether the memory there is to have no huge pages."""
+    here = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line.startswith("Size:"):
-            here = int(line.split()[1]) // 4
-        elif line.startswith("VmFlags:") and "nh" in line.split() and here == pages:
-            return True
-    return False
+        first, _, rest = line.partition(" ")
+        if "-" in first:
+            start, end = (int(one, 16) for one in first.split("-"))
+            here = start <= address < end
+        elif here and first == "VmFlags:":
+            return "nh" in rest.split()
+    raise AssertionError("there is no such memory")
 
 
 def test_the_buffers_of_a_pass(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They lie in small pages, and become huge ones after the weights."""
+    with load(smollm2, monkeypatch, False) as other:
+        assert not is_small(other.core.engine.info()["work"])
     with load(smollm2, monkeypatch, True) as model:
-        size = model.core.engine.info()["work_bytes"]
-        if not model.info().huge_pages:  # of this system
-            assert model.core.engine.info()["pages"] == "small" and not without_huge(size)
-            return
-        assert without_huge(size)
+        work, huge = model.core.engine.info()["work"], model.info().huge_pages  # which the system has
+        assert is_small(work) == huge
         model.logits(IDS)
         until = time.monotonic() + 60
         while model.core.engine.info()["pages"] == "gathering" and time.monotonic() < until:
             time.sleep(0.05)
-        assert not without_huge(size)
+        assert not is_small(work)
 
 
 def test_close_ends_gathering(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextBusyError
 from pellucid.schedule.caller import Caller
 from pellucid.schedule.departures import Leaving
+from pellucid.schedule.driver import Driver
 from pellucid.schedule.run import of
 from pellucid.schedule.scheduler import Scheduler
 from tests.engine import models
@@ -127,6 +130,44 @@ def test_closed_while_it_computes(path: Path, name: str, uncollected: None) -> N
     assert core() is None
 
 
+class Raises:
+    """Raises an error after some passes."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error, self.asked = error, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        if self.asked == 4:
+            raise self.error
+        return False
+
+
+USERS: dict[str, Callable[[Model, Raises], Any]] = {
+    "generate": lambda m, raises: m.generate([1, 2, 3], cancel=raises, **OPTIONS),
+    "several": lambda m, raises: m.generate([[1, 2, 3], [4]], cancel=raises, **OPTIONS),
+    "stream": lambda m, raises: [*m.stream([1, 2, 3], cancel=raises, **OPTIONS)],
+    "streams": lambda m, raises: [*m.stream([[1, 2, 3], [4]], cancel=raises, **OPTIONS)],
+    "result": lambda m, raises: m.stream([1, 2, 3], cancel=raises, **OPTIONS).result(),
+    "submit": lambda m, raises: m.submit([1, 2, 3], cancel=raises, **OPTIONS).result(),
+    "map": lambda m, raises: [*m.map([[1, 2, 3], [4]], cancel=raises, **OPTIONS)],
+    "context": lambda m, raises: m.context().generate([1, 2, 3], cancel=raises, **OPTIONS),
+}
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, ClosedError, StopIteration])
+@pytest.mark.parametrize("name", USERS)
+def test_what_a_users_function_raises(path: Path, name: str, error: type[BaseException], uncollected: None) -> None:
+    """Its traceback keeps neither the model nor pages, once nobody refers to it."""
+    model = Model.load(path, threads=1)
+    with pytest.raises(RuntimeError if error is StopIteration and name != "submit" else error):
+        USERS[name](model, Raises(error))
+    assert model.stats().cache_bytes_used == 0
+    core = weakref.ref(model.core)
+    del model
+    assert core() is None
+
+
 def test_a_closed_context_that_is_in_use(model: Model) -> None:
     context = model.context()
     stream = context.stream([1, 2, 3], **OPTIONS)
@@ -203,6 +244,48 @@ def test_a_view_that_is_made_while_its_edit_is_closed(model: Model, monkeypatch:
         made[0].open()
 
 
+def test_one_that_expires_while_the_driver_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever awaits it is told."""
+    with Model.load(path, threads=1, sequences=1) as model:
+        model.drive()
+        scheduler = of(model.core)
+        close, run = Driver.close, scheduler._run
+
+        def late(driver: Driver) -> None:
+            time.sleep(0.5)
+            close(driver)
+
+        def slowly(*batch: Any) -> None:
+            time.sleep(0.05)
+            run(*batch)
+
+        monkeypatch.setattr(scheduler, "_run", slowly)
+
+        async def read() -> str:
+            first = model.submit([1, 2, 3], **{**OPTIONS, "max_tokens": 60})
+            await first.__anext__()  # it has the only place
+            waits = asyncio.ensure_future(asyncio.wait_for(model.submit([4], timeout=0.5, **OPTIONS)._aresult(), 20))
+            await asyncio.sleep(0.35)
+            monkeypatch.setattr(Driver, "close", late)
+            closing = threading.Thread(target=scheduler.close)
+            closing.start()
+            done: Any = await waits
+            closing.join()
+            return str(done.finish_reason)
+
+        assert asyncio.run(read()) == "cancelled"
+
+
+def test_an_error_that_the_caller_handles(model: Model) -> None:
+    """Keeps its traceback, whatever fails meanwhile."""
+    try:
+        raise KeyError
+    except KeyError as mine:
+        with pytest.raises(ClosedError):
+            model.generate([1, 2, 3], cancel=Close(model), **OPTIONS)
+        assert mine.__traceback__ is not None
+
+
 # ---- interrupts ---------------------------------------------------------------------------------------------------
 
 
@@ -258,12 +341,21 @@ def test_before_a_caller_that_slept_leaves_its_seat(model: Model, monkeypatch: p
     victim.append(threading.Thread(target=waits))
     beside.start()
     victim[0].start()
-    assert hit.wait(60)
+    came = hit.wait(60)
     over.set()
+    assert came
     beside.join()
     victim[0].join()
     assert not scheduler._sleeping
     assert ends(lambda: model.score([1, 2, 3]))
+
+
+def turns(scheduler: Scheduler) -> list[Caller]:
+    """The calls that wait for their turn, as soon as there is one."""
+    until = time.monotonic() + 20
+    while not scheduler._turns and time.monotonic() < until:
+        time.sleep(0.001)
+    return list(scheduler._turns)
 
 
 def test_while_the_seat_is_handed_on(model: Model) -> None:
@@ -275,9 +367,7 @@ def test_while_the_seat_is_handed_on(model: Model) -> None:
     scheduler._driver = driver  # as in a pass
     call = threading.Thread(target=lambda: model.score([1, 2, 3]), daemon=True)
     call.start()
-    while not scheduler._turns:
-        pass
-    (waits,) = scheduler._turns
+    (waits,) = turns(scheduler)
     event = waits.event
 
     class Event:
@@ -288,6 +378,28 @@ def test_while_the_seat_is_handed_on(model: Model) -> None:
     with pytest.raises(Interrupted):
         scheduler.leave_seat(driver)
     stream.close()  # as what was interrupted does at its end
+    call.join(20)
+    assert not call.is_alive()
+
+
+def test_before_one_that_was_woken_hands_the_seat_on(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its result already, and does not take the seat that it was woken for; a call waits for its turn."""
+    scheduler = of(model.core)
+    stream = model.stream([1, 2, 3], **{**OPTIONS, "max_tokens": 400})
+    next(stream)
+    mine, other = scheduler._running[0].caller, Caller(None, 1)
+    scheduler._driver = other  # as in a pass
+    call = threading.Thread(target=lambda: model.score([1, 2, 3]), daemon=True)
+    call.start()
+    assert turns(scheduler)
+    scheduler._sleeping[mine] = None
+    scheduler.leave_seat(other, turn=True)
+    assert scheduler._driver is None and mine.event.is_set()
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "_hand_on", once(Scheduler._hand_on))
+        with pytest.raises(Interrupted):
+            scheduler.leave_seat(mine)
+    del stream
     call.join(20)
     assert not call.is_alive()
 

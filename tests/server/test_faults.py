@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ import pytest
 from pellucid import Model, Request, _engine
 from pellucid.look.score import score
 from pellucid.openai.fields import Call
-from pellucid.server import generate
+from pellucid.server import generate, service
 from pellucid.server.access import ANYONE
 from pellucid.server.app import make_app
+from pellucid.server.failures import Failure
 from pellucid.server.service import Service
 from pellucid.server.settings import Limits, Settings
 from tests.server.client import Answer, ask
@@ -294,6 +294,7 @@ def test_long_texts_do_not_hold_up_short_ones(lone: Model) -> None:
 
 
 POSTS = re.findall(r'Route\("([^"]+)", .*methods=\["POST"\]', inspect.getsource(make_app))
+assert len(POSTS) == inspect.getsource(make_app).count('["POST"]') > 20
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -307,33 +308,43 @@ def test_clients_that_leave_in_their_body(server: Running, path: str, caplog: py
     assert not [record for record in caplog.records if record.exc_info]
 
 
-BODIES: list[dict[str, Any]] = [
-    {"prompt": "Hi", "max_tokens": 2},
-    {"prompt": "Hi", "temperature": "hot"},
-    {"prompt": "x " * 3000},
+ASKED: list[tuple[str, dict[str, Any], int]] = [
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 2}, 200),
+    ("/v1/completions", {"prompt": "Hi", "max_tokens": 2, "stream": True}, 200),
+    ("/v1/completions", {"prompt": "Hi", "temperature": "hot"}, 400),
+    ("/v1/completions", {"prompt": "Hi", "model": "another"}, 404),
+    ("/v1/completions", {"prompt": "x " * 3000}, 400),
+    ("/v1/completions", {"prompt": "x " * 3000, "stream": True}, 400),
+    ("/v1/completions", {"prompt": "Hi", "grammar": "root ::= ("}, 400),
+    ("/v1/embeddings", {"input": "Hi"}, 400),
+    ("/v1/tokenize", {"text": 1}, 400),
+    ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "Hi"}], "model": "another"}, 404),
+    ("/v1/edits", {"name": 1}, 400),
 ]
 
 
 def test_nothing_of_a_request_waits_for_a_collection(server: Running) -> None:
     """However it ends, and on a connection that stays open: not its text, nor what it has computed."""
-    kinds = (Call, generate.Answer, Request)
+    kinds = (Call, generate.Answer, Request, service.Running, Failure)
 
-    def left() -> bool:
-        return any(isinstance(one, kinds) for one in gc.get_objects())
+    def found() -> set[int]:
+        return {id(one) for one in gc.get_objects() if type(one) in kinds}
 
     server.settled()
     gc.collect()
+    before = found()
     gc.disable()
     try:
         with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
-            for body, stream in product(BODIES, (False, True)):
-                connection.request("POST", "/v1/completions", json.dumps({**body, "stream": stream}))
-                connection.getresponse().read()
+            for path, body, status in ASKED:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                assert (answer.status, answer.read()[:0]) == (status, b""), path
+                server.until(lambda: not found() - before)
             with server.connect() as gone:
                 gone.sendall(request({"prompt": "Hi", "max_tokens": 400, "stream": True, "ignore_eos": True}))
                 gone.recv(100)
-            server.settled()
-            server.until(lambda: not left())
+            server.until(lambda: not found() - before)
     finally:
         gc.enable()
 

@@ -68,7 +68,7 @@ class Requests(Departures):
     def _clear(self) -> None:
         super()._clear()
         self._permanent: Driver | None = None
-        self._news: dict[Caller, None] = {}  # for it: those with owners that have results, or ended
+        self._news: dict[Caller, None] = {}  # for that one: callers with owners that have results, or have ended
         self._crowded = False  # memory ran out for a call: no request is admitted before a call ends
 
     # ---- arrivals ---------------------------------------------------------------------------------------------
@@ -414,7 +414,8 @@ class Requests(Departures):
         self._note_news(work.caller)
 
     def _note_news(self, caller: Caller) -> None:
-        """Where nobody drives permanently, owners look for themselves."""
+        """Tells the permanent driver, if there is one, of a caller with an owner; without one, owners look for
+        themselves."""
         if caller.owner is not None and self._permanent is not None:
             self._news[caller] = None
 

@@ -153,7 +153,7 @@ class Departures:
             if work.drafts is not None:
                 work.drafts.close()
             work.holds, work.shared = False, None
-            if work.caller.over:  # its last pass came after that
+            if work.caller.over:  # a pass may have delivered after its reader had gone
                 work.caller.ready.clear()
             self._holders.leaving.discard(work)
             self._holders.resting.discard(work)

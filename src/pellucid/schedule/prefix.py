@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -144,8 +143,11 @@ class PrefixCache:
         """Keeps a sequence, which holds exactly these ids and belongs to the cache from now on."""
         if not ids:
             return
-        with self._whole_change():
+        try:
             self._insert(key, ids, sequence)
+        except BaseException:
+            self.clear()  # where an interrupt ends it halfway, pages are not counted as they are
+            raise
 
     def _insert(self, key: Hashable, ids: Sequence[int], sequence: Cached) -> None:
         path = array("i", ids)
@@ -207,19 +209,13 @@ class PrefixCache:
         if not self._owners:
             return False
         upto = self.bytes - max(least, 1)
-        with self._whole_change():
+        try:
             while self._owners and self.bytes > max(upto, 0):
                 self._evict()
-        return True
-
-    @contextmanager
-    def _whole_change(self) -> Iterator[None]:
-        """A change that an interrupt ends in the middle leaves nothing: pages would not be counted as they are."""
-        try:
-            yield
         except BaseException:
-            self.clear()
+            self.clear()  # as in `insert`
             raise
+        return True
 
     def _evict(self) -> None:
         """Drops the sequence that has not been used for longest; of full attention, shortens it: what is nearer to the

@@ -138,7 +138,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def __del__(self) -> None:
         # Nobody waits for it. Only what may be called from a finalizer.
-        if not hasattr(self, "_caller"):  # it was not made
+        if not hasattr(self, "_caller"):  # its constructor failed
             return
         self._caller.over = True
         ended = [work for work, _ in snapshot(self._ended)]  # which an interrupt kept from being noted
@@ -287,7 +287,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             if not self._active:
                 return self._get()
             self._scheduler.start_driver()
-            if self._due():  # it came before there was a driver, which would have been told
+            if self._due():  # a driver would have been told of it, had there been one
                 self.collect()
                 continue
             if self._unscored and self._scoring is None:

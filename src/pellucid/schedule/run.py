@@ -190,7 +190,7 @@ def pieces(
                     yield item, item.job.end("") if item.job.finish else item.job.cancelled()
                 return
             if caller.failure is not None and not caller.ready:
-                raise again(caller.failure)
+                raise _failure(caller)
             out = _take(scheduler, caller, active, score)
             if out is not None:
                 yield out
@@ -199,13 +199,20 @@ def pieces(
             item.job.failed(error)
         raise
     finally:
-        for item in active.values():
-            item.job.failed(None)
         caller.over = True
         # An error's traceback may keep the prompts, but not their sequences.
         scheduler.leave(active, partial(_forget, prompts), free=True)
+        for item in active.values():
+            item.job.failed(None)
         active.clear()
         caller.ready.clear()  # which refers to its works, as these do to it
+
+
+def _failure(caller: Caller) -> Exception:
+    """The error of a whole pass, which a caller that will be in its traceback does not keep any more."""
+    error, caller.failure = caller.failure, None
+    assert error is not None
+    return again(error)
 
 
 def _forget(prompts: Iterable[Shared]) -> None:

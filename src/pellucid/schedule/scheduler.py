@@ -175,7 +175,7 @@ class Scheduler(Seat):
             caller.cancelled = True
             return True
         except Exception as error:
-            sequence, part = None, []  # which the traceback of a user's error would keep
+            sequence, part = None, []  # which the traceback of a user's error, which it keeps, refers to
             caller.failure = untraced(error)
             return True
         if failed:
@@ -201,15 +201,21 @@ class Scheduler(Seat):
                 if self._permanent is None or not self._permanent.alive():
                     self._open()
                     driver = self._permanent = Driver(self)  # before it runs, so that it is told of what arrives
-                    driver.start()
+                    try:
+                        driver.start()
+                    except BaseException:
+                        self._permanent = None
+                        raise
 
     def close(self) -> None:
         """Ends the permanent driver, and the prefix cache."""
         self.clear_cache(close=True)
-        with _starting:
-            driver, self._permanent = self._permanent, None
+        driver = self._permanent
         if driver is not None:
-            driver.close()
+            driver.close()  # until it has ended, it is told of what ends
+            with _starting:
+                if self._permanent is driver:
+                    self._permanent = None
 
     def arrived(self) -> None:
         driver = self._permanent

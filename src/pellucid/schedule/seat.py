@@ -53,6 +53,8 @@ class Seat(Requests):
         if self._batch is not None and self._driver is caller:
             self._settle(self._batch)
         with self._after, self._lock:
+            if self._driver is None and (caller in self._sleeping or caller in self._turns):
+                self._driver = caller  # it may have been woken to take the seat: after an interrupt, it has it to leave
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
             if self._driver is caller:

@@ -60,13 +60,16 @@ class Compute:
             _, hosted = service.select(task.model, record)
             running = Running(record, False, 1)
             body = await until_left(receive, running, partial(self._run, hosted, task, running))
-        except Disconnected:
+        except (Disconnected, Failure):
             raise
         except Exception as error:
             told = failure(error, record.id, task.names)
             if isinstance(error, ContextFullError):
                 told.param = task.given
-            raise told from error
+            try:
+                raise told from error
+            finally:
+                del told  # whose traceback refers to this
         await whole(send, body, task.ignored)
 
     async def _run(self, hosted: Hosted, task: Task, running: Running) -> bytes:
@@ -75,7 +78,8 @@ class Compute:
         try:
             seconds = service.settings.limits.request_seconds
             try:
-                return await asyncio.wait_for(self._compute(hosted, task, running), seconds)
+                async with asyncio.timeout(seconds):
+                    return await self._compute(hosted, task, running)
             except TimeoutError:
                 raise Failure(504, f"the request took longer than {seconds:g} s", code="timeout") from None
         except Exception as error:

@@ -78,7 +78,7 @@ class Generate:
             call.priority = service.priority(call.priority, scope["state"]["key"])
             running = Running(record, call.stream, call.n)
             await self._respond(hosted, scope, receive, send, call, running)
-        except Disconnected:
+        except (Disconnected, Failure):
             raise
         except Exception as error:
             raise failure(error, record.id, call.names) from error
@@ -109,7 +109,7 @@ async def until_left(receive: Receive, running: Running, work: Callable[[], Coro
         left.cancel()
         await asyncio.gather(task, left, return_exceptions=True)
         # An error's traceback refers to this, and the task to the error.
-        running.task = None
+        running.task = running.feed = running.failure = None
         del task, left
 
 

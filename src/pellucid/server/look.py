@@ -77,6 +77,8 @@ class Look:
         live = self._find(request)
         try:
             name = checks.string("name", body.get("name"))
+        except Failure:
+            raise
         except Exception as error:
             raise failure(error, request.state.record.id, {}) from error
         asked = {axis: body.get(axis) for axis in ("layer", "head", "positions", "k")}
@@ -91,6 +93,8 @@ class Look:
         try:
             at = checks.integer("position", body.get("position"), 0, live.meta["n"] - 1)
             options = _options(body)
+        except Failure:
+            raise
         except Exception as error:
             raise failure(error, request.state.record.id, {}) from error
         found = await self._of_look(request, partial(live.steps, at, options))
@@ -143,6 +147,8 @@ class Look:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except ClosedError:  # the model was unloaded, or its edits have ended
             raise _gone() from None
+        except Failure:
+            raise
         except Exception as error:
             raise failure(error, request.state.record.id, {}) from error
 

@@ -303,6 +303,8 @@ class CountTokens:
             async with service.models.use(hosted) as model:
                 work = partial(model.chat_prompt, call.messages, template=service.settings.template, **call.template)
                 prompt = await service.text(work)
+        except Failure:
+            raise
         except Exception as error:
             raise failure(error, record.id, call.names) from error
         await whole(send, dumps({"input_tokens": len(prompt.ids)}), call.ignored)

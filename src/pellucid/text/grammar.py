@@ -326,7 +326,7 @@ def _compiled(work: Any) -> Grammar:
             threading.stack_size(before)
     thread.join()
     if failed:
-        raise failed[0]
+        raise failed.pop()  # kept by nothing that its traceback refers to
     return made[0]
 
 
