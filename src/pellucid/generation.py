@@ -6,10 +6,11 @@ The scheduler runs generations, in passes that they share (schedule/).
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pellucid import _engine, arguments, checks, log, observers, sampling
@@ -334,10 +335,11 @@ class Job:
         """Ends its passes, and returns when none uses the sequence any more."""
         leave = self.leave  # read once: another thread may free it
         if leave is not None:
-            done = threading.Lock()  # unlike an event's, its release may come from a finalizer
-            done.acquire()
-            leave(done.release)
-            done.acquire()
+            done: SimpleQueue[None] = (
+                SimpleQueue()
+            )  # unlike an event, it may be filled by a finalizer, and more than once
+            leave(partial(done.put, None))
+            done.get()
 
     def free(self) -> None:
         """Called when no pass uses the sequence any more."""

@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -188,17 +189,12 @@ def test_freed_while_it_is_settled(model: Model, monkeypatch: pytest.MonkeyPatch
     (work,) = of(model.core)._running
     job: Any = work.job
 
-    class Lock:
-        def __init__(self) -> None:
-            self._lock = lock()
-            job.free()
+    def queue() -> Any:
+        job.free()
+        return SimpleQueue()
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._lock, name)
-
-    lock = threading.Lock
     with monkeypatch.context() as patch:
-        patch.setattr("pellucid.generation.threading.Lock", Lock)
+        patch.setattr("pellucid.generation.SimpleQueue", queue)
         job.settle()
     stream.close()
 

@@ -241,6 +241,13 @@ def test_a_failure_keeps_nothing_of_who_ran_the_pass() -> None:
     assert isinstance(bad.failure, OutOfMemoryError)
 
 
+class Waiting:
+    """A call."""
+
+    def __init__(self) -> None:
+        self.caller = Caller(None, 1)
+
+
 def test_a_call_ends_just_after_its_memory_kept_a_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look for a pass, which finds none, and what is done about that."""
     pool, scheduler = start(10)
@@ -248,11 +255,13 @@ def test_a_call_ends_just_after_its_memory_kept_a_request_waiting(monkeypatch: p
 
     def gather_and_end(self: Scheduler, *given: Any) -> Any:
         found.append(gather(self, *given))
-        self._crowded = False
+        self._short_of = False
         return found[-1]
 
     monkeypatch.setattr(Scheduler, "_gather", gather_and_end)
-    scheduler._crowded = True
+    call: Any = Waiting()
+    scheduler._short_of = True
+    scheduler._holders.begin(call)
     one = work([2] * 8)
     scheduler.submit(one)
     assert read(scheduler, one) == alone([2] * 8, 1)

@@ -20,6 +20,7 @@ from pellucid import Completion, Model
 from pellucid.errors import BatchError, GrammarError, TokenizerError, WrongValue
 from pellucid.later import Later
 from pellucid.schedule import run
+from pellucid.text import grammar
 from pellucid.tokenizer import Tokenizer
 from tests.engine import models
 from tests.families.case import load_golden, write_gguf
@@ -468,3 +469,30 @@ def test_random_schemas(smol: Model) -> None:
 @pytest.mark.nightly
 def test_a_thousand_random_schemas(smol: Model) -> None:
     assert answers_hold(smol, drawn(1000, 2)) > 900
+
+
+def test_an_interrupt_in_the_tokenizer(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which llguidance calls: it is raised, and neither another request nor the same one later is the worse for it."""
+    options: dict[str, Any] = {"schema": PERSON, "max_tokens": 40, "seed": 1}
+    expected = smol.generate(PROMPT, **options).ids
+    encode, calls, stops = grammar._Spelling._encode, [], [0]
+
+    def interrupted(spelling: Any, text: Any) -> list[int]:
+        if threading.current_thread() is threading.main_thread():
+            calls.append(text)
+            if len(calls) == stops[0]:
+                raise KeyboardInterrupt
+        return encode(spelling, text)
+
+    monkeypatch.setattr(grammar._Spelling, "_encode", interrupted)
+    for stops[0] in (1, 2):
+        calls.clear()
+        found: list[Any] = []
+        other = threading.Thread(target=lambda kept: kept.append(smol.generate(PROMPT, **options).ids), args=(found,))
+        other.start()
+        with pytest.raises(KeyboardInterrupt):
+            smol.generate(PROMPT, **options)
+        other.join()
+        assert found == [expected]
+        calls.extend([None] * 9)
+        assert smol.generate(PROMPT, **options).ids == expected

@@ -69,7 +69,11 @@ class Requests(Departures):
         super()._clear()
         self._permanent: Driver | None = None
         self._news: dict[Caller, None] = {}  # for that one: callers with owners that have results, or have ended
-        self._crowded = False  # memory ran out for a call: no request is admitted before a call ends
+        self._short_of = False  # memory ran out for a call: no request is admitted before a call ends
+
+    @property
+    def _crowded(self) -> bool:
+        return self._short_of and bool(self._holders.calls)  # one may have ended in an interrupt
 
     # ---- arrivals ---------------------------------------------------------------------------------------------
 
@@ -123,15 +127,14 @@ class Requests(Departures):
             others = sum(one.most for one in self._holders.others())
             fits = not others or not call.most or limit is None or others + call.most <= limit
             if fits:
-                self._holders.calls.append(call)
+                self._holders.begin(call)
         return fits
 
     def end_call(self, call: Call) -> None:
         """Removes a call, whose memory is free."""
         with self._after, self._lock:
-            if call in self._holders.calls:  # not in a forked child
-                self._holders.calls.remove(call)
-            self._crowded = False
+            self._holders.end(call)
+            self._short_of = False
 
     def beside(self, rows: int, depth: int = 0, kind: str = "prompt") -> int:
         """How many of so many rows the next pass of a call may have, so that it does not hold up those that decode for

@@ -6,7 +6,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from pellucid.schedule.batch import Batch
@@ -23,7 +25,7 @@ __all__ = ["Departures"]
 class Leaving(NamedTuple):
     """Requests that leave: see `Departures.note`."""
 
-    works: list[Work]
+    works: Collection[Work]
     then: Callable[[], None] | None
     free: bool
     rest: bool
@@ -61,6 +63,11 @@ class Departures:
         whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
         self.note(works, then, free=free)
         self._sweep()
+
+    def at_end(self, works: Collection[Work], then: Callable[[], None]) -> Callable[[], None]:
+        """-> what notes that requests end, as `leave` with `free`. To be called first in a ``finally``: no signal's
+        handler comes before it, nor within. works: whoever is in it by then."""
+        return partial(self._left.append, Leaving(works, then, True, False))
 
     def note(
         self,
@@ -119,12 +126,10 @@ class Departures:
                 if taken and taken[0]:
                     self._lock.release()
             for one in done:
-                try:
-                    self._left.remove(one)
-                except ValueError:  # another thread was faster
-                    continue
                 if one.then is not None:
-                    one.then()
+                    one.then()  # first, so that an interrupt loses none; it may be called again
+                with suppress(ValueError):  # another thread was faster
+                    self._left.remove(one)
             if not done and all(self._is_busy(one) for one in snapshot(self._left)):
                 return
 
@@ -134,6 +139,8 @@ class Departures:
     def _remove(self, one: Leaving, busy: set[Work]) -> bool:
         """With the lock: removes requests from the queues -> whether no pass uses them. May be called again."""
         for work in one.works:
+            work.gone = True
+            work.ended = work.ended or time.monotonic()
             for queue in (self._running, self._waiting):
                 if work in queue:
                     if work.holds:

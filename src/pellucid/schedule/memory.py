@@ -46,13 +46,24 @@ class Freed(Enum):
 class Holders:
     """What holds pages beside the requests that run or wait. Used with the scheduler's lock."""
 
-    __slots__ = ("calls", "leaving", "resting", "shared")
+    __slots__ = ("_calls", "leaving", "resting", "shared")
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []  # the oldest first
+        self._calls: list[weakref.ref[Call]] = []  # replaced, never changed; an interrupt may come before one ends
         self.leaving: set[Work] = set()  # requests that have left, and whose sequences are not dropped yet
         self.resting: set[Work] = set()  # that have left, and whose reader may come late to compute once more
         self.shared: weakref.WeakSet[Shared] = weakref.WeakSet()  # prompts that have a sequence
+
+    @property
+    def calls(self) -> list[Call]:
+        """The oldest first."""
+        return [call for one in self._calls if (call := one()) is not None]
+
+    def begin(self, call: Call) -> None:
+        self._calls = [one for one in self._calls if one() is not None] + [weakref.ref(call)]
+
+    def end(self, call: Call) -> None:
+        self._calls = [one for one in self._calls if one() not in (None, call)]
 
     def only(self, mine: Work | None, *known: list[Work]) -> bool:
         """Whether nothing but `mine` holds pages; None: nothing but calls. known: the requests that run or wait."""

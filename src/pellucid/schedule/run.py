@@ -134,6 +134,7 @@ def pieces(
     prompts: weakref.WeakSet[Shared] = weakref.WeakSet()
     waiting, left = iter(items), True
     forks = scheduler.forks
+    ends = scheduler.at_end(active, partial(_forget, prompts))
     try:
         while True:
             while left and len(active) < at_once():
@@ -199,12 +200,13 @@ def pieces(
             item.job.failed(error)
         raise
     finally:
+        ends()  # first, as this may be interrupted, too
         caller.over = True
         # An error's traceback may keep the prompts, but not their sequences.
-        scheduler.leave(active, partial(_forget, prompts), free=True)
+        scheduler.leave(active, free=True)
         for item in active.values():
             item.job.failed(None)
-        active.clear()
+        active = {}
         caller.ready.clear()  # which refers to its works, as these do to it
 
 

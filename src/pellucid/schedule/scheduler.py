@@ -459,6 +459,7 @@ class Scheduler(Seat):
 
     def clear_cache(self, close: bool = False) -> None:
         """Drops what the prefix cache holds. close: it keeps nothing any more."""
+        self._sweep()  # which keeps what has ended
         with self._after, self._lock:
             if self.reuse is not None:
                 self.reuse.close() if close else self.reuse.clear()

@@ -130,7 +130,7 @@ class Seat(Requests):
             freed = self._holders.free(self._running, self._waiting, call=call)
             if isinstance(freed, Work):
                 self._pause(freed)
-                self._crowded = True
+                self._short_of = True
                 freed = Freed.AGAIN
         return freed
 

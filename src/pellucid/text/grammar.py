@@ -86,17 +86,17 @@ class Grammars:
         self.texts = self.all.copy()  # and of those that do not end the text
         for id in self.ends:
             self.texts[id >> 5] &= ~np.uint32(1 << (id & 31))
-        self._spelling = _Spelling(tokenizer, size)
+        self.spelling = _Spelling(tokenizer, size)
         ends = self.ends
         if not ends:  # llguidance needs one; no mask of ours has it
-            self._spelling.tokens.append(SPECIAL + b"<end>")
+            self.spelling.tokens.append(SPECIAL + b"<end>")
             ends = [size]
-        self._spelling.eos_token_id = ends[0]
-        self.padded = (len(self._spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have a word more
+        self.spelling.eos_token_id = ends[0]
+        self.padded = (len(self.spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have a word more
         classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
         with native, out_of_memory("for a grammar's vocabulary"):
-            self.vocabulary = self._ll.LLTokenizer(self._spelling, eos_token=ends, slices=classes)
-        self._spelling.greedy = self.vocabulary.greedy_tokenize
+            self.vocabulary = self._ll.LLTokenizer(self.spelling, eos_token=ends, slices=classes)
+        self.spelling.greedy = self.vocabulary.greedy_tokenize
         self._known: OrderedDict[Structure, Grammar] = OrderedDict()
 
     def compile(self, structure: Structure) -> Grammar:
@@ -171,6 +171,7 @@ class _Spelling:
     def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
         self._tokenizer = tokenizer
         self.greedy: Any = None
+        self._raised = threading.local()
         self.special: dict[bytes, int] = {}
         self.tokens = [self._token(id) for id in range(min(tokenizer.vocab_size, size))]
         self.tokens += [b""] * (size - len(self.tokens))
@@ -188,6 +189,23 @@ class _Spelling:
 
     def __call__(self, text: str | bytes) -> list[int]:
         """Tokens that spell exactly this text, as the model was trained on it."""
+        try:
+            return self._encode(text)
+        except BaseException as error:  # such as a signal's handler raises; llguidance would call the grammar wrong
+            self._raised.error = error
+            found: list[int] = self.greedy(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+            return found
+
+    def check(self) -> None:
+        """Raises what a call in this thread raised."""
+        error, self._raised.error = getattr(self._raised, "error", None), None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+
+    def _encode(self, text: str | bytes) -> list[int]:
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
         spelled = raw.decode("utf-8", "replace")
         for before in ("", "\n"):  # some vocabularies put a space before what they encode
@@ -271,6 +289,7 @@ class Matcher:
             found: list[int] = made.compute_ff_tokens()
             if found:
                 del found[made.validate_tokens(found) :]
+        self._grammar.grammars.spelling.check()
         if not found and made.is_error():
             raise self._error()
         return found
