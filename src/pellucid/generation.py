@@ -73,8 +73,7 @@ def parse_chat_options(keywords: Mapping[str, Any]) -> ChatCall:
 
 
 def canceller(cancel: Any) -> Callable[[], bool] | None:
-    """`cancel` as a callable: from a threading.Event or a callable; None stays None. Raises TypeError for anything
-    else."""
+    """`cancel` as a callable: from a threading.Event or a callable; None stays None. Raises TypeError for others."""
     cancel = sampling.check_cancel("cancel", cancel)
     asked: Callable[[], bool] | None = getattr(cancel, "is_set", cancel)
     return asked
@@ -333,8 +332,7 @@ class Job:
 
     def settle(self) -> None:
         """Ends its passes, and returns when none uses the sequence any more."""
-        leave = self.leave  # read once: another thread may free it
-        if leave is not None:
+        if (leave := self.leave) is not None:  # read once: another thread may free it
             done: SimpleQueue[None] = (
                 SimpleQueue()
             )  # unlike an event, it may be filled by a finalizer, and more than once
