@@ -333,9 +333,7 @@ class Job:
     def settle(self) -> None:
         """Ends its passes, and returns when none uses the sequence any more."""
         if (leave := self.leave) is not None:  # read once: another thread may free it
-            done: SimpleQueue[None] = (
-                SimpleQueue()
-            )  # unlike an event, it may be filled by a finalizer, and more than once
+            done: SimpleQueue[None] = SimpleQueue()  # which a finalizer may fill, and more than once
             leave(partial(done.put, None))
             done.get()
 
