@@ -59,8 +59,9 @@ class Departures:
             self.reuse.forget()
 
     def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
-        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once. free:
-        whether their sequences are dropped before. Never waits, so that a finalizer may call it."""
+        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once; perhaps
+        again, by another thread or after an interrupt. free: whether their sequences are dropped before. Never waits,
+        so that a finalizer may call it."""
         self.note(works, then, free=free)
         self._sweep()
 
