@@ -9,16 +9,12 @@ from typing import Any, NoReturn
 
 from starlette.types import Receive
 
-from pellucid.server.failures import Failure
+from pellucid.server.failures import Disconnected, Failure
 
-__all__ = ["Disconnected", "parse", "receive_body"]
+__all__ = ["parse", "receive_body"]
 
 DEEPEST = 60
 MOST_VALUES = 1_000_000  # lists, objects and what they hold
-
-
-class Disconnected(Exception):
-    """The client is gone."""
 
 
 async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most: int) -> bytes:

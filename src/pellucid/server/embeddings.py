@@ -13,11 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import checks, embedding
 from pellucid.asynchronous import call
-from pellucid.errors import ContextFullError, WrongType, WrongValue
+from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.embeddings import embed_call, embedded, rest, take_model
 from pellucid.openai.fields import Fields
-from pellucid.server.body import Disconnected
-from pellucid.server.failures import Failure, failure
+from pellucid.server.failures import Failure, failing
 from pellucid.server.generate import read, until_left, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
@@ -31,14 +30,13 @@ __all__ = ["Compute", "Task", "embeddings", "rerank"]
 class Task:
     """A request that was read. work: what computes, of `pellucid.embedding`, with its arguments after the model.
     answer: makes the object of the answer from what was computed, the model's name and the number of tokens. given: the
-    field that has the texts. names: the client's names of arguments, by ours."""
+    field that has the texts."""
 
     model: str | None
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
     answer: Callable[[Any, str, int], dict[str, Any]]
     given: str
-    names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
 
@@ -56,20 +54,10 @@ class Compute:
         service, record = self._service, scope["state"]["record"]
         service.ready()
         task = self._read(await read(service, scope, receive), service.settings)
-        try:
+        with failing(record.id, {"texts": task.given, "context_length_exceeded": task.given}):
             _, hosted = service.select(task.model, record)
             running = Running(record, False, 1)
             body = await until_left(receive, running, partial(self._run, hosted, task, running))
-        except (Disconnected, Failure):
-            raise
-        except Exception as error:
-            told = failure(error, record.id, task.names)
-            if isinstance(error, ContextFullError):
-                told.param = task.given
-            try:
-                raise told from error
-            finally:
-                del told  # whose traceback refers to this
         await whole(send, body, task.ignored)
 
     async def _run(self, hosted: Hosted, task: Task, running: Running) -> bytes:
@@ -106,7 +94,7 @@ def embeddings(body: dict[str, Any], settings: Settings) -> Task:
     """A request for embeddings. Raises ValueError or TypeError naming the field."""
     asked = embed_call(body, settings)
     answer = partial(embedded, asked.base64)
-    return Task(asked.model, embedding.embed, asked.arguments, answer, "input", {"texts": "input"}, asked.ignored)
+    return Task(asked.model, embedding.embed, asked.arguments, answer, "input", asked.ignored)
 
 
 # ---- relevance ----------------------------------------------------------------------------------------------------
@@ -129,7 +117,7 @@ def rerank(body: dict[str, Any], settings: Settings) -> Task:
     instruction = fields.take("instruction")
     ignored = rest(fields, settings)
     answer = partial(ranked, top, shown)
-    return Task(model, embedding.rerank, (query, texts, instruction), answer, "documents", ignored=ignored)
+    return Task(model, embedding.rerank, (query, texts, instruction), answer, "documents", ignored)
 
 
 def _document(value: Any, i: int) -> str:

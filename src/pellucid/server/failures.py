@@ -27,10 +27,12 @@ from pellucid.text.grammar import NoGrammarsError
 
 __all__ = [
     "STATUSES",
+    "Disconnected",
     "Failure",
     "LoadError",
     "anthropic_body",
     "busy",
+    "failing",
     "failure",
     "naming",
     "of_prompt",
@@ -62,6 +64,10 @@ _ANTHROPIC_TYPES = {
 }
 _WORD = re.compile(r"\w")
 _PLACE = re.compile(r"[A-Za-z_]\w*(?:\[[^\[\]]{1,80}\]|\.\w+)*", re.ASCII)
+
+
+class Disconnected(Exception):
+    """The client is gone."""
 
 
 class Failure(Exception):
@@ -139,6 +145,17 @@ def busy(status: int, message: str, code: str, seconds: float = 1.0) -> Failure:
 
 def stopping() -> Failure:
     return busy(503, "the server is stopping", "shutting_down", 10)
+
+
+@contextmanager
+def failing(request_id: str, names: dict[str, str]) -> Iterator[None]:
+    """Errors of an endpoint become what its client is told. names: the client's names of options, by ours."""
+    try:
+        yield
+    except (Disconnected, Failure):
+        raise
+    except Exception as error:
+        raise failure(error, request_id, names) from error
 
 
 @contextmanager

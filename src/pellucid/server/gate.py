@@ -10,8 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pellucid.errors import one_line
 from pellucid.server.access import Hosts, Keys
-from pellucid.server.body import Disconnected
-from pellucid.server.failures import Failure, failure, stopping, told
+from pellucid.server.failures import Disconnected, Failure, failure, stopping, told
 from pellucid.server.record import Record, log
 from pellucid.server.service import Service
 from pellucid.server.shapes import dumps

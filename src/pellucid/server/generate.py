@@ -23,8 +23,8 @@ from pellucid.results import Piece, TokenLogprob
 from pellucid.schedule import start
 from pellucid.schedule.request import Request
 from pellucid.schedule.run import of
-from pellucid.server.body import Disconnected, parse, receive_body
-from pellucid.server.failures import Failure, failure, of_prompt, refused
+from pellucid.server.body import parse, receive_body
+from pellucid.server.failures import Disconnected, Failure, failing, failure, of_prompt, refused
 from pellucid.server.feed import Feed
 from pellucid.server.models import Hosted
 from pellucid.server.record import log
@@ -71,17 +71,13 @@ class Generate:
         body = await read(service, scope, receive)
         edits = body.pop("pellucid_edits", None)
         call = self._parse(body, service.settings)
-        try:
+        with failing(record.id, call.names):
             if edits is not None:
                 call.extra["edits"] = checks.string("pellucid_edits", edits)
             _, hosted = service.select(call.model, record)
             call.priority = service.priority(call.priority, scope["state"]["key"])
             running = Running(record, call.stream, call.n)
             await self._respond(hosted, scope, receive, send, call, running)
-        except (Disconnected, Failure):
-            raise
-        except Exception as error:
-            raise failure(error, record.id, call.names) from error
 
     async def _respond(
         self, hosted: Hosted, scope: Scope, receive: Receive, send: Send, call: Call, running: Running

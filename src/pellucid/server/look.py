@@ -23,8 +23,7 @@ from pellucid.look.live import Live
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import SamplingOptions
-from pellucid.server.body import Disconnected
-from pellucid.server.failures import Failure, busy, failure
+from pellucid.server.failures import Disconnected, Failure, busy, failing
 from pellucid.server.generate import read
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
@@ -75,12 +74,8 @@ class Look:
         their types and shape."""
         body = await read(self._service, request.scope, request.receive)
         live = self._find(request)
-        try:
+        with failing(request.state.record.id, {}):
             name = checks.string("name", body.get("name"))
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, request.state.record.id, {}) from error
         asked = {axis: body.get(axis) for axis in ("layer", "head", "positions", "k")}
         found = await self._of_look(request, partial(live.part, name, **asked))
         headers = {"pellucid-type": found.kind, "pellucid-shape": ",".join(map(str, found.shape))}
@@ -90,13 +85,9 @@ class Look:
         """{position, options, seed} -> {steps, drawn}: the engine's own sampler at a position."""
         body = await read(self._service, request.scope, request.receive)
         live = self._find(request)
-        try:
+        with failing(request.state.record.id, {}):
             at = checks.integer("position", body.get("position"), 0, live.meta["n"] - 1)
             options = _options(body)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, request.state.record.id, {}) from error
         found = await self._of_look(request, partial(live.steps, at, options))
         return _json(_told(found, live))
 
@@ -119,14 +110,11 @@ class Look:
             raise busy(429, "too many looks inside wait", "queue_full", 5)
         self._waiting += 1
         try:
-            named = body.get("model")
-            _, hosted = self._service.select(None if named is None else checks.string("model", named), record)
-            async with self._service.models.use(hosted) as model:
-                yield body, hosted, model
-        except (Disconnected, Failure):
-            raise
-        except Exception as error:
-            raise failure(error, record.id, {}) from error
+            with failing(record.id, {}):
+                named = body.get("model")
+                _, hosted = self._service.select(None if named is None else checks.string("model", named), record)
+                async with self._service.models.use(hosted) as model:
+                    yield body, hosted, model
         finally:
             self._waiting -= 1
 
@@ -143,14 +131,11 @@ class Look:
         raise _gone()
 
     async def _of_look(self, request: Request, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        except ClosedError:  # the model was unloaded, or its edits have ended
-            raise _gone() from None
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, request.state.record.id, {}) from error
+        with failing(request.state.record.id, {}):
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            except ClosedError:  # the model was unloaded, or its edits have ended
+                raise _gone() from None
 
     def _make(self, model: Model, body: dict[str, Any], left: threading.Event) -> Live:
         def progress(share: float) -> None:

@@ -19,7 +19,7 @@ from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, check
 from pellucid.openai.shapes import arguments_of
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
-from pellucid.server.failures import Failure, anthropic_body, failure, naming, refused
+from pellucid.server.failures import Failure, anthropic_body, failing, naming, refused
 from pellucid.server.generate import Generate, read, whole
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
@@ -298,15 +298,11 @@ class CountTokens:
         service, record = self._service, scope["state"]["record"]
         service.ready()
         call = message_call({"max_tokens": 1, **await read(service, scope, receive)}, service.settings)
-        try:
+        with failing(record.id, call.names):
             _, hosted = service.select(call.model, record)
             async with service.models.use(hosted) as model:
                 work = partial(model.chat_prompt, call.messages, template=service.settings.template, **call.template)
                 prompt = await service.text(work)
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, record.id, call.names) from error
         await whole(send, dumps({"input_tokens": len(prompt.ids)}), call.ignored)
 
 

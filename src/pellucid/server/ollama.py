@@ -365,7 +365,7 @@ def _task(fields: Fields, settings: Settings, model: str | None, texts: list[str
     for name in ("keep_alive", "options", "truncate"):
         fields.take(name)
     ignored = rest(fields, settings)
-    return Task(model, embedding.embed, (texts, *options), answer, given, {"texts": given}, ignored)
+    return Task(model, embedding.embed, (texts, *options), answer, given, ignored)
 
 
 def _embedded(begun: float, rows: Any, model: str, tokens: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from pellucid import __version__
 from pellucid.openai.fields import Fields
-from pellucid.server.failures import Failure, failure
+from pellucid.server.failures import failing
 from pellucid.server.generate import read, whole
 from pellucid.server.models import Hosted
 from pellucid.server.ollama import take_model
@@ -65,7 +65,7 @@ class Ollama:
         service, record = self._service, scope["state"]["record"]
         service.ready()
         body = await read(service, scope, receive)
-        try:
+        with failing(record.id, {}):
             fields = Fields(body, service.settings.limits)
             name, hosted = service.select(take_model(fields), record)
             async with service.models.use(hosted) as model:
@@ -75,10 +75,6 @@ class Ollama:
                     made["capabilities"] += ["completion", *_of_chats(made["template"])]
                 if not hosted.generates or model.core.embedder.pooling is not None:
                     made["capabilities"].append("embedding")
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, record.id, {}) from error
         await whole(send, dumps(made))
 
 

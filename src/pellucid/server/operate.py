@@ -15,7 +15,7 @@ from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS, Fields, message_of
 from pellucid.openai.refusal import OF_CHATS, REFUSED, check_known
 from pellucid.sampling import DEFAULTS
-from pellucid.server.failures import Failure, failure
+from pellucid.server.failures import failing
 from pellucid.server.generate import read, whole
 from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted
@@ -140,15 +140,11 @@ class Text:
             body = {name: value for name, value in body.items() if name in fields.rest}
         unknown = sorted(body.keys() - self._known)
         check_known(unknown, service.settings)
-        try:
+        with failing(record.id, {"text": _text_field(body), "ids": "tokens"}):
             given = body.get("model")
             _, hosted = service.select(None if given is None else checks.string("model", given), record)
             async with service.models.use(hosted) as model:
                 made = await service.text(lambda: dumps(self._work(model, body, service.settings), apart=True))
-        except Failure:
-            raise
-        except Exception as error:
-            raise failure(error, record.id, {"text": _text_field(body), "ids": "tokens"}) from error
         await whole(send, made, unknown)
 
 
