@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from pellucid import _gguf
 from pellucid.errors import ClosedError, ModelFileError
-from pellucid.weights import StringArray, open_gguf, open_model
+from pellucid.weights import StringArray, base, open_gguf, open_model
 from pellucid.weights.base import SourceFile
 from tests.weights.headers import ARCH, build, info, pair, text
 
@@ -156,6 +157,20 @@ def test_headers_longer_than_the_first_read(tmp_path, size):
         assert model.get_str("long") == long and model.get_list("numbers") == numbers
         assert model.get_list("pieces", of=str) == pieces
         assert _gguf.parse(raw).tensors == _gguf.parse(SourceFile(str(path), "a file")).tensors
+
+
+def test_a_file_that_outlives_its_module_is_closed(tmp_path, monkeypatch):
+    (tmp_path / "v.gguf").write_bytes(build())
+    file, wrong = SourceFile(str(tmp_path / "v.gguf"), "a file"), list[Any]()
+    fd = file.fileno()
+    monkeypatch.setattr(sys, "unraisablehook", wrong.append)
+    with monkeypatch.context() as ends:  # what the interpreter does to modules at its end
+        for name in [name for name in vars(base) if not name.startswith("__")]:
+            ends.setattr(base, name, None)
+        del file
+    assert wrong == []
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(fd)
 
 
 def test_a_file_without_tensors(tmp_path):

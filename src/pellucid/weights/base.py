@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -112,10 +111,12 @@ class SourceFile:
     """A file open for reading, of ``size`` bytes. It is never memory-mapped: if another program truncates it, a read
     raises ModelFileError, whereas an access to a mapping would end the process."""
 
+    _fd: int | None = None  # opening it failed, or it is closed
+    _end = staticmethod(os.close)  # a finalizer may run when this module's names are gone
+
     def __init__(self, path: str, expected: str) -> None:
         self.path = path
-        fd, self.size = open_regular(path, expected)
-        self._fd: int | None = fd
+        self._fd, self.size = open_regular(path, expected)
         if self.size == 0:
             self.close()
             raise ModelFileError("the file is empty", file=path, expected=expected)
@@ -149,11 +150,10 @@ class SourceFile:
         """May be called again."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            self._end(fd)
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # opening it failed
-            self.close()
+        self.close()
 
 
 class FileBytes:
