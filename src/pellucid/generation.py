@@ -128,6 +128,7 @@ class Job:
     prompt_text: str = ""  # what `echo` returns first
     salt: str = ""  # requests with different ones share nothing in the prefix cache
     cached: int = 0  # tokens of the prompt that were found computed
+    computed: int = field(init=False, default=0)  # rows
     reply: Reply | None = None  # what the answer may have besides text
     chat: bool = False  # it answers a conversation
     opening: int = 0  # tokens of the prompt that others are likely to begin with, too
@@ -489,7 +490,7 @@ class Job:
             prefill=first - self.start,
             decode=now - first if self.first else 0.0,
             first_token=first - self.start,
-            prefill_tokens=self.prompt_tokens - self.cached,
+            prefill_tokens=min(self.prompt_tokens - self.cached, self.computed),
             decode_tokens=max(self.new - 1, 0),
             cached_tokens=self.cached,
             drafted_tokens=self.drafted,

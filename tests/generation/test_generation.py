@@ -339,6 +339,25 @@ def test_cancelling(smol: Any) -> None:
     assert context.length == 0
 
 
+def test_timings_count_tokens_of_the_prompt_that_were_computed(smol: Any) -> None:
+    for options, computed in (
+        ({"max_tokens": 0}, 0),
+        ({"choice": ["Paris"]}, 0),  # all that is decided without a draw
+        ({"choice": ["Paris", "London"]}, 5),
+        ({"max_tokens": 1}, 5),
+        ({"max_tokens": 4, "cache": False}, 5),
+        ({"cancel": lambda: True}, 0),
+    ):
+        smol.clear_cache()
+        done = smol.generate(PROMPT, **options)
+        assert done.timings.prefill_tokens == computed, options
+        assert (done.timings.prefill_rate > 0) == (computed > 0)
+    smol.clear_cache()
+    before = smol.stats().rows
+    several = smol.generate(PROMPT, n=3, max_tokens=1, seed=1)
+    assert sum(done.timings.prefill_tokens for done in several) == smol.stats().rows - before
+
+
 # ---- streams and contexts -------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,7 @@ class FakeJob:
 
     sampler = bound = options = None
     root: Any = None
-    cached = opening = 0
+    cached = computed = opening = 0
     ends: frozenset[int] = frozenset()
 
     def __init__(self, prompt: list[int], most: int) -> None:

@@ -344,5 +344,47 @@ def test_integers_that_doubles_hold() -> None:
     for most in (2**63 - 1, 2**64 - 1):  # of programs with integers of 64 bits
         bound = G.compile(of({"type": "integer", "minimum": 0, "maximum": most}))
         assert takes(bound, str(2**63 - 1)) and not takes(bound, str(most + 1))
+    for least in (-(2**63), -1e300):
+        bound = G.compile(of({"type": "integer", "minimum": least, "maximum": 2**63 - 1}))
+        assert takes(bound, str(-(2**63) + 1024)) and not takes(bound, str(-(2**63) - 1)) and takes(bound, "17")
+        bound = G.compile(of({"minimum": least, "exclusiveMaximum": 1e300}))
+        assert takes(bound, "-1.5") and not takes(bound, str(-(2**63) - 1)) and not takes(bound, str(2**63))
+    for wrong in ({"minimum": 2**63}, {"exclusiveMaximum": -1e300}, {"minimum": -(2**63) + 2}):
+        with pytest.raises(GrammarError, match=r"expected integers from -2\*\*53"):
+            G.compile(of(wrong))
     named = G.compile(of({"properties": {"const": {"type": "integer", "default": BIG}}}))
     assert takes(named, f'{{"const":{BIG}}}')
+
+
+@pytest.mark.parametrize(
+    "form, least, most", [("int8", -128, 127), ("uint16", 0, 65535), ("int32", -(2**31), 2**31 - 1)]
+)
+def test_formats_of_integers_are_bounds(form: str, least: int, most: int) -> None:
+    bound = G.compile(of({"type": ["integer", "null"], "format": form}))
+    assert all(takes(bound, str(one)) for one in (least, 0, most, "null"))
+    assert not takes(bound, str(least - 1)) and not takes(bound, str(most + 1))
+    bound = G.compile(of({"type": ["integer", "string"], "format": form, "minimum": 5, "maximum": 2**40}))
+    assert takes(bound, "5") and takes(bound, str(most)) and not takes(bound, "4") and not takes(bound, str(most + 1))
+    others: list[Any] = [[], {}, 3, "odd"]  # which say nothing of integers
+    for other in others:
+        assert takes(G.compile(of({"type": "integer", "format": other})), str(most + 1))
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"uniqueItems": False},
+        {"not": False},
+        {"propertyNames": {}},
+        {"unevaluatedProperties": True, "unevaluatedItems": {}},
+        {"dependentRequired": {}, "dependentSchemas": {}, "dependencies": {}},
+        {"if": {"type": "string"}},
+        {"then": False, "else": False},
+        {"minContains": 2, "maxContains": 3},
+    ],
+)
+def test_keywords_that_ask_nothing_are_taken(nothing: dict[str, Any]) -> None:
+    bound = G.compile(of({"type": "array", "items": {"type": "integer", **nothing}, **nothing}))
+    assert takes(bound, "[1,1]") and not takes(bound, '["a"]')
+    with pytest.raises(GrammarError, match="cannot be kept"):
+        G.compile(of({"items": {"uniqueItems": True}}))

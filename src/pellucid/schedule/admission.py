@@ -399,7 +399,7 @@ class Requests(Departures):
         of_key: dict[tuple[int, str], int] = {}
         for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
             n = len(part) * done
-            work.rows += n
+            work.job.computed += n
             of_key[work.key] = of_key.get(work.key, 0) + n
         for key, n in of_key.items():
             self._served.add(key, n)

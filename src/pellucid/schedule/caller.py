@@ -32,6 +32,7 @@ class Task(Protocol):
     sampler: Any
     root: Any  # of the tokens in the prefix cache; None: neither found there nor kept
     cached: int  # tokens of the prompt that were found computed
+    computed: int  # rows
     opening: int  # tokens that others are likely to begin with, too
 
     def advance(self) -> bool:
@@ -154,7 +155,6 @@ class Work:
         "preempted",
         "priority",
         "root",
-        "rows",
         "shared",
         "started",
         "submitted",
@@ -196,7 +196,6 @@ class Work:
         self.cached = 0  # tokens of the prompt that were found computed
         self.most = 1 << 30  # rows of a pass: fewer after it lacked memory with more
         self.unread = 0  # pieces that were made of its results, and that its reader has not taken
-        self.rows = 0  # computed
         self.told = 0  # results that its caller knows of
         self.submitted = time.monotonic()
         self.started: float | None = None

@@ -104,12 +104,13 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         works, now = self._works, time.monotonic()
         ends = [work.ended or now for work in works]
         drafted, accepted = (sum(getattr(_job(work), name) for work in works) for name in ("drafted", "accepted"))
+        computed = sum(work.job.computed - max(len(work.job.drawn) - 1, 0) for work in works)
         first = min((work.started for work in works if work.started is not None), default=None)
         queued = (max(ends) if first is None else first) - works[0].submitted
         return RequestStats(
             queued=max(queued, 0.0),
             cached=sum(work.cached for work in works),
-            prefilled=max(sum(work.rows - max(len(work.job.drawn) - 1, 0) for work in works) - (drafted - accepted), 0),
+            prefilled=max(computed - drafted + accepted, 0),
             preempted=sum(work.preempted for work in works),
             preempted_seconds=sum(
                 work.paused + (max(end - work.paused_at, 0) if work.paused_at else 0)

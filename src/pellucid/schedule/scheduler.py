@@ -189,7 +189,7 @@ class Scheduler(Seat):
         self.pass_seconds += seconds
         if not self.passes % 16 or self.passes < 16:
             self._cost.add(1, n, seconds)
-        work.rows += 1
+        work.job.computed += 1
         return True
 
     # ---- a permanent driver -----------------------------------------------------------------------------------

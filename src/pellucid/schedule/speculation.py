@@ -47,7 +47,7 @@ class Speculation:
             n += 1
         right = one.length + (one.rows - 1 + n if n else 0)
         if sequence.length > right:
-            work.rows -= right - sequence.rewind(right)  # recurrent layers go back further, and compute these again
+            job.computed -= right - sequence.rewind(right)  # recurrent layers go back further, and compute these again
         results = drawn[: lead + n] if n else []
         if job.bound is None or job.options.logprobs:
             return results

@@ -16,10 +16,33 @@ __all__ = ["check", "check_embedded", "checked", "explained", "warnings"]
 
 # The automaton of a multiple has as many states: 0.2 s for 30,000.
 MOST_MULTIPLE = 30_000
-# llguidance reads numbers as doubles: of larger integers it would allow others. Bounds from those of 64 bits on it
-# takes for these, so that a text still keeps them, or refuses.
+# llguidance reads numbers as doubles: of larger integers it would allow others. Integers of more than 64 bits are not
+# written: a bound that excludes only those, or the last thousand of 64 bits, becomes one that it takes.
 MOST_INTEGER, MOST_BOUND = 2**53, 2**63 - 1
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+LARGE = 2**63 - 1024  # of 64 bits the last that is a double
+_LEAST, _MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+# Formats of integers, as OpenAPI and programs' types name them, and their bounds.
+_INTEGERS = {f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1) - 1) for n in (8, 16, 32, 64)}
+_INTEGERS |= {f"uint{n}": (0, 2**n - 1) for n in (8, 16, 32, 64)}
+_INTEGERS |= {"int": _INTEGERS["int64"], "uint": _INTEGERS["uint64"]}
+# Keywords that ask nothing, with these values, or beside none of these keywords.
+_EMPTY: dict[str, tuple[Any, ...]] = {
+    "uniqueItems": (False,),
+    "not": (False,),
+    "propertyNames": (True, {}),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "dependencies": ({},),
+}
+_BESIDE = {
+    "minContains": ("contains",),
+    "maxContains": ("contains",),
+    "then": ("if",),
+    "else": ("if",),
+    "if": ("then", "else"),
+}
 # Keywords whose values are names and schemas, and those whose values are no schemas.
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
@@ -34,13 +57,50 @@ def checked(text: str) -> dict[str, Any]:
     if root is False:
         raise GrammarError("no text matches", place="schema")
     root = {} if root is True else root
+    check(root, "schema")
     for _, node in _nodes(root, "schema"):
         for key in node.keys() & _COUNTS:
             value = node[key]
             if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
                 node[key] = int(value)
-    check(root, "schema")
+        _drop(node)
+        _bound(node)
     return dict(root)
+
+
+def _drop(node: dict[str, Any]) -> None:
+    """Takes away what asks nothing, which llguidance may not know."""
+    for key, values in _EMPTY.items():
+        if any(node.get(key) is value or node.get(key) == value == {} for value in values):
+            del node[key]
+    for key, others in _BESIDE.items():
+        if key in node and not any(other in node for other in others):
+            del node[key]
+
+
+def _bound(node: dict[str, Any]) -> None:
+    """Says in bounds that llguidance takes what it would not take as a format or as bounds."""
+    types, form = _types(node), node.get("format")
+    if isinstance(form, str) and form in _INTEGERS and "integer" in types and "number" not in types:
+        least, most = _INTEGERS[node.pop("format")]
+        for key, value, tighter in (("minimum", least, max), ("maximum", most, min)):
+            given = node.get(key, value)
+            node[key] = tighter(given, value) if isinstance(given, (int, float)) else given
+    for key in _LEAST:
+        if _is_number(node.get(key)) and node[key] <= -MOST_BOUND:
+            node[key] = -LARGE
+    for key in _MOST:
+        if _is_number(node.get(key)) and node[key] >= MOST_BOUND and types != {"integer"}:
+            node[key] = LARGE
+
+
+def _types(node: dict[str, Any]) -> set[Any]:
+    given = node.get("type")
+    return {one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_embedded(lark: str) -> None:
@@ -65,7 +125,9 @@ def _check_integers(root: Any, place: str) -> None:
         found: float | None = None
         if key in ("const", "enum"):
             found = _beyond(value)
-        elif key in _BOUNDS and isinstance(value, (int, float)) and MOST_INTEGER < abs(value) < MOST_BOUND:
+        elif key in _LEAST and _is_number(value) and (value > MOST_INTEGER or -MOST_BOUND < value < -MOST_INTEGER):
+            found = value
+        elif key in _MOST and _is_number(value) and (value < -MOST_INTEGER or MOST_INTEGER < value < MOST_BOUND):
             found = value
         if found is not None:
             text = f"{shown(found)} cannot be kept: expected integers from -2**53 to 2**53"
