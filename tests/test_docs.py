@@ -248,7 +248,7 @@ SHOWN = {
     "pellucid.Trace": "arrays attribution attributions bertviz html kept lens lens_table load logits_at nbytes save "
     "sources to_pandas top",
     "pellucid.look.lens.Guess": "id logit piece probability",
-    "pellucid.look.lens.Attribution": "parts",
+    "pellucid.look.lens.Attribution": "parts total",
     "pellucid.look.attributions.Attributions": "at total",
     "pellucid.look.table.LensTable": "",
     "pellucid.look.experiments": "Occlusion Patching occlusion patching",

@@ -392,7 +392,7 @@ class Calls:
             progress: called with the tokens done and all tokens.
 
         Raises ValueError for a wrong name or index, and where the arrays would exceed `limit` (the message states what
-        would fit); ContextFullError, NumericsError, ClosedError.
+        would fit, if less does); ContextFullError, NumericsError, ClosedError.
         """
         from pellucid.look.trace import trace
 

@@ -224,7 +224,7 @@ class ContextFullError(PellucidError):
         self.available = available
 
     def _parts(self) -> list[object]:
-        numbers = [self.needed, " tokens needed, ", self.available, " available"]
+        numbers = [self.needed, f" token{'' if self.needed == 1 else 's'} needed, ", self.available, " available"]
         return [self.message or "the context is full", ": ", *numbers]
 
 

@@ -164,6 +164,7 @@ class Model(AsyncCalls):
         self._core.close()
 
     def __enter__(self) -> Model:
+        self.core.open()  # raises ClosedError
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -390,9 +391,9 @@ class Model(AsyncCalls):
     def open_context(self, path: str | os.PathLike[str]) -> Context:
         """-> the :class:`Context` that ``Context.save`` wrote. It goes on as that one would have, bit for bit.
 
-        The file must be of the same weights, version of Pellucid, instruction set, ``kv`` and ``precision``. All of it
-        is checked before anything of it is used. Raises ModelFileError where it is damaged or of another model;
-        OutOfMemoryError.
+        The file must be of the same weights, version of Pellucid, instruction set, ``kv`` and ``precision``, and fit
+        this model's context. All of it is checked before anything of it is used. Raises ModelFileError where it is
+        damaged, of another model or too long; OutOfMemoryError.
         """
         core = self.core
         core.decoder()

@@ -134,8 +134,8 @@ class Timings:
 
 
 class Piece(NamedTuple):
-    """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete, and ``ids`` are
-    those of no token, or of several, while and after a possible stop string is. The last piece
+    """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete. While a
+    possible stop string is held back, ``ids`` is empty; the piece after it may have several. The last piece
     has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes.
 
     ``index``: which of the n completions of a request it belongs to. ``stop_string``: the one that ended the text.
@@ -262,6 +262,7 @@ class Completion(Shown):
             "end": None if self.end is None else self.end._asdict(),
             "seed": self.seed,
             "dropped": self.dropped,
+            "echoed": self.echoed,
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
             "tool_calls": [call.to_dict() for call in self.tool_calls],

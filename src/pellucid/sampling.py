@@ -254,12 +254,13 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 class SamplingOptions:
     """The options of a generation, for any number of calls: ``generate(prompt, options=o)``. Keywords beside it win.
 
-    Created from keywords, all optional; None is the default. Every value is checked.
+    Created from keywords, all optional; one that is None is as if it were left out, but for max_tokens. Every value is
+    checked.
 
     The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
     top_k, typical_p, top_p, min_p, xtc, temperature. Each works on the tokens that the previous one kept, with
-    probabilities renormalised over them. 0, 1.0, {} or () switch a step off. docs/sampling.md has the definitions,
-    their sources, and the differences from other programs.
+    probabilities renormalised over them. docs/sampling.md has the definitions, the values that switch a step off, the
+    sources, and the differences from other programs.
 
     max_tokens: maximum number of new tokens; None: as many as fit the context. The default of ``chat`` is None.
     temperature: divides the logits. 0 is greedy: it takes the most probable token, whatever the filters and wherever
@@ -288,8 +289,8 @@ class SamplingOptions:
         act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
     logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token. Tokens that the model's
         files forbid (``info().suppressed``) are forbidden unless they are named here.
-    seed: 0 to 2**64 - 1; None: a random one for each completion, which has it as ``seed``. Several, one per prompt,
-        for a call with several prompts.
+    seed: 0 to 2**64 - 1; None: a random one for each completion, which has it as ``seed``. Several: one for each prompt
+        of a call, or one for each completion.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
     ignore_eos: goes on where the model would end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
@@ -354,7 +355,7 @@ class SamplingOptions:
     on_full: OnFull = "stop"
     speculate: Literal["auto", False] = "auto"
     prediction: str | tuple[int, ...] | None = None
-    given: frozenset[str] = field(default=frozenset(), init=False, compare=False)  # names of the options given
+    given: frozenset[str] = field(default=frozenset(), init=False)  # names of the options given: these win over others
 
     def __init__(self, **options: Unpack[SamplingKeywords]) -> None:
         given = _given(options)
@@ -378,7 +379,7 @@ class SamplingOptions:
         return cls(**{**defaults, **(base._options() if base is not None else {}), **own})
 
     def replace(self, **options: Unpack[SamplingKeywords]) -> SamplingOptions:
-        """-> a copy with other values."""
+        """-> a copy with other values. One that is None stays as it is, but for max_tokens."""
         return self.parse({**options, "options": self})
 
     def settled(self, seed: int) -> SamplingOptions:
@@ -400,7 +401,7 @@ class SamplingOptions:
             seed = (seed,) * prompts
         elif len(seed) not in (prompts, every):
             expected = f"{prompts} (one per prompt)" + (f" or {every} (one per completion)" if n > 1 else "")
-            raise WrongValue("seed", f" has {len(seed)} values: expected {expected}")
+            raise WrongValue("seed", f" has {len(seed)} value{'s' * (len(seed) != 1)}: expected {expected}")
         return list(seed) if len(seed) == every else [(s + k) % (MOST_SEED + 1) for s in seed for k in range(n)]
 
     def structure(self) -> Structure | None:

@@ -215,10 +215,16 @@ class _Reader:
 
     def _sizes(self, header: dict[str, Any]) -> tuple[int, int]:
         n, length, most = header.get("ids"), header.get("length"), self._core.context_length
-        if type(n) is not int or not 0 <= n <= most + 1:
-            raise self._error("impossible", field="ids", expected=f"0 to {most + 1}, which the model's context holds")
-        if type(length) is not int or not 0 <= length <= min(n, most):
-            raise self._error("impossible", field="length", expected=f"0 to {min(n, most)}")
+        if type(n) is not int or n < 0:
+            raise self._error("impossible", field="ids", expected="their number")
+        if n > most + 1:
+            raise self._error(f"{n} tokens", field="ids", expected=f"at most {most + 1}, by the context of this model")
+        if type(length) is not int or not 0 <= length <= n:
+            raise self._error("impossible", field="length", expected=f"0 to {n}")
+        if length > most:
+            raise self._error(
+                f"{length} tokens", field="length", expected=f"at most {most}, by the context of this model"
+            )
         return n, length
 
     def _ids(self, n: int, pages: Any) -> list[int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from pellucid.display import follow
 from pellucid.errors import BatchError, ClosedError, ContextBusyError, again
-from pellucid.markup import Fragment, in_notebook
+from pellucid.markup import Fragment, count, in_notebook
 from pellucid.results import Completion, Gathered, Piece
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class Stream(_Running[Piece]):
         return gathered.completion() or _interrupted()
 
     def __repr__(self) -> str:
-        return f"<Stream: {len(self._gathered.ids)} tokens so far>"
+        return f"<Stream: {count(len(self._gathered.ids), 'token')} so far>"
 
     def _add(self, item: Piece) -> None:
         self._gathered.add(item)
@@ -222,7 +222,8 @@ class BatchStream(_Running[tuple[int, Piece]]):
         return [one.completion() or _interrupted() for one in gathered]
 
     def __repr__(self) -> str:
-        return f"<BatchStream of {len(self._gathered)}: {sum(len(one.ids) for one in self._gathered)} tokens so far>"
+        tokens = sum(len(one.ids) for one in self._gathered)
+        return f"<BatchStream of {len(self._gathered)}: {count(tokens, 'token')} so far>"
 
     def _add(self, item: tuple[int, Piece]) -> None:
         index, piece = item

@@ -89,6 +89,7 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Tokenizer:
+        """The tokenizer of a model file's pieces. Raises TokenizerError where they are none."""
         return cls(build(vocabulary))
 
     @property

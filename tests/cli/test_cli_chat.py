@@ -16,7 +16,7 @@ from .conftest import Run, error_line
 from .terminal import Terminal, on_terminal
 
 GREEDY = ("--temperature", "0", "-n", "8")
-CUT = "[cut off after -n tokens]"
+CUT = "[cut off at the limit of -n]"
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,8 @@ def test_limits_and_wrong_arguments(path: Path, saved: bytes, tmp_path: Path) ->
     file = tmp_path / "context"
     file.write_bytes(saved)
     with Model.load(path, threads=1, context=100) as model:
-        assert refused(model, file, saved).field == "ids"
+        error = refused(model, file, saved)
+        assert error.field == "ids" and "151 tokens; expected at most 101, by the context" in str(error)
     with Model.load(path, threads=1, cache_bytes=1000) as model, pytest.raises(OutOfMemoryError):
         model.open_context(file)
     with Model.load(path, threads=1) as model:

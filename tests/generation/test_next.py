@@ -264,3 +264,11 @@ def test_append_returns_what_it_added(ids_only: Model, smol: Model) -> None:
 def test_classes_that_are_not_called(make: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         make()
+
+
+def test_a_closed_model_is_not_entered(ids_only: Model) -> None:
+    model = Model.load(ids_only.info().path, threads=1)
+    with model:
+        pass
+    with pytest.raises(ClosedError), model:
+        pass

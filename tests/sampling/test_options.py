@@ -19,6 +19,7 @@ from pellucid._kernels import sampling as kernels
 from pellucid.options import TEMPLATE_DEFAULTS
 from pellucid.sampling import (
     CHECKS,
+    DEFAULTS,
     SAMPLERS,
     Cancel,
     Integer,
@@ -240,6 +241,14 @@ def test_keywords_win_over_options() -> None:
     assert base.replace(seed=4) == SamplingOptions(temperature=0.5, seed=4, max_tokens=9)
     assert repr(base) == "SamplingOptions(max_tokens=9, temperature=0.5, seed=3)"
     assert pickle.loads(pickle.dumps(base)).given == base.given
+
+
+def test_equal_options_do_the_same() -> None:
+    """One that was given wins over others, where they come together, and over the defaults of `chat`."""
+    given, default = SamplingOptions(max_tokens=DEFAULTS["max_tokens"]), SamplingOptions()
+    assert given != default and len({given, default}) == 2
+    assert default == SamplingOptions(top_p=None) == pickle.loads(pickle.dumps(default))
+    assert given == SamplingOptions(max_tokens=DEFAULTS["max_tokens"]) == default.replace(max_tokens=given.max_tokens)
 
 
 def test_the_typed_keywords_are_the_options() -> None:

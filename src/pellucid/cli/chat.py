@@ -250,7 +250,7 @@ class Talk:
         elif self.typed and finish == "cancelled":
             output.note("[stopped]")
         elif finish == "length":
-            output.note("[cut off after -n tokens]")
+            output.note("[cut off at the limit of -n]")
         return finish
 
     @contextmanager

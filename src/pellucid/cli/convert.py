@@ -50,7 +50,7 @@ def convert(
     importances = None if imatrix is None else read_importances(imatrix)
     count = options.thread_count(threads)
     with weights.open_model(path) as file:
-        before = sum(tensor.data.size for tensor in file.tensors.values())
+        before = sum(stamp.st_size for stamp in file.stamps())
     with progress() as bar, options.naming("imatrix"):
         made = convert_folder(path, out, mixture, importances=importances, threads=count, progress=bar)
     report(out, mixture, made, before, json)

@@ -8,6 +8,7 @@ import typer
 
 from pellucid.cli import options, output
 from pellucid.cli.sampling import arguments, sampling_options
+from pellucid.markup import count
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
@@ -83,7 +84,7 @@ def generate(
 def _timings(t: Any, finish: str) -> str:
     parts = [
         f"load {t.load:.2f} s",
-        f"prompt {t.prefill_tokens} tokens in {t.prefill:.2f} s ({t.prefill_rate:.0f}/s)",
+        f"prompt {count(t.prefill_tokens, 'token')} in {t.prefill:.2f} s ({t.prefill_rate:.0f}/s)",
         f"then {t.decode_tokens} in {t.decode:.2f} s ({t.decode_rate:.0f}/s)",
     ]
     if t.drafted_tokens:

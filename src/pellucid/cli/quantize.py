@@ -50,7 +50,7 @@ def quantize(
             raise output.UsageError(
                 f"{path}: this is a Hugging Face folder; `pellucid convert` makes a GGUF file of it"
             )
-        before = sum(tensor.data.size for tensor in file.tensors.values())
+        before = sum(stamp.st_size for stamp in file.stamps())
         with options.naming("imatrix"):
             made = quantize_file(
                 file, out, mixture, importances=importances, threads=options.thread_count(threads), progress=bar
@@ -59,7 +59,8 @@ def quantize(
 
 
 def report(out: str, mixture: str, made: dict[str, str], before: int, json: bool) -> None:
-    """What a new file has become, on stdout. made: name of a tensor -> its format; before: bytes of the tensors."""
+    """What a new file has become, on stdout. made: name of a tensor -> its format; before: bytes of the files that it
+    was made of."""
     nbytes = os.path.getsize(out)
     formats: dict[str, int] = {}
     for format in made.values():

@@ -91,6 +91,7 @@ class Attribution(Shown):
 
     @property
     def total(self) -> float:
+        """The sum of all parts: the logit before a soft cap, or the difference of two."""
         return self.embedding + self.bias + float(self.attention.sum() + self.mlp.sum() + self.edits.sum())
 
     def parts(self) -> list[tuple[str, float]]:

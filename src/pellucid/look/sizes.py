@@ -148,8 +148,8 @@ def estimate(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, 
 
 
 def check_limit(parts: Mapping[str, int], s: Selection, limit: int, smaller: Any) -> None:
-    """Raises ValueError where the parts of a trace take more than `limit` bytes; the message states what would fit.
-    smaller: the parts of another selection."""
+    """Raises ValueError where the parts of a trace take more than `limit` bytes; the message states what would fit,
+    where fewer layers or positions do. smaller: the parts of another selection."""
     total = sum(parts.values())
     if total <= limit:
         return
