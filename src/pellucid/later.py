@@ -38,6 +38,10 @@ class Later(Generic[T]):
             thread.join()
             self._thread = None
 
+    def made(self) -> T | None:
+        """The value, where there is one."""
+        return getattr(self, "_value", None)
+
     def get(self) -> T:
         self.wait()
         if self._error is not None:

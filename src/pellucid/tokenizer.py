@@ -139,6 +139,13 @@ class Tokenizer:
 
         return grammars_of(self._text, size or self.vocab_size)
 
+    def forget_grammars(self) -> None:
+        """What `grammars` gave ends once nothing uses it."""
+        if "_grammars" in vars(self._text):
+            from .text.grammar import forget
+
+            forget(self._text)
+
     def encode(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """Ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary says so.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
+import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -388,3 +391,22 @@ def test_keywords_that_ask_nothing_are_taken(nothing: dict[str, Any]) -> None:
     assert takes(bound, "[1,1]") and not takes(bound, '["a"]')
     with pytest.raises(GrammarError, match="cannot be kept"):
         G.compile(of({"items": {"uniqueItems": True}}))
+
+
+def test_what_llguidance_keeps_ends_with_the_model(smollm2: Path) -> None:
+    """It is native: the search for cycles does not look into it. After `close` there is none to look for."""
+    for closed in (True, False):
+        model = Model.load(smollm2, threads=1, context=256)
+        model.generate("Hi", schema={"type": "array", "items": {"enum": ["a", "b"]}}, max_tokens=4)
+        kept = weakref.ref(model.core.need_tokenizer().grammars(model.core.engine.vocab).spelling)
+        gc.collect()
+        gc.disable()
+        try:
+            if closed:
+                model.close()
+            del model
+            assert kept() is None or not closed
+        finally:
+            gc.enable()
+        gc.collect()
+        assert kept() is None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ class Grammars:
 
     def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
         self._ll = _package()
+        self.tokenizer = tokenizer
         self.size = size
         self.words = (size + 31) // 32  # of a mask
         self.ends = sorted(id for id in tokenizer.eog if id < size)
@@ -86,7 +88,7 @@ class Grammars:
         self.texts = self.all.copy()  # and of those that do not end the text
         for id in self.ends:
             self.texts[id >> 5] &= ~np.uint32(1 << (id & 31))
-        self.spelling = _Spelling(tokenizer, size)
+        self.spelling = _Spelling(self)
         ends = self.ends
         if not ends:  # llguidance needs one; no mask of ours has it
             self.spelling.tokens.append(SPECIAL + b"<end>")
@@ -96,7 +98,6 @@ class Grammars:
         classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
         with native, out_of_memory("for a grammar's vocabulary"):
             self.vocabulary = self._ll.LLTokenizer(self.spelling, eos_token=ends, slices=classes)
-        self.spelling.greedy = self.vocabulary.greedy_tokenize
         self._known: OrderedDict[Structure, Grammar] = OrderedDict()
 
     def compile(self, structure: Structure) -> Grammar:
@@ -118,6 +119,11 @@ class Grammars:
                 gone, _ = self._known.popitem(last=False)
                 size -= len(gone.text) + len(gone.calls)
         return made
+
+    def forget(self) -> None:
+        """No grammar stays compiled that nothing uses."""
+        with _locks.table:
+            self._known.clear()
 
     def source(self, structure: Structure) -> str:
         """A structure as llguidance reads it: a JSON list of grammars."""
@@ -160,27 +166,34 @@ def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
     return known.setdefault(size, Grammars(tokenizer, size)) if made is None else made
 
 
+def forget(tokenizer: TextTokenizer) -> None:
+    """Its grammars end once nothing uses them, without a search for cycles."""
+    for grammars in vars(tokenizer).pop("_grammars", {}).values():
+        grammars.forget()
+
+
 class _Spelling:
-    """A tokenizer as llguidance asks for it: what each token spells, and the tokens of a text."""
+    """A tokenizer as llguidance asks for it: what each token spells, and the tokens of a text. llguidance keeps it, and
+    Python does not look for cycles there: so it keeps neither the tokenizer nor the grammars."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
     special_token_ids: tuple[int, ...] = ()
     eos_token_id: int
 
-    def __init__(self, tokenizer: TextTokenizer, size: int) -> None:
-        self._tokenizer = tokenizer
-        self.greedy: Any = None
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = weakref.ref(grammars)  # alive: its grammars and their matchers refer to it
         self._raised = threading.local()
         self.special: dict[bytes, int] = {}
-        self.tokens = [self._token(id) for id in range(min(tokenizer.vocab_size, size))]
+        tokenizer, size = grammars.tokenizer, grammars.size
+        self.tokens = [self._token(tokenizer, id) for id in range(min(tokenizer.vocab_size, size))]
         self.tokens += [b""] * (size - len(self.tokens))
 
-    def _token(self, id: int) -> bytes:
-        raw = self._tokenizer.piece(id)
+    def _token(self, tokenizer: TextTokenizer, id: int) -> bytes:
+        raw = tokenizer.piece(id)
         if raw[:1] == SPECIAL:  # one byte of no character
             return b""
-        spelled = self._tokenizer.spelling(id)
+        spelled = tokenizer.spelling(id)
         if raw and not looks_like_control(spelled) and (raw != REPLACEMENT or spelled == "\ufffd"):
             return raw
         name = spelled.encode("utf-8", "replace")
@@ -193,8 +206,7 @@ class _Spelling:
             return self._encode(text)
         except BaseException as error:  # such as a signal's handler raises; llguidance would call the grammar wrong
             self._raised.error = error
-            found: list[int] = self.greedy(text if isinstance(text, str) else text.decode("utf-8", "replace"))
-            return found
+            return self._greedy(text if isinstance(text, str) else text.decode("utf-8", "replace"))
 
     def check(self) -> None:
         """Raises what a call in this thread raised."""
@@ -208,16 +220,25 @@ class _Spelling:
     def _encode(self, text: str | bytes) -> list[int]:
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
         spelled = raw.decode("utf-8", "replace")
+        tokenizer = self._owner().tokenizer
         for before in ("", "\n"):  # some vocabularies put a space before what they encode
             try:
-                ids = self._tokenizer.encode(before + spelled, add_special=False)
+                ids = tokenizer.encode(before + spelled, add_special=False)
             except TokenizerError:
                 break
             for i in range(min(len(ids), 4)):
                 if b"".join(self.tokens[id] for id in ids[i:]) == raw:
                     return ids[i:]
-        found: list[int] = self.greedy(spelled)
+        return self._greedy(spelled)
+
+    def _greedy(self, text: str) -> list[int]:
+        found: list[int] = self._owner().vocabulary.greedy_tokenize(text)
         return found
+
+    def _owner(self) -> Grammars:
+        owner = self._grammars()
+        assert owner is not None
+        return owner
 
 
 class Grammar:
