@@ -166,4 +166,4 @@ static void free_table(pl_store *s)
     free(s->pages);
 }
 
-const pl_store_type pl_paged_store = {reserve, commit, cut, fork_table, reach, cut, restore, free_table};
+const pl_store_type pl_paged_store = {reserve, commit, cut, fork_table, reach, cut, restore, free_table, NULL};

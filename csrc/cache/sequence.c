@@ -42,13 +42,27 @@ pl_seq *pl_seq_fork(pl_seq *seq)
     return fork;
 }
 
+/* Whether a store gave up something that it keeps only to rewind to. */
+static int spare(pl_seq *seq, int32_t from)
+{
+    for (int i = 0; i < seq->n_stores; i++)
+        if (seq->store[i].type->spare && seq->store[i].type->spare(&seq->store[i], from))
+            return 1;
+    return 0;
+}
+
+/* Where memory is short for one store, what another keeps makes room. */
 int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto)
 {
-    int status = PL_CACHE_OK;
-    for (int i = 0; i < seq->n_stores && !status; i++)
-        status = seq->store[i].type->reserve(&seq->store[i], from, upto);
-    if (status)
+    int status;
+    do {
+        status = PL_CACHE_OK;
+        for (int i = 0; i < seq->n_stores && !status; i++)
+            status = seq->store[i].type->reserve(&seq->store[i], from, upto);
+        if (!status)
+            return PL_CACHE_OK;
         pl_seq_roll_back(seq);
+    } while (spare(seq, from));
     return status;
 }
 

@@ -60,18 +60,25 @@ static void rewind_to(pl_store *s, int32_t n)
     pl_pool_trim(s->pool);
 }
 
-/* Where memory is short, marks make room, the oldest first. A pass over part of a plan starts before the length, in a
- * fork of the sequence; engine/pass.c has checked that there is a state. */
+/* Where memory is short, marks make room, the oldest first; but not one that a pass begins at. */
+static int spare(pl_store *s, int32_t from)
+{
+    if (!s->n_marks || s->marks[0].length == from)
+        return 0;
+    s->passing = s->passing && s->n_marks > 1;
+    drop_mark(s, 0);
+    return 1;
+}
+
+/* A pass over part of a plan starts before the length, in a fork of the sequence; engine/pass.c has checked that there is
+ * a state. */
 static int reserve(pl_store *s, int32_t from, int32_t upto)
 {
     (void)upto;
     rewind_to(s, from);
     int status = pl_pool_take(s->pool, s->group, 1, &s->next);
-    while (status && s->n_marks) {
-        s->passing = s->passing && s->n_marks > 1;
-        drop_mark(s, 0);
+    while (status && spare(s, -1))
         status = pl_pool_take(s->pool, s->group, 1, &s->next);
-    }
     return status;
 }
 
@@ -169,4 +176,5 @@ static void free_states(pl_store *s)
     pl_pool_trim(s->pool);
 }
 
-const pl_store_type pl_state_store = {reserve, commit, roll_back, fork_states, reach, rewind_to, restore, free_states};
+const pl_store_type pl_state_store = {reserve,   commit,  roll_back,   fork_states, reach,
+                                      rewind_to, restore, free_states, spare};

@@ -15,6 +15,9 @@ typedef struct pl_store_type {
     /* Takes the pages of an extent; s is empty. PL_CACHE_*, or -1 where no store can hold that. */
     int (*restore)(pl_store *s, int32_t length, const pl_extent *extent);
     void (*free)(pl_store *s);
+    /* Gives up the oldest of what is kept only to rewind to, but not what a pass from `from` on needs: whether there was
+     * any. NULL: it keeps nothing. */
+    int (*spare)(pl_store *s, int32_t from);
 } pl_store_type;
 
 extern const pl_store_type pl_paged_store; /* keys and values: pages.c */

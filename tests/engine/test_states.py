@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from pellucid import Model, _engine
 from pellucid.errors import OutOfMemoryError
+from pellucid.schedule.run import of
 from tests.engine.models import extend, ids_for, rows, same, sequence
 from tests.families.case import load_golden, write_folder, write_gguf
 from tests.families.cases import BY_NAME
@@ -191,6 +193,24 @@ def test_where_memory_is_short_marks_make_room(path: Path) -> None:
         kept = s.rewind(25)
         found = rows(engine, s, ids[kept:])
     assert same(found, expected[kept:])
+
+
+def test_marks_make_room_for_keys(tmp_path: Path) -> None:
+    """Of what a sequence needs at least, its marks are no part, in whatever order its stores ask."""
+    case = BY_NAME["falcon_h1"]
+    golden = load_golden(case)
+    golden = replace(golden, config={**golden.config, "max_position_embeddings": 1024})
+    path = write_gguf(case, golden, tmp_path / "long.gguf")
+    with Model.load(path, threads=1) as measured:
+        limit = of(measured.core).room.need(640)
+        ids = ids_for(measured.core.engine, 640)
+        expected = measured.logits(ids)[-1]
+    with Model.load(path, threads=1, cache_bytes=limit + 1) as small:
+        s = sequence(small.core.engine)
+        for i in range(0, 640, 10):
+            extend(small.core.engine, s, ids[i : i + 9])
+            last = rows(small.core.engine, s, ids[i + 9 : i + 10])
+        assert s.length == 640 and same(last[0], expected)
 
 
 def test_a_pass_finds_the_memory_that_the_one_before_gave_back(tmp_path: Path) -> None:
