@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -415,6 +418,26 @@ def test_two_ctrl_c_at_the_prompt_end_it(terminal: Callable[..., Terminal]) -> N
     interrupt("y", "\n")
     code, rest = screen.end()
     assert (code, "Traceback" in rest) == (130, False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_sets_the_terminal_back(
+    terminal: Callable[..., Terminal], number: signal.Signals
+) -> None:
+    screen = terminal()
+    before = termios.tcgetattr(screen.file)
+    screen.wait("> ")
+    screen.type("half a li")
+    screen.wait("half a li")  # the line editor has the terminal
+    assert termios.tcgetattr(screen.file) != before
+    end = time.monotonic() + 30
+    while termios.tcgetattr(screen.file) != before:
+        assert time.monotonic() < end
+        with suppress(ProcessLookupError):
+            os.kill(screen.process, number)  # again, where it came while a key was looked at
+        time.sleep(0.3)
+    code, rest = screen.end()
+    assert (code, "Traceback" in rest) == (128 + number, False)
 
 
 def test_ctrl_c_drops_what_was_begun(terminal: Callable[..., Terminal], model: Model) -> None:

@@ -42,6 +42,14 @@ def test_embed(run: Run, model: Model, tmp_path: Path) -> None:
     assert (np.array(json.loads(raw.stdout)["embedding"], np.float32) == found[0]).all()
 
 
+def test_what_is_read_is_not_written(run: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.npy"
+    texts.write_text("An owl.\n")
+    done = run("embed", "--file", str(texts), "--pooling", "mean", "-o", str(texts))
+    assert done.returncode == 2 and b"this is a file that is read" in done.stderr
+    assert texts.read_text() == "An owl.\n"
+
+
 def test_embed_quantised(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "y.npy"
     folder = bpe(None, tiny.write_folder(tiny.Tiny(name="x", seed=4, vocab=700), tmp_path / "folder"))

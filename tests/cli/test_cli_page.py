@@ -90,6 +90,20 @@ def test_refused_before_anything_is_computed(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_read_is_not_written(call: Run, tmp_path: Path, smollm2: Path) -> None:
+    model, trace = tmp_path / "m.gguf", tmp_path / "t.npz"
+    model.write_bytes(smollm2.read_bytes())
+    with Model.load(model, threads=1) as loaded:
+        loaded.trace("Hello").save(trace)
+    before = trace.read_bytes()
+    for arguments in (["Hi", "--html", str(model)], ["--file", str(trace), "--html", str(trace)]):
+        done = call("inspect", *arguments, "-m", str(model))
+        assert done.returncode == 2 and b"this is a file that is read" in done.stderr
+    assert trace.read_bytes() == before and model.stat().st_size == smollm2.stat().st_size
+    done = call("inspect", "Hi", "--html=", "-m", str(model))
+    assert done.returncode == 2 and b"the name of the file to write is empty" in done.stderr
+
+
 def test_a_trace_is_no_message(call: Run, tmp_path: Path) -> None:
     done = call("inspect", "-m", "/nowhere/model.gguf", "--file", "x.npz", "--chat", "--html", str(tmp_path / "a"))
     assert done.returncode == 2 and "--chat: makes a message of TEXT" in error_line(done)

@@ -15,13 +15,13 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from pellucid import Model
-from pellucid.errors import TokenizerError, UnsupportedModelError
+from pellucid.errors import ModelFileError, TokenizerError, UnsupportedModelError, WrongValue
 from pellucid.making.convert import convert_folder
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.words import WORDS
 from pellucid.tokenizer import Tokenizer as Own
 from pellucid.weights.writer import Value, write_gguf
-from tests.families.case import load_golden, write_folder
+from tests.families.case import load_golden, with_keys, write_folder
 from tests.families.case import write_gguf as write_gguf_case
 from tests.families.cases import BY_NAME
 from tests.families.test_families import ids_of
@@ -256,6 +256,37 @@ def test_all_ends_of_a_generation(tmp_path: Path) -> None:
         write_gguf(folder / "bad.gguf", metadata | {"pellucid.eog_token_ids": Value("array of int32", ids)}, [])
         with pytest.raises(TokenizerError, match=f"pellucid.eog_token_ids: {wrong}"):
             Own.load(folder / "bad.gguf")
+
+
+def test_a_word_that_ends_a_generation_stays_a_word(tmp_path: Path) -> None:
+    """As a line's end may, for one: chats spell tokens out, and such a word in them is text."""
+    folder = bpe(None, tmp_path / "folder")
+    word = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["l"]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, word]}))
+    own, made = Own.load(folder), written(folder)
+    assert word in own.eog and word in made.eog
+    for text in ("hello, a well", "<|user|>l</s>"):
+        assert made.encode(text, False, True) == own.encode(text, False, True)
+
+
+def test_numbers_that_keys_cannot_have(tmp_path: Path) -> None:
+    case = BY_NAME["qwen25vl"]
+    golden = load_golden(case)
+    for wrong in (10**30, -5, 2**31, 2**40):
+        table = {"mrope_section": [2, 3, wrong], "rope_theta": 1e5, "rope_type": "default"}
+        config = with_keys(golden.config, rope_parameters=table)
+        folder = write_folder(case, golden, tmp_path / f"folder{wrong}", config)
+        with pytest.raises(ModelFileError, match="mrope_section"):
+            convert_folder(folder, tmp_path / "out.gguf", "F32")
+    for kind in ("int32", "uint8", "int64"):
+        with pytest.raises(WrongValue, match=f"a.b has .*: beyond {kind}"):
+            write_gguf(tmp_path / "out.gguf", {"a.b": Value(f"array of {kind}", [1, 2**63])}, [])
+    case = BY_NAME["deepseek_v3"]
+    golden = load_golden(case)
+    folder = write_folder(case, golden, tmp_path / "odd", with_keys(golden.config, rope_interleave="gelu"))
+    with pytest.raises(ModelFileError, match="rope_interleave"):
+        convert_folder(folder, tmp_path / "out.gguf", "F32")
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_the_name_is_found(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_broken_importance_files(tmp_path: Path, raw: bytes, field: str | None) 
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("sums, count", [(3e38, 1.0), (1e3, 1e-44)])
+def test_means_beyond_float32_are_refused(sums: float, count: float, tmp_path: Path) -> None:
+    one = Importance(np.full((1, 32), sums, np.float32), np.full(1, count, np.float32))
+    write_importances(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": one})
+    with pytest.raises(ModelFileError, match="a mean that is not finite") as caught:
+        read_importances(tmp_path / "x.gguf")
+    assert caught.value.field == "blk.0.ffn_up.weight"
+
+
 def test_a_text_is_no_importance_file(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("Some text, and not what was made of it.")
     with pytest.raises(ModelFileError, match="as in an importance file: GGUF of the type imatrix"):

@@ -249,3 +249,39 @@ def test_strict(embedder: tuple[Model, Gate]) -> None:
     answer = call(make_app(service), "POST", PATH, {"input": "a", "user": "x"})
     assert (answer.status, answer.headers["pellucid-ignored"]) == (200, "user")
     service.close()
+
+
+def test_what_can_never_fit_is_refused_at_once(smollm2: Path) -> None:
+    """Also beside others, which have memory that this one would not be helped by."""
+    with Model.load(smollm2, threads=1, context=512, cache_bytes=4_000_000) as model:
+        service, app = serving(model)
+        text = "An owl. " * 60
+        tokens = len(model.tokenize(text))
+        asked: list[tuple[str, str, dict[str, Any]]] = [
+            ("input", PATH, {"input": text, "pooling": "mean"}),
+            ("input", "/api/embed", {"model": "m", "input": text, "pooling": "mean"}),
+            ("prompt", "/v1/completions", {"prompt": text, "max_tokens": 0, "echo": True, "logprobs": 1}),
+            ("prompt", "/v1/completions", {"prompt": text, "max_tokens": 2}),
+        ]
+
+        async def all_of_them(beside: bool) -> None:
+            leave = asyncio.Event()
+            other = {"prompt": "An owl", "max_tokens": 60, "ignore_eos": True}
+            busy = asyncio.ensure_future(ask(app, "POST", "/v1/completions", other, leave=leave)) if beside else None
+            await asyncio.sleep(0.1 if beside else 0)
+            for param, path, body in asked:
+                answer = await asyncio.wait_for(ask(app, "POST", path, body), 10)
+                assert answer.status == 400, (path, answer.body)
+                if path.startswith("/v1"):
+                    assert answer.error["code"] == "context_length_exceeded"
+                    assert answer.error["n_prompt_tokens"] >= tokens > answer.error["n_ctx"] > 64
+                    assert answer.error["param"] == param
+                else:
+                    assert "maximum context length" in answer.json["error"]
+            if busy is not None:
+                leave.set()
+                await busy
+
+        for beside in (False, True):
+            asyncio.run(all_of_them(beside))
+        service.close()

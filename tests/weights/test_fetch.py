@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_resumed_by_the_next_run(served: Hub) -> None:
 def test_a_server_that_never_gets_further(served: Hub) -> None:
     served.faults[FILE] = [drop(0)] * 9
     fails("broke off after 0 of 300004 bytes")
+
+
+def test_a_server_that_begins_anew_for_ever(served: Hub) -> None:
+    """A draft that was begun anew brings nothing before it is longer than the last one."""
+    whole: Callable[..., None] = lambda handler, data: handler.answer(  # noqa: E731
+        206, data, Content_Range=f"bytes 0-{len(data) - 1}/{len(data)}"
+    )
+    plain: Callable[..., None] = lambda handler, data: handler.give(data)  # noqa: E731
+    served.faults[FILE] = [drop(9_000), *([plain, whole, drop(9_000)] * 20)]
+    fails("broke off after 9000 of 300004 bytes", whole=False)
+    assert len(served.requests) < 40
+
+
+def test_an_empty_file(served: Hub) -> None:
+    served.files["/x.gguf"] = b""
+    fails("is no GGUF file: it is empty", reference=f"{served.url}/x.gguf")
+    assert kept() == []
 
 
 def test_a_server_without_ranges(served: Hub) -> None:

@@ -55,7 +55,7 @@ def batch(
             "are prompts or options.",
         ),
     ] = None,
-    at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Rows that run together.")] = 32,
+    at_once: Annotated[int, typer.Option(metavar="N", min=1, max=65536, help="Rows that run together.")] = 32,
     errors: Annotated[
         str,
         typer.Option(metavar="keep|stop", help="Invalid row: keep a line that says so and go on, or stop."),

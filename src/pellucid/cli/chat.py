@@ -330,7 +330,8 @@ class Talk:
 
     def ask(self) -> str:
         if sys.stdout is not None and sys.stdout.isatty():
-            line = input(self.prompt)
+            with _leaving():
+                line = input(self.prompt)
         else:
             sys.stderr.write(self.prompt)  # stdout is not the terminal and receives only answers
             sys.stderr.flush()
@@ -348,3 +349,20 @@ class Talk:
                 yield data.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 self.error(f"line {number} of standard input is not UTF-8 at byte {error.start}; it is skipped")
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Inside, a signal that would end the process raises an exception: what edits the line sets the terminal back."""
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]
+    for one in ends:
+        signal.signal(one, leave)
+    try:
+        yield
+    finally:
+        for one in ends:
+            signal.signal(one, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from json import dumps
 from typing import Annotated, Any
 
@@ -61,11 +62,14 @@ def embed(
         raise output.UsageError(f"--output={out}: expected the name of a .npy file")
     if out is not None:
         options.check_place(out)
+        options.check_unread(out, file)
     instruction = None if instruction is None else options.argument(instruction, "--instruction")
     known: Any = pooling  # one that is not known is the library's error
     with options.load(
         model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
     ) as loaded:
+        if out is not None:
+            options.check_unread(out, loaded.info().path)
         with options.naming("pooling", "dimensions", "instruction"):
             found = loaded.embed(
                 texts, pooling=known, dimensions=dimensions, instruction=instruction, normalize=normalize
@@ -88,5 +92,7 @@ def _save(found: Any, path: str) -> None:
 
     from pellucid.weights.writer import whole_file
 
+    data = io.BytesIO()  # NumPy's own errors of a full disk do not say what is wrong
+    np.save(data, found)
     with whole_file(path) as file:
-        np.save(file, found)
+        file.write(data.getbuffer())

@@ -47,6 +47,7 @@ __all__ = [
     "arguments",
     "check_place",
     "check_target",
+    "check_unread",
     "lines_of",
     "load",
     "locate",
@@ -378,6 +379,8 @@ def read_template(path: str) -> str:
 
 def check_place(path: str) -> None:
     """Raises UsageError or PellucidError, before anything is computed, where no file of this name can be written."""
+    if not path:
+        raise UsageError("the name of the file to write is empty")
     if os.path.isdir(path):
         raise UsageError(f"{path}: this is a folder; expected the name of a file to write")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -393,13 +396,18 @@ def check_target(path: str, force: bool, *sources: str | None) -> None:
     """Raises UsageError for a file that must not be written: a source or one of a source's files, or, without `force`,
     one that exists; and as `check_place`."""
     check_place(path)
+    check_unread(path, *sources)
+    if os.path.exists(path) and not force:
+        raise UsageError(f"{path} exists; --force replaces it")
+
+
+def check_unread(path: str, *sources: str | None) -> None:
+    """Raises UsageError where the file to write is a source or one of a source's files."""
     if not os.path.exists(path):
         return
     for source in sources:
         if source is not None and any(os.path.samefile(path, read) for read in _files_of(source)):
             raise UsageError(f"{path}: this is a file that is read; give another name")
-    if not force:
-        raise UsageError(f"{path} exists; --force replaces it")
 
 
 def _files_of(source: str) -> list[str]:

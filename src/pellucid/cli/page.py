@@ -62,6 +62,7 @@ def check(
     if seed is not None and generate is None:
         raise output.UsageError(f"--seed={seed}: needs --generate, whose tokens it draws")
     options.check_place(path)
+    options.check_unread(path, file)
 
 
 def write(
@@ -76,6 +77,7 @@ def write(
     with options.load(model, **loading) as loaded, options.naming("prompt", "megabytes", "position", *RANGES):
         from pellucid.look import pages
 
+        options.check_unread(request.path, loaded.info().path)
         size = pages.MEGABYTES if request.megabytes is None else request.megabytes
         ids = _ids(loaded, request, content)
         pages.check(len(ids) + (request.generate or 0), size)

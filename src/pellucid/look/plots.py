@@ -16,6 +16,7 @@ from pellucid.look.experiments import Patching
 from pellucid.look.lens import Attribution
 from pellucid.look.sizes import select
 from pellucid.look.trace import Trace
+from pellucid.weights.writer import whole_file
 
 __all__ = ["MOST", "attention", "attribution", "lens", "patching", "save"]
 
@@ -154,10 +155,11 @@ def _trace(trace: object) -> None:
 
 
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
-    """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, without a
-    warning."""
+    """Writes a figure, whole or not at all; the same figure gives the same bytes. Characters that the font lacks become
+    boxes, without a warning."""
     kind = str(path).rpartition(".")[2]
-    figure.savefig(path, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+    with whole_file(str(path)) as file:
+        figure.savefig(file, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
 
 
 def check() -> None:

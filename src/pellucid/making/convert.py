@@ -53,7 +53,9 @@ def convert_folder(
         if file.format.startswith("GGUF"):
             raise UnsupportedModelError(feature=f"{file.path}: a GGUF file", supported="a Hugging Face folder")
         halves = bool(file.metadata.pop("pellucid.rope_halves", True))
-        halves = not file.metadata.pop(f"{file.architecture}.rope.interleave", not halves)  # no key of GGUF
+        interleave = f"{file.architecture}.rope.interleave"  # no key of GGUF
+        halves = not file.get_bool(interleave, not halves)
+        file.metadata.pop(interleave, None)
         formats = frozenset(_engine.format_names())
         config, _ = arch.build(file, formats)
         file.metadata.update(_numbers(file))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pellucid.core import Core
 from pellucid.errors import ClosedError, ContextFullError, OutOfMemoryError
 
-__all__ = ["MOST_TOGETHER", "Room", "cache_bytes_used"]
+__all__ = ["MOST_TOGETHER", "NeverFits", "Room", "cache_bytes_used"]
 
 PAGE = 64  # tokens
 MOST_TOGETHER = 64  # sequences of a call in a pass: each takes a page, or copies one, whatever its number of rows
@@ -21,6 +21,14 @@ def cache_bytes_used(core: Core) -> int:
         with suppress(ClosedError):  # by another thread
             total += one.engine.info()["cache_bytes_used"]
     return total
+
+
+class NeverFits(OutOfMemoryError):
+    """A sequence of `tokens` tokens, where the limit has no room for more than `available`, whatever else runs."""
+
+    def __init__(self, message: str, *, needed: int, tokens: int, available: int) -> None:
+        super().__init__(message, needed=needed)
+        self.tokens, self.available = tokens, available
 
 
 class Room:
@@ -54,13 +62,20 @@ class Room:
         return some + min(len(lengths), MOST_TOGETHER) * self.need(1)
 
     def check_call(self, lengths: Sequence[int]) -> None:
-        """Raises OutOfMemoryError where a sequence of a call exceeds the limit by itself in passes of few rows, for
-        beside others it may get no more. The row of a last token may not be needed."""
+        """Raises NeverFits where a sequence of a call exceeds the limit by itself in passes of few rows, for beside
+        others it may get no more. The row of a last token may not be needed."""
         tokens = max(lengths, default=1) - 1
         if self.limit is not None and self.need(tokens) > self.limit:
-            raise OutOfMemoryError(
-                f"the cache is full: cache_bytes={self.limit} has no room for {tokens} tokens", needed=self.need(tokens)
-            )
+            text = f"the cache is full: cache_bytes={self.limit} has no room for {tokens} tokens"
+            raise NeverFits(text, needed=self.need(tokens), tokens=tokens + 1, available=self._most() + 1)
+
+    def _most(self) -> int:
+        """The most tokens that a sequence may have to fit by itself."""
+        most = 0
+        for step in (1 << i for i in reversed(range(31))):
+            if self.need(most + step) <= (self.limit or 0):
+                most += step
+        return most
 
     def fewer(self, depth: int, rows: int) -> int:
         """Rows of a pass that may fit where one of so many does not, for a sequence of `depth` tokens; `rows`: none
@@ -86,8 +101,4 @@ class Room:
         than one may follow. name: of the argument."""
         tokens = prompt + (max_tokens is None or max_tokens > 1)
         if max_tokens != 0 and self.limit is not None and self.need(tokens) > self.limit:
-            most = 0
-            for step in (1 << i for i in reversed(range(31))):
-                if self.need(most + step) <= self.limit:
-                    most += step
-            raise ContextFullError(f"{name} exceeds cache_bytes={self.limit}", needed=tokens, available=most)
+            raise ContextFullError(f"{name} exceeds cache_bytes={self.limit}", needed=tokens, available=self._most())

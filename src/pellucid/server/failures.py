@@ -22,6 +22,7 @@ from pellucid.errors import (
     one_line,
 )
 from pellucid.openai.refusal import Refused
+from pellucid.schedule.room import NeverFits
 from pellucid.text.chat import NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
 
@@ -214,7 +215,9 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
     if isinstance(error, BatchError) and error.errors:
         return failure(error.errors[min(error.errors)], request_id, names)
     if isinstance(error, ContextFullError):
-        return _context_full(error, names)
+        return _context_full(error.needed, error.available, error, names)
+    if isinstance(error, NeverFits):
+        return _context_full(error.tokens, error.available, error, names)
     if isinstance(error, Refused):
         return refused(error.argument, error.found, error.code)
     if isinstance(error, ArgumentError):
@@ -267,12 +270,12 @@ def _grammar(error: GrammarError, names: dict[str, str]) -> Failure:
     return Failure(400, f"{one_line(place, 200)}: {one_line(error.message)}", param=place[:200] or None, cause=error)
 
 
-def _context_full(error: ContextFullError, names: Mapping[str, str]) -> Failure:
+def _context_full(needed: int, available: int, error: Exception, names: Mapping[str, str]) -> Failure:
     # Clients look for OpenAI's words and its code; llama-server's keys stand beside them.
     message = (
-        f"This model's maximum context length is {error.available} tokens. However, your messages resulted in "
-        f"{error.needed} tokens. Please reduce the length of the messages."
+        f"This model's maximum context length is {available} tokens. However, your messages resulted in "
+        f"{needed} tokens. Please reduce the length of the messages."
     )
-    more = {"n_prompt_tokens": error.needed, "n_ctx": error.available}
+    more = {"n_prompt_tokens": needed, "n_ctx": available}
     param = names.get("context_length_exceeded", "messages")
     return Failure(400, message, code="context_length_exceeded", param=param, more=more, cause=error)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pellucid.errors import OutOfMemoryError, one_line
 from pellucid.model import Model
 from pellucid.schedule.request import Request
+from pellucid.schedule.room import NeverFits
 from pellucid.server.access import Key
 from pellucid.server.edits import EditedModels
 from pellucid.server.failures import Failure, busy, stopping
@@ -199,6 +200,8 @@ class Service:
             except asyncio.CancelledError:
                 left.set()
                 raise
+            except NeverFits:
+                raise
             except OutOfMemoryError:
                 if time.monotonic() > end or not (stats.running or stats.waiting):
                     raise
@@ -246,6 +249,7 @@ class Service:
 
     def crowded(self, error: Exception, mine: Running) -> Exception:
         """An error of a request; Failure (429) where it lacked memory that others had."""
-        if isinstance(error, OutOfMemoryError) and (self._scoring or self.running - {mine}):
+        passes = isinstance(error, OutOfMemoryError) and not isinstance(error, NeverFits)
+        if passes and (self._scoring or self.running - {mine}):
             return busy(429, "other requests have the memory that this one needs", "queue_full", 5)
         return error

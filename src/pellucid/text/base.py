@@ -10,8 +10,8 @@ from functools import cached_property
 
 from ..checks import integer, items
 from ..errors import OutOfMemoryError, PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
-from .special import Finder, end_ids, looks_like_control
-from .vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+from .special import Finder, end_ids, looks_like_control, looks_special
+from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 __all__ = [
     "NoTokenizerError",
@@ -165,9 +165,12 @@ class VocabularyTokenizer:
     def _finder(self) -> Finder:
         """Finds every spelling that matches with ``parse_special=True``."""
         ids = self.vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
+        plain = set(self.vocabulary.ids_of(NORMAL))  # a word, or a line's end, may end a text
         found = dict(self._always)
         for i in (*ids, *sorted(self.eog)):
-            found.setdefault(self._special_text(i), i)
+            text = self._special_text(i)
+            if i not in plain or looks_special(text):
+                found.setdefault(text, i)
         return Finder(found)
 
     @cached_property

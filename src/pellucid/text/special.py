@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from .vocabulary import CONTROL, Vocabulary
 
-__all__ = ["END", "Finder", "end_ids", "ends_a_message", "looks_like_control"]
+__all__ = ["END", "Finder", "end_ids", "ends_a_message", "looks_like_control", "looks_special"]
 
 # Spellings that end a turn, or begin another file or repository; model files name at most one of them as EOS.
 END = frozenset(
@@ -28,6 +28,11 @@ _CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
 def looks_like_control(text: str) -> bool:
     """True for ``<|...|>``: many files call such tokens user-defined, although they control the chat format."""
     return _CONTROL.fullmatch(text) is not None
+
+
+def looks_special(text: str) -> bool:
+    """True for ``<...>`` and ``[...]`` as well."""
+    return re.fullmatch(r"[<\[].+[>\]]", text, re.DOTALL) is not None or text in END
 
 
 def end_ids(vocabulary: Vocabulary) -> frozenset[int]:

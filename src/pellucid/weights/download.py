@@ -174,6 +174,8 @@ class Download:
                 self.show(done, "")
         if remote.size is not None and done < remote.size:
             raise Again(f"{url} broke off after {done} of {remote.size} bytes")
+        if done == 0:
+            self._check_start(answer, b"", remote)
         return self._verify(draft, remote)
 
     def _check_room(self, draft: Path, remote: Remote, done: int) -> None:
@@ -188,9 +190,10 @@ class Download:
     @staticmethod
     def _check_start(answer: Answer, chunk: bytes, remote: Remote) -> None:
         path = urllib.parse.urlsplit(remote.url).path
-        if path.endswith(".gguf") and not chunk.startswith(b"GGUF"[: len(chunk)]):
+        if path.endswith(".gguf") and not (chunk and chunk.startswith(b"GGUF"[: len(chunk)])):
             kind = one_line(answer.header("Content-Type"), 60) or "no type stated"
-            raise FetchError(f"{shown(remote.url)} is no GGUF file: it starts with {chunk[:8]!r} ({kind})")
+            what = f"it starts with {chunk[:8]!r}" if chunk else "it is empty"
+            raise FetchError(f"{shown(remote.url)} is no GGUF file: {what} ({kind})")
 
     def _verify(self, draft: Path, remote: Remote) -> Path:
         def show(done: int) -> None:

@@ -39,10 +39,10 @@ class Importance(NamedTuple):
 
         A column that was always zero counts a millionth of the mean: nothing else decides its weights.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             means = self.sums / self.counts[:, None]
-        means[~(self.counts > 0)] = 0
-        level = means.mean(axis=1, keepdims=True)
+            means[~(self.counts > 0)] = 0
+            level = means.mean(axis=1, keepdims=True)
         means = np.where(level > 0, np.maximum(means, level * np.float32(1e-6)), np.float32(1))
         return means.astype(np.float32)
 
@@ -63,6 +63,8 @@ def read_importances(path: str | os.PathLike[str]) -> dict[str, Importance]:
     for name, (sums, counts) in found.items():
         if not (np.isfinite(sums).all() and (sums >= 0).all() and np.isfinite(counts).all() and (counts >= 0).all()):
             raise ModelFileError("a sum or count that is negative or not finite", file=path, field=name)
+        if not np.isfinite(found[name].means()).all():
+            raise ModelFileError("a mean that is not finite", file=path, field=name)
     return found
 
 

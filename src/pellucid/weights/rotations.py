@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pellucid import rotary
+from pellucid.errors import shown
 from pellucid.folder import Folder, Settings
 
 Factors = dict[str, list[float]]  # GGUF's name -> what each frequency is divided by
@@ -82,6 +83,8 @@ class _Reader:
         if self.table.mrope:  # the position of text is the same on all axes
             sections = c.get_list(f"{where}mrope_section", None, of=int)
             if sections is not None:
+                if any(not 0 <= one <= width // 2 for one in sections):
+                    raise c.fail(f"{where}mrope_section", f"it is {shown(sections)}", f"numbers from 0 to {width // 2}")
                 self.put("dimension_sections", (sections + [0] * 4)[:4], f"{where}mrope_section")  # four in GGUF
             c.get_bool(f"{where}mrope_interleaved", False)
         self.check_table(where)
@@ -205,6 +208,10 @@ class _Reader:
         factor = self.factor(where, original)
         for key in ("short", "long"):
             values = c.get_list(f"{where}{key}_factor", of=float, length=width // 2)
+            for value in values:
+                if not _LIMITS["min"] <= value <= _LIMITS["max"]:
+                    expected = f"{_LIMITS['min']:g} to {_LIMITS['max']:g}"
+                    raise c.fail(f"{where}{key}_factor", f"it has {shown(value)}", expected)
             self.factors[f"rope_factors_{key}.weight"] = values
         self.put("scaling.original_context_length", original, f"{where}original_max_position_embeddings")
         if self.table.mscales:

@@ -430,15 +430,16 @@ def patiently(
 
     told: is called with what is waited for. moved: the bytes that are there so far.
     """
-    tries, wait = 0, 0.0
+    tries, wait, most = 0, 0.0, moved()
     while True:
-        have, start = moved(), time.monotonic()
+        start = time.monotonic()
         try:
             return work()
         except (Again, Unreachable) as error:
             if isinstance(error, Unreachable) and moved() == 0:
                 raise  # at once; but a network that was there a moment ago may come back
-            gained = moved() - have
+            gained = moved() - most  # a draft that is begun anew brings nothing until it is longer than before
+            most += max(gained, 0)
             tries = 1 if gained > 0 and gained >= rate * (time.monotonic() - start + wait) else tries + 1
             header = getattr(error, "retry_after", "")
             asked = _retry_after(header)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid._gguf import TENSOR_TYPES, VALUE_TYPES
-from pellucid.errors import ModelFileError, WrongValue
+from pellucid.errors import ModelFileError, WrongValue, shown
 from pellucid.weights.base import check_regular, os_reason
 
 __all__ = ["Planned", "Value", "tensor_bytes", "write_gguf"]
@@ -73,6 +73,11 @@ def _encoded(key: str, value: Value) -> bytes:
         head = struct.pack("<IIQ", _ARRAY, number, len(items))
         if dtype is None:
             return head + b"".join(map(_string, items))
+        if np.dtype(dtype).kind in "iu":
+            limits = np.iinfo(dtype)
+            for item in items:
+                if not limits.min <= item <= limits.max:
+                    raise WrongValue(key, f" has {shown(item)}: beyond {name}")
         return head + np.asarray(items).astype(np.dtype(dtype)).tobytes()
     if number == _STRING:
         return struct.pack("<I", number) + _string(value.value)
