@@ -139,7 +139,7 @@ class Tokenizer:
 
         return grammars_of(self._text, size or self.vocab_size)
 
-    def forget_grammars(self) -> None:
+    def _forget_grammars(self) -> None:
         """What `grammars` gave ends once nothing uses it."""
         if "_grammars" in vars(self._text):
             from .text.grammar import forget
