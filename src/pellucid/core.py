@@ -329,7 +329,7 @@ class Core:
             core.close()
         tokenizer = None if self._base is not None else self._tokenizer.made()
         if tokenizer is not None:
-            tokenizer._forget_grammars()
+            tokenizer.forget_grammars()
 
     def _end(self) -> None:
         """Ends the schedulers of a closed core and of its views, with what they keep, and their engines."""

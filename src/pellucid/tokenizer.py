@@ -139,8 +139,7 @@ class Tokenizer:
 
         return grammars_of(self._text, size or self.vocab_size)
 
-    def _forget_grammars(self) -> None:
-        """What `grammars` gave ends once nothing uses it."""
+    def forget_grammars(self) -> None:  # what `grammars` gave ends once nothing uses it; for Core.close
         if "_grammars" in vars(self._text):
             from .text.grammar import forget
 
