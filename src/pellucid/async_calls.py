@@ -14,10 +14,16 @@ from pellucid.options import (
     GENERATE_DEFAULTS,
     ChatOptions,
     Conversations,
+    Done,
     GenerateOptions,
+    Input,
+    MapOptions,
     Messages,
     Prompt,
     Prompts,
+    Raise,
+    Return,
+    ScoreOptions,
 )
 from pellucid.results import Completion
 from pellucid.sampling import Integer, lists_options
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 
     from pellucid.calls import Pooling
     from pellucid.embedding import Ranked
+    from pellucid.look.score import Score
 
 __all__ = ["AsyncCalls"]
 
@@ -68,12 +75,49 @@ class AsyncCalls(Calls):
         kind = AsyncBatchStream if several or n is not None else AsyncStream
         return kind(self.stream, prompts if several else prompts[0], n=n, **options)
 
+    @overload
+    def amap(
+        self, items: Iterable[Any], *, order: Input = "input", on_error: Raise = "raise", **options: Unpack[MapOptions]
+    ) -> AsyncIterator[Completion]: ...
+    @overload
+    def amap(
+        self, items: Iterable[Any], *, order: Input = "input", on_error: Return, **options: Unpack[MapOptions]
+    ) -> AsyncIterator[Completion | Exception]: ...
+    @overload
+    def amap(
+        self, items: Iterable[Any], *, order: Done, on_error: Raise = "raise", **options: Unpack[MapOptions]
+    ) -> AsyncIterator[tuple[int, Completion]]: ...
+    @overload
+    def amap(
+        self, items: Iterable[Any], *, order: Done, on_error: Return, **options: Unpack[MapOptions]
+    ) -> AsyncIterator[tuple[int, Completion | Exception]]: ...
     @lists_options(CHAT_DEFAULTS)
     def amap(self, items: Iterable[Any], **options: Any) -> AsyncIterator[Any]:
         """:meth:`map` for asyncio, with the same options. Each step is computed in a thread, which also takes the next
         items; a task that is cancelled ends what runs."""
         return each(self.map, items, **options)
 
+    @overload
+    def ascore_map(
+        self,
+        items: Iterable[Prompt],
+        *,
+        order: Input = "input",
+        on_error: Raise = "raise",
+        **options: Unpack[ScoreOptions],
+    ) -> AsyncIterator[Score]: ...
+    @overload
+    def ascore_map(
+        self, items: Iterable[Prompt], *, order: Input = "input", on_error: Return, **options: Unpack[ScoreOptions]
+    ) -> AsyncIterator[Score | Exception]: ...
+    @overload
+    def ascore_map(
+        self, items: Iterable[Prompt], *, order: Done, on_error: Raise = "raise", **options: Unpack[ScoreOptions]
+    ) -> AsyncIterator[tuple[int, Score]]: ...
+    @overload
+    def ascore_map(
+        self, items: Iterable[Prompt], *, order: Done, on_error: Return, **options: Unpack[ScoreOptions]
+    ) -> AsyncIterator[tuple[int, Score | Exception]]: ...
     def ascore_map(self, items: Iterable[Prompt], **options: Any) -> AsyncIterator[Any]:
         """:meth:`score_map` for asyncio, with the same options, as :meth:`amap`."""
         from pellucid.look.score import score_map
@@ -138,6 +182,18 @@ class AsyncCalls(Calls):
         n: Integer | None = None,
         **options: Unpack[ChatOptions],
     ) -> AsyncBatchStream: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: bool, n: None = None, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, Completion] | AsyncStream: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: bool, n: Integer, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, list[Completion]] | AsyncBatchStream: ...
+    @overload
+    def achat(
+        self, messages: Conversations, *, stream: bool, n: Integer | None = None, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, list[Completion]] | AsyncBatchStream: ...
     @lists_options(CHAT_DEFAULTS)
     def achat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream` or

@@ -12,12 +12,18 @@ from pellucid.options import (
     GENERATE_DEFAULTS,
     ChatOptions,
     Conversations,
+    Done,
     GenerateOptions,
     Ids,
+    Input,
+    MapOptions,
     Messages,
     Prompt,
     Prompts,
     Quantity,
+    Raise,
+    Return,
+    ScoreOptions,
     Tokens,
 )
 from pellucid.results import Completion
@@ -125,6 +131,18 @@ class Calls:
         n: Integer | None = None,
         **options: Unpack[ChatOptions],
     ) -> BatchStream: ...
+    @overload
+    def chat(
+        self, messages: Messages, *, stream: bool, n: None = None, **options: Unpack[ChatOptions]
+    ) -> Completion | Stream: ...
+    @overload
+    def chat(
+        self, messages: Messages, *, stream: bool, n: Integer, **options: Unpack[ChatOptions]
+    ) -> list[Completion] | BatchStream: ...
+    @overload
+    def chat(
+        self, messages: Conversations, *, stream: bool, n: Integer | None = None, **options: Unpack[ChatOptions]
+    ) -> list[Completion] | BatchStream: ...
     @lists_options(CHAT_DEFAULTS)
     def chat(self, messages: Any, *, stream: bool = False, n: Any = None, **options: Any) -> Any:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`. For several
@@ -150,6 +168,22 @@ class Calls:
         made = start.chat(self.core, messages, options, n)
         return made if streams else made.result()
 
+    @overload
+    def map(
+        self, items: Iterable[Any], *, order: Input = "input", on_error: Raise = "raise", **options: Unpack[MapOptions]
+    ) -> Iterator[Completion]: ...
+    @overload
+    def map(
+        self, items: Iterable[Any], *, order: Input = "input", on_error: Return, **options: Unpack[MapOptions]
+    ) -> Iterator[Completion | Exception]: ...
+    @overload
+    def map(
+        self, items: Iterable[Any], *, order: Done, on_error: Raise = "raise", **options: Unpack[MapOptions]
+    ) -> Iterator[tuple[int, Completion]]: ...
+    @overload
+    def map(
+        self, items: Iterable[Any], *, order: Done, on_error: Return, **options: Unpack[MapOptions]
+    ) -> Iterator[tuple[int, Completion | Exception]]: ...
     @lists_options(CHAT_DEFAULTS)
     def map(
         self,
@@ -159,7 +193,7 @@ class Calls:
         order: Literal["input", "done"] | None = "input",
         seeds: Iterable[Integer] | Integer | None = None,
         on_error: Literal["raise", "return"] | None = "raise",
-        **options: Unpack[ChatOptions],
+        **options: Any,
     ) -> Iterator[Any]:
         """Generates for each of any number of items, which may be endless -> an iterator of completions, each the one
         that :meth:`generate` or :meth:`chat` would give for that item, the options and the seed, bit for bit.
@@ -179,6 +213,27 @@ class Calls:
         """
         return many.complete(self.core, items, at_once, order, seeds, on_error, options)
 
+    @overload
+    def score_map(
+        self,
+        items: Iterable[Prompt],
+        *,
+        order: Input = "input",
+        on_error: Raise = "raise",
+        **options: Unpack[ScoreOptions],
+    ) -> Iterator[Score]: ...
+    @overload
+    def score_map(
+        self, items: Iterable[Prompt], *, order: Input = "input", on_error: Return, **options: Unpack[ScoreOptions]
+    ) -> Iterator[Score | Exception]: ...
+    @overload
+    def score_map(
+        self, items: Iterable[Prompt], *, order: Done, on_error: Raise = "raise", **options: Unpack[ScoreOptions]
+    ) -> Iterator[tuple[int, Score]]: ...
+    @overload
+    def score_map(
+        self, items: Iterable[Prompt], *, order: Done, on_error: Return, **options: Unpack[ScoreOptions]
+    ) -> Iterator[tuple[int, Score | Exception]]: ...
     def score_map(
         self,
         items: Iterable[Prompt],

@@ -327,6 +327,8 @@ class Context:
     ) -> Completion: ...
     @overload
     def chat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> Stream: ...
+    @overload
+    def chat(self, messages: Messages, *, stream: bool, **options: Unpack[ChatOptions]) -> Completion | Stream: ...
     @lists_options(CHAT_DEFAULTS)
     def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`.
@@ -378,6 +380,10 @@ class Context:
     ) -> Coroutine[Any, Any, Completion]: ...
     @overload
     def achat(self, messages: Messages, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> AsyncStream: ...
+    @overload
+    def achat(
+        self, messages: Messages, *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> Coroutine[Any, Any, Completion] | AsyncStream: ...
     @lists_options(CHAT_DEFAULTS)
     def achat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """:meth:`chat` for asyncio, to be awaited; with ``stream``, an :class:`AsyncStream`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +16,22 @@ __all__ = [
     "TEMPLATE_DEFAULTS",
     "ChatOptions",
     "Conversations",
+    "Done",
     "GenerateOptions",
     "HeadPart",
     "Ids",
+    "Input",
     "Kv",
+    "MapOptions",
     "Messages",
     "Part",
     "Precision",
     "Prompt",
     "Prompts",
     "Quantity",
+    "Raise",
+    "Return",
+    "ScoreOptions",
     "Tokens",
     "ToolChoice",
     "Tools",
@@ -33,7 +39,7 @@ __all__ = [
 
 Ids = Sequence[Integer] | npt.NDArray[np.integer[Any]] | Iterable[Integer]
 Prompt = str | Ids
-Prompts = Iterable[str] | Iterable[Ids]
+Prompts = Iterable[str] | Iterable[Ids] | Iterable[Prompt]
 Messages = Sequence[Mapping[str, Any]]
 Conversations = Iterable[Messages]
 Tools = Sequence[Mapping[str, Any] | Callable[..., Any]]
@@ -69,6 +75,11 @@ Quantity = Literal[
     "logits",
 ]
 Part = Literal["attention", "mlp"]
+# Of `map`: what comes in which order, and what becomes of errors.
+Input = Literal["input"] | None
+Done = Literal["done"]
+Raise = Literal["raise"] | None
+Return = Literal["return"]
 HeadPart = Literal["output", "q", "k", "v"]
 
 
@@ -101,6 +112,21 @@ class ChatOptions(SharedKeywords, total=False):
     reasoning_effort: str | None
     thinking_budget: Integer | None
     add_generation_prompt: bool | None
+
+
+class MapOptions(ChatOptions, total=False):
+    """The keywords of ``map``, but for ``order`` and ``on_error``, which say what it gives."""
+
+    at_once: Integer | None
+    seeds: Iterable[Integer] | Integer | None
+
+
+class ScoreOptions(TypedDict, total=False):
+    """The same of ``score_map``."""
+
+    at_once: Integer | None
+    top: Integer | None
+    window: Integer | None
 
 
 TEMPLATE_DEFAULTS: dict[str, Any] = {

@@ -101,12 +101,12 @@ def test_errors(model: Model) -> None:
     for wrong in ({"items": "text"}, {"items": [[1]], "order": "any"}, {"items": [[1]], "at_once": 0}):
         with pytest.raises((TypeError, ValueError)):
             model.map(**wrong)
-    with pytest.raises(ValueError, match="seeds has 1 values"):
+    with pytest.raises(ValueError, match="seeds has 1 value: expected one for each"):
         list(model.map([[1], [2]], seeds=[5], **OPTIONS))
     with pytest.raises(TypeError, match=r"seeds\[1\]"):
         list(model.map([[1], [2]], seeds=[5, None], **OPTIONS))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="seeds"):
-        model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[arg-type]
+        model.map([[1]], seeds=1.5, **OPTIONS)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="seeds=-1"):
         model.map([[1]], seeds=-1, **OPTIONS)
 
@@ -240,11 +240,11 @@ def test_numbers_are_no_texts_to_score(model: Model) -> None:
     for items in ([5], [5, 7], [[1, 2], 5]):
         with pytest.raises(TypeError, match=rf"^items\[{len(items) - 1 if items[0] != 5 else 0}\]: text must be text"):
             list(model.score_map(items))  # type: ignore[arg-type]
-    found = list(model.score_map([5, [1, 2]], on_error="return"))  # type: ignore[list-item]
+    found = list(model.score_map([5, [1, 2]], on_error="return"))  # type: ignore[call-overload]
     assert isinstance(found[0], TypeError) and found[1] == model.score([1, 2])
     for options in ({"top": -1}, {"window": 1}):
         with pytest.raises(ValueError, match=f"^{next(iter(options))}="):
-            model.score_map([[1, 2]], **options)  # type: ignore[arg-type]
+            model.score_map([[1, 2]], **options)  # type: ignore[call-overload]
 
 
 def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_a_task_that_is_cancelled_ends_scores(model: Model, monkeypatch: pytest.
     assert ended.wait(30)
     assert [type(one) for one in found] == [_engine.Cancelled]
     with pytest.raises(TypeError, match="cancel: not an option"):
-        model.ascore_map([[1]], cancel=threading.Event())
+        model.ascore_map([[1]], cancel=threading.Event())  # type: ignore[call-overload]
 
 
 def test_for_asyncio(model: Model) -> None:

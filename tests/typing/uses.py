@@ -138,6 +138,27 @@ model.chat("Hi")  # error
 model.chat(messages, tols=[])  # error
 model.chat_prompt(messages, template="x").ids.append(1)
 
+
+def shown(streams: bool) -> None:
+    assert_type(model.chat(messages, stream=streams), Completion | Stream)
+    assert_type(model.chat(messages, n=2, stream=streams), list[Completion] | BatchStream)
+    assert_type(model.chat([messages, messages], stream=streams), list[Completion] | BatchStream)
+    assert_type(context.chat(messages, stream=streams), Completion | Stream)
+
+
+# ---- any number of items --------------------------------------------------------------------------------------------
+
+assert_type(model.generate(["a", [1, 2], array]), list[Completion])
+assert_type(model.map(["a", [1, 2], messages], max_tokens=3, seeds=[1]), Iterator[Completion])
+assert_type(model.map(texts, order="done", at_once=3), Iterator[tuple[int, Completion]])
+assert_type(model.map(texts, on_error="return"), Iterator[Completion | Exception])
+assert_type(model.map(texts, on_error="return", order="done"), Iterator[tuple[int, Completion | Exception]])
+assert_type(model.score_map(["a", [1, 2]], top=3), Iterator[Score])
+assert_type(model.score_map(texts, order="done"), Iterator[tuple[int, Score]])
+model.map(texts, order="any")  # error
+model.map(texts, temprature=1)  # error
+model.score_map(texts, tpo=1)  # error
+
 # ---- scores, traces, edits ------------------------------------------------------------------------------------------
 
 assert_type(model.score("a", top=3), Score)
@@ -206,6 +227,11 @@ async def main() -> None:
         assert_type(stream.text, str)
     assert_type(await model.aembed(["a"]), npt.NDArray[np.float32])
     assert_type(await model.arerank("a", ["b"]), list[Ranked])
+    async for each in model.amap(texts, order="done"):
+        assert_type(each, tuple[int, Completion])
+    async for score in model.ascore_map(texts):
+        assert_type(score, Score)
+    model.amap(texts, temprature=1)  # error
     assert_type(await context.agenerate(), Completion)
     assert_type(await context.achat(messages), Completion)
     assert_type(context.achat(messages, stream=True), AsyncStream)

@@ -150,7 +150,7 @@ def _complete(
             if seeds is not None:
                 seed = next(seeds, NONE)
                 if seed is NONE:
-                    raise WrongValue("seeds", f" has {number} values: expected one for each item")
+                    raise WrongValue("seeds", f" has {number} value{'s' * (number != 1)}: expected one for each item")
             try:
                 job, gathered[number] = _job(core, number, item, seed, options)
                 yield Item(number, job)
