@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 import traceback
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model, Tokenizer, errors
+from pellucid.schedule.room import NeverFits
 
 CASES = [
     (
@@ -70,6 +72,14 @@ def test_a_batch_keeps_each_error():
 
 def test_out_of_memory_is_a_memory_error():
     assert issubclass(errors.OutOfMemoryError, MemoryError)
+
+
+def test_what_can_never_fit_is_said_again():
+    error = NeverFits("no room", needed=9, tokens=5, available=3)
+    ways: list[Any] = [copy.copy(error), errors.again(error), pickle.loads(pickle.dumps(error))]
+    for one in ways:
+        assert (type(one), str(one), one.needed) == (NeverFits, str(error), 9)
+        assert (one.tokens, one.available) == (5, 3)
 
 
 @pytest.mark.parametrize(

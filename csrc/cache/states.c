@@ -60,14 +60,26 @@ static void rewind_to(pl_store *s, int32_t n)
     pl_pool_trim(s->pool);
 }
 
-/* Where memory is short, marks make room, the oldest first; but not one that a pass begins at. */
+/* Whether nothing else refers to a page. */
+static int is_own(const pl_page *page)
+{
+    pl_cache_lock();
+    const int own = page->refs == 1;
+    pl_cache_unlock();
+    return own;
+}
+
+/* Where memory is short, marks make room, the oldest first; but none that a pass begins at, nor those of which others have
+ * the state too: that would free nothing. */
 static int spare(pl_store *s, int32_t from)
 {
-    if (!s->n_marks || s->marks[0].length == from)
-        return 0;
-    s->passing = s->passing && s->n_marks > 1;
-    drop_mark(s, 0);
-    return 1;
+    for (int i = 0; i < s->n_marks; i++)
+        if (s->marks[i].length != from && is_own(s->marks[i].state)) {
+            s->passing = s->passing && i + 1 < s->n_marks;
+            drop_mark(s, i);
+            return 1;
+        }
+    return 0;
 }
 
 /* A pass over part of a plan starts before the length, in a fork of the sequence; engine/pass.c has checked that there is

@@ -315,7 +315,7 @@ class NumericsError(PellucidError):
 class OutOfMemoryError(PellucidError, MemoryError):
     """Memory for weights, cache or buffers could not be had. ``needed``: bytes asked for, or None."""
 
-    _fields = ("needed",)
+    _fields: tuple[str, ...] = ("needed",)
 
     def __init__(self, message: str = "out of memory", *, needed: int | None = None) -> None:
         super().__init__(message)

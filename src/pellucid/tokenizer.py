@@ -89,7 +89,7 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Tokenizer:
-        """The tokenizer of a model file's pieces. Raises TokenizerError where they are none."""
+        """The tokenizer of a model file's pieces. Raises TokenizerError where they are no vocabulary."""
         return cls(build(vocabulary))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pellucid import Model
+from pellucid.errors import ModelFileError
 from pellucid.look import choice, plots, tables
 from tests.engine.models import Load
 from tests.sampling import twin
@@ -107,6 +109,21 @@ def test_figures(smollm: Model, tmp_path: Path, kind: str) -> None:
     plots.save(plots.attention(few, -1, 2), again)
     if kind == "png":
         assert again.read_bytes() == (tmp_path / "map.png").read_bytes()
+
+
+def test_figures_are_written_whole_and_to_what_is_open(smollm: Model, tmp_path: Path) -> None:
+    trace, data = smollm.trace("one two"), io.BytesIO()
+    (tmp_path / "a.folder").mkdir()
+    for place in (tmp_path / "a.folder" / "figure", tmp_path / "x.png", data):
+        figure = plots.lens(trace)
+        plots.save(figure, place)
+    assert data.getvalue() == (tmp_path / "x.png").read_bytes() == (tmp_path / "a.folder" / "figure.png").read_bytes()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="odd"):
+        plots.save(figure, tmp_path / "x.odd")
+    with pytest.raises(ModelFileError, match="nowhere"):
+        plots.save(figure, tmp_path / "nowhere" / "x.png")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_figures_refuse(smollm: Model) -> None:

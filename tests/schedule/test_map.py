@@ -143,6 +143,8 @@ def test_items_that_do_not_fit_the_cache_fail_alone(model: Model, path: Path, at
         assert [type(found[i]) for i in (1, 2)] == [ContextFullError, OutOfMemoryError]
         with pytest.raises(BatchError) as raised:
             small.generate([[1], [1] * 120, [1] * 3], **{**given, "max_tokens": 20})
+        scored = list(small.score_map([[1, 2], [1] * 250], on_error="return"))
+        assert isinstance(scored[1], OutOfMemoryError) and scored[0] == model.score([1, 2])
         assert [*raised.value.errors] == [1] and raised.value.completions[0].ids[:3] == expected[0][0]
         assert small.stats().cache_bytes_used == 0
 

@@ -266,9 +266,10 @@ def test_what_can_never_fit_is_refused_at_once(smollm2: Path) -> None:
 
         async def all_of_them(beside: bool) -> None:
             leave = asyncio.Event()
-            other = {"prompt": "An owl", "max_tokens": 60, "ignore_eos": True}
+            other = {"prompt": "An owl", "max_tokens": 100, "ignore_eos": True, "logprobs": 5}
             busy = asyncio.ensure_future(ask(app, "POST", "/v1/completions", other, leave=leave)) if beside else None
-            await asyncio.sleep(0.1 if beside else 0)
+            while beside and not model.stats().running:
+                await asyncio.sleep(0.001)
             for param, path, body in asked:
                 answer = await asyncio.wait_for(ask(app, "POST", path, body), 10)
                 assert answer.status == 400, (path, answer.body)

@@ -65,3 +65,13 @@ def test_integers_beyond_doubles_are_refused(one: Dialect, strict: bool) -> None
     with pytest.raises(GrammarError, match=r"parameters.properties.a.maximum of 'f': 9007199254740993") as raised:
         calls_grammar(one, [("f", schema, strict)], {})
     assert raised.value.place == "tools"
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
+def test_parameters_are_settled(one: Dialect) -> None:
+    table: dict[str, Any] = {"a": {"type": "integer", "format": "int8"}, "b": {"type": "array", "uniqueItems": False}}
+    schema = {"type": "object", "properties": table, "required": ["a", "b"]}
+    made = calls_grammar(one, [("f", schema, True)], {})
+    assert '"maximum": 127' in made and "int8" not in made and "uniqueItems" not in made
+    assert table["a"]["format"] == "int8"  # the caller's own is as it was
+    grammars().compile(Structure("grammar", made))

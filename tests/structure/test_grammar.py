@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import re
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,31 @@ def test_keywords_that_ask_nothing_are_taken(nothing: dict[str, Any]) -> None:
     assert takes(bound, "[1,1]") and not takes(bound, '["a"]')
     with pytest.raises(GrammarError, match="cannot be kept"):
         G.compile(of({"items": {"uniqueItems": True}}))
+
+
+def test_what_references_lead_through_is_kept() -> None:
+    for name in ("then", "if", "not", "uniqueItems"):
+        schema = {"components": {"schemas": {name: {"type": "integer"}}}, "$ref": f"#/components/schemas/{name}"}
+        bound = G.compile(of(schema))
+        assert takes(bound, "7") and not takes(bound, '"a"')
+
+
+def test_schemas_within_grammars_are_settled_too() -> None:
+    schema = {"type": "integer", "format": "int8", "uniqueItems": False, "minimum": -(2**63)}
+    for text in (f"start: %json {json.dumps(schema)}\n", f'start: "" "" %json{json.dumps(schema)} | "%json {{"\n'):
+        bound = G.compile(Structure("grammar", text))
+        assert takes(bound, "127") and takes(bound, "-128") and not takes(bound, "300")
+
+
+def test_a_model_is_closed_while_a_grammar_is_looked_up(smollm2: Path) -> None:
+    """By the handler of a signal, in the same thread."""
+    model = Model.load(smollm2, threads=1, context=256)
+    model.generate("Hi", regex="a|b", max_tokens=1)
+    ends = threading.Thread(target=model.close, daemon=True)
+    with grammar._locks.table:
+        ends.start()
+        ends.join(30)
+        assert not ends.is_alive()
 
 
 def test_what_llguidance_keeps_ends_with_the_model(smollm2: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -353,9 +354,12 @@ class Talk:
 
 @contextmanager
 def _leaving() -> Iterator[None]:
-    """Inside, a signal that would end the process raises an exception: what edits the line sets the terminal back."""
+    """Inside, a signal that would end the process does so after an exception: what edits the line sets the terminal
+    back."""
+    came = []
 
     def leave(number: int, _: Any) -> None:
+        came.append(number)
         raise SystemExit(128 + number)
 
     ends = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]
@@ -366,3 +370,5 @@ def _leaving() -> Iterator[None]:
     finally:
         for one in ends:
             signal.signal(one, signal.SIG_DFL)
+        if came:
+            os.kill(os.getpid(), came[0])

@@ -114,8 +114,8 @@ Context = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Maximum number of tokens of prompt and text together, without the last; default: the model's own limit, "
-        "at most 8192.",
+        help="Maximum number of tokens of a sequence, where a text's last new token does not count; default: the "
+        "model's own limit, at most 8192.",
     ),
 ]
 Isa = Annotated[

@@ -5,6 +5,7 @@ A figure as the last value of a notebook's cell is shown; :func:`save` writes it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,11 +156,20 @@ def _trace(trace: object) -> None:
 
 
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
-    """Writes a figure, whole or not at all; the same figure gives the same bytes. Characters that the font lacks become
-    boxes, without a warning."""
-    kind = str(path).rpartition(".")[2]
-    with whole_file(str(path)) as file:
-        figure.savefig(file, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
+    """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, without a
+    warning. path: a name, whose suffix says the kind (none: .png), or an open binary file, which gets a PNG. A file of
+    that name is whole or not there. Raises ModelFileError where it cannot be written."""
+    if hasattr(path, "write"):
+        _write(figure, path, "png", dpi)
+        return
+    name = checks.file_name(path)
+    kind = os.path.splitext(name)[1][1:] or "png"
+    with whole_file(name if name.endswith(f".{kind}") else f"{name}.{kind}") as file:
+        _write(figure, file, kind, dpi)
+
+
+def _write(figure: Any, file: Any, kind: str, dpi: int) -> None:
+    figure.savefig(file, format=kind, dpi=dpi, metadata={"Software": None} if kind == "png" else None)
 
 
 def check() -> None:

@@ -26,6 +26,8 @@ def cache_bytes_used(core: Core) -> int:
 class NeverFits(OutOfMemoryError):
     """A sequence of `tokens` tokens, where the limit has no room for more than `available`, whatever else runs."""
 
+    _fields = ("needed", "tokens", "available")
+
     def __init__(self, message: str, *, needed: int, tokens: int, available: int) -> None:
         super().__init__(message, needed=needed)
         self.tokens, self.available = tokens, available

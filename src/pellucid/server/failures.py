@@ -150,7 +150,7 @@ def stopping() -> Failure:
 
 @contextmanager
 def failing(request_id: str, names: dict[str, str]) -> Iterator[None]:
-    """Errors of an endpoint become what its client is told. names: the client's names of options, by ours."""
+    """Turns an endpoint's errors into what its client is told. names: the client's names of options, by ours."""
     try:
         yield
     except (Disconnected, Failure):

@@ -102,10 +102,11 @@ class Grammars:
 
     def compile(self, structure: Structure) -> Grammar:
         """Raises GrammarError: a structure is wrong, cannot be kept, or is too complex."""
+        known = self._known
         with _locks.table:
-            found = self._known.get(structure)
+            found = known.get(structure)
             if found is not None:
-                self._known.move_to_end(structure)
+                known.move_to_end(structure)
                 return found
         try:
             with native:
@@ -113,17 +114,16 @@ class Grammars:
         except RecursionError:
             raise GrammarError("nested too deeply", place=structure.kind) from None
         with _locks.table:
-            self._known[structure] = made
-            size = sum(len(one.text) + len(one.calls) for one in self._known)
-            while len(self._known) > KEPT or (size > KEPT_TEXT and len(self._known) > 1):
-                gone, _ = self._known.popitem(last=False)
+            known[structure] = made
+            size = sum(len(one.text) + len(one.calls) for one in known)
+            while len(known) > KEPT or (size > KEPT_TEXT and len(known) > 1):
+                gone, _ = known.popitem(last=False)
                 size -= len(gone.text) + len(gone.calls)
         return made
 
     def forget(self) -> None:
-        """No grammar stays compiled that nothing uses."""
-        with _locks.table:
-            self._known.clear()
+        """No grammar stays compiled that nothing uses. Takes no lock: a signal's handler may close a model."""
+        self._known = OrderedDict()
 
     def source(self, structure: Structure) -> str:
         """A structure as llguidance reads it: a JSON list of grammars."""
@@ -155,8 +155,7 @@ class Grammars:
             lark: str = gbnf_to_lark(gbnf.spelled(text)) if gbnf.is_gbnf(text) else any_to_lark(text)
         except Exception as error:  # RecursionError, and whatever the converter stumbles over
             raise GrammarError(f"neither Lark's nor GBNF's syntax: {error}", place="grammar") from None
-        schema.check_embedded(lark)
-        return lark
+        return schema.checked_lark(lark)
 
 
 def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
@@ -168,7 +167,7 @@ def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
 
 def forget(tokenizer: TextTokenizer) -> None:
     """Its grammars end once nothing uses them, without a search for cycles."""
-    for grammars in vars(tokenizer).pop("_grammars", {}).values():
+    for grammars in list(vars(tokenizer).pop("_grammars", {}).values()):
         grammars.forget()
 
 

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from fractions import Fraction
 from typing import Any
 
 from ..errors import GrammarError, one_line, shown
 from ..structure import Structure
 
-__all__ = ["check", "check_embedded", "checked", "explained", "warnings"]
+__all__ = ["checked", "checked_lark", "explained", "settled", "warnings"]
 
 # The automaton of a multiple has as many states: 0.2 s for 30,000.
 MOST_MULTIPLE = 30_000
@@ -52,70 +53,81 @@ _JSON = re.compile(r"%json\s*")
 
 
 def checked(text: str) -> dict[str, Any]:
-    """The schema in a JSON text, as an object. Raises GrammarError where it allows nothing, or would take too long."""
+    """The schema in a JSON text, as an object that llguidance takes. Raises GrammarError where it allows nothing, and
+    as `settled`."""
     root = json.loads(text)
     if root is False:
         raise GrammarError("no text matches", place="schema")
-    root = {} if root is True else root
-    check(root, "schema")
-    for _, node in _nodes(root, "schema"):
+    return dict(settled({} if root is True else root, "schema"))
+
+
+def checked_lark(lark: str) -> str:
+    """A grammar in Lark's syntax, with its schemas as `settled` has them."""
+    parts, at = [], 0
+    for found in _JSON.finditer(lark):
+        try:
+            root, end = json.JSONDecoder().raw_decode(lark, found.end())
+        except (ValueError, RecursionError):
+            continue  # llguidance refuses it
+        made = settled(root, "grammar")
+        if found.start() >= at and made != root:
+            parts += [lark[at : found.end()], json.dumps(made, ensure_ascii=False)]
+            at = end
+    return "".join([*parts, lark[at:]])
+
+
+def settled(root: Any, place: str) -> Any:
+    """A schema that asks the same, or of the last numbers of 64 bits slightly more, and that llguidance takes. Raises
+    GrammarError, naming the keyword's place, where it has numbers that llguidance would not keep, or that would take
+    too long."""
+    _check(root, place)
+    root = deepcopy(root)
+    nodes = [node for _, node in _nodes(root, place)]
+    references = [node[key] for node in nodes for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
+    named = {part for one in references for part in one.split("/")}  # what a reference may lead through
+    for node in nodes:
         for key in node.keys() & _COUNTS:
             value = node[key]
             if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
                 node[key] = int(value)
-        _drop(node)
+        for key in [key for key in node if key not in named and _asks_nothing(key, node)]:
+            del node[key]
         _bound(node)
-    return dict(root)
+    return root
 
 
-def _drop(node: dict[str, Any]) -> None:
-    """Takes away what asks nothing, which llguidance may not know."""
-    for key, values in _EMPTY.items():
-        if any(node.get(key) is value or node.get(key) == value == {} for value in values):
-            del node[key]
-    for key, others in _BESIDE.items():
-        if key in node and not any(other in node for other in others):
-            del node[key]
+def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
+    """Whether a keyword, which llguidance may not know, asks nothing of a value."""
+    if key in _BESIDE:
+        return not any(other in node for other in _BESIDE[key])
+    value = node[key]
+    return any(value is one or value == one == {} for one in _EMPTY.get(key, ()))
 
 
 def _bound(node: dict[str, Any]) -> None:
     """Says in bounds that llguidance takes what it would not take as a format or as bounds."""
-    types, form = _types(node), node.get("format")
-    if isinstance(form, str) and form in _INTEGERS and "integer" in types and "number" not in types:
+    given = node.get("type")
+    types = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)]
+    whole, form = "integer" in types and "number" not in types, node.get("format")
+    if isinstance(form, str) and form in _INTEGERS and whole:
         least, most = _INTEGERS[node.pop("format")]
         for key, value, tighter in (("minimum", least, max), ("maximum", most, min)):
-            given = node.get(key, value)
-            node[key] = tighter(given, value) if isinstance(given, (int, float)) else given
+            found = node.get(key, value)
+            node[key] = tighter(found, value) if _is_number(found) else found
     for key in _LEAST:
         if _is_number(node.get(key)) and node[key] <= -MOST_BOUND:
             node[key] = -LARGE
     for key in _MOST:
-        if _is_number(node.get(key)) and node[key] >= MOST_BOUND and types != {"integer"}:
-            node[key] = LARGE
-
-
-def _types(node: dict[str, Any]) -> set[Any]:
-    given = node.get("type")
-    return {one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)}
+        if _is_number(node.get(key)) and node[key] >= MOST_BOUND:
+            node[key] = MOST_BOUND if whole else LARGE
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_embedded(lark: str) -> None:
-    """As `checked`, for the schemas in a Lark grammar."""
-    for found in _JSON.finditer(lark):
-        try:
-            root, _ = json.JSONDecoder().raw_decode(lark, found.end())
-        except (ValueError, RecursionError):
-            continue  # llguidance refuses it
-        check(root, "grammar")
-
-
-def check(root: Any, place: str) -> None:
-    """Raises GrammarError, naming the keyword's place, where a schema has numbers that llguidance would not keep, or
-    that would take too long."""
+def _check(root: Any, place: str) -> None:
+    """Raises what `settled` raises."""
     _check_integers(root, place)
     _check_multiples(root, place)
 

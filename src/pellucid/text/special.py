@@ -31,7 +31,7 @@ def looks_like_control(text: str) -> bool:
 
 
 def looks_special(text: str) -> bool:
-    """True for ``<...>`` and ``[...]`` as well."""
+    """True for ``<...>``, ``[...]`` and the spellings in END: a token of this kind is no word of a text."""
     return re.fullmatch(r"[<\[].+[>\]]", text, re.DOTALL) is not None or text in END
 
 

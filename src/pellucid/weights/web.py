@@ -438,7 +438,7 @@ def patiently(
         except (Again, Unreachable) as error:
             if isinstance(error, Unreachable) and moved() == 0:
                 raise  # at once; but a network that was there a moment ago may come back
-            gained = moved() - most  # a draft that is begun anew brings nothing until it is longer than before
+            gained = moved() - most  # a draft that is begun anew does not count until it is longer than before
             most += max(gained, 0)
             tries = 1 if gained > 0 and gained >= rate * (time.monotonic() - start + wait) else tries + 1
             header = getattr(error, "retry_after", "")

@@ -73,18 +73,22 @@ def _encoded(key: str, value: Value) -> bytes:
         head = struct.pack("<IIQ", _ARRAY, number, len(items))
         if dtype is None:
             return head + b"".join(map(_string, items))
-        if np.dtype(dtype).kind in "iu":
-            limits = np.iinfo(dtype)
-            for item in items:
-                if not limits.min <= item <= limits.max:
-                    raise WrongValue(key, f" has {shown(item)}: beyond {name}")
+        for item in items:
+            _check_range(key, item, name, dtype)
         return head + np.asarray(items).astype(np.dtype(dtype)).tobytes()
     if number == _STRING:
         return struct.pack("<I", number) + _string(value.value)
-    made = np.asarray(value.value).astype(np.dtype(dtype))
-    if np.dtype(dtype).kind in "iu" and int(made) != int(value.value):
-        raise WrongValue(key, f" is {value.value}: beyond {name}")
-    return struct.pack("<I", number) + made.tobytes()
+    _check_range(key, value.value, name, dtype)
+    return struct.pack("<I", number) + np.asarray(value.value).astype(np.dtype(dtype)).tobytes()
+
+
+def _check_range(key: str, value: Any, name: str, dtype: Any) -> None:
+    """Raises WrongValue for what is no integer of this type, where it is one of integers."""
+    if np.dtype(dtype).kind not in "iu":
+        return
+    limits = np.iinfo(dtype)
+    if not isinstance(value, (int, np.integer)) or not limits.min <= value <= limits.max:
+        raise WrongValue(key, f": {shown(value)} is no {name}")
 
 
 def _header(metadata: Mapping[str, Value], tensors: Sequence[Planned]) -> bytes:

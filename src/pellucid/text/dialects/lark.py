@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import GrammarError, shown
-from ..schema import check
+from ..schema import settled
 from .dialect import Dialect, Shape, spaced
 from .values import alternatives, declared, types, whole
 
@@ -46,7 +46,7 @@ def calls_grammar(
     made = _Maker(dialect, specials, ends)
     names = []
     for i, (name, schema, strict) in enumerate(tools):
-        _check_numbers(name, schema)
+        schema = _settled(name, schema)
         shape = dialect.shape(name)
         arguments = made.arguments(i, {**schema, "type": "object"}, shape, strict)
         body = f"{arguments} {made.parts(shape.after)}"
@@ -178,10 +178,11 @@ def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
     return list(listed) if isinstance(listed, (list, tuple)) and listed else None
 
 
-def _check_numbers(name: str, schema: Mapping[str, Any]) -> None:
-    """Raises GrammarError for numbers that llguidance would not keep."""
+def _settled(name: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of a tool as `settled` has them. Raises GrammarError."""
     try:
-        check(schema, "parameters")
+        found: Mapping[str, Any] = settled(schema, "parameters")
+        return found
     except GrammarError as error:
         raise GrammarError(f"{error.place} of {shown(name)}: {error.message}", place="tools") from None
 
