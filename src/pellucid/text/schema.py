@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from copy import deepcopy
 from fractions import Fraction
 from typing import Any
 
@@ -81,7 +80,7 @@ def settled(root: Any, place: str) -> Any:
     GrammarError, naming the keyword's place, where it has numbers that llguidance would not keep, or that would take
     too long."""
     _check(root, place)
-    root = deepcopy(root)
+    root = json.loads(json.dumps(root))  # the caller's own stays as it is
     nodes = [node for _, node in _nodes(root, place)]
     references = [node[key] for node in nodes for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
     named = {part for one in references for part in one.split("/")}  # what a reference may lead through
