@@ -87,8 +87,10 @@ def _check_range(key: str, value: Any, name: str, dtype: Any) -> None:
     if np.dtype(dtype).kind not in "iu":
         return
     limits = np.iinfo(dtype)
-    if not isinstance(value, (int, np.integer)) or not limits.min <= value <= limits.max:
-        raise WrongValue(key, f": {shown(value)} is no {name}")
+    if not isinstance(value, (int, np.integer)):
+        raise WrongValue(key, f" is {shown(value)}: expected {name}")
+    if not limits.min <= value <= limits.max:
+        raise WrongValue(key, f" is {shown(value)}: beyond {name}")
 
 
 def _header(metadata: Mapping[str, Value], tensors: Sequence[Planned]) -> bytes:
