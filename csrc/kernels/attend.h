@@ -10,6 +10,7 @@
  *     pl_lanes_exp_of      the same where bits are set, else 0
  *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
  *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
+ *     pl_rows_fade, _sum   where rows together take fewer steps (PL_ROWS_TOGETHER); written below otherwise
  *
  * What alters a score (scale, cap; a slope by distance) belongs in `pl_attend_softmax`, what hides a key in
  * `pl_attend_span` and the bits that it gives; a sink is no key of a page: it enters when a row is written out. */
@@ -117,13 +118,13 @@ PL_INLINE float pl_attend_scale(const pl_attend_page *a)
     return a->cap > 0 ? 1.0f : a->scale;
 }
 
-/* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum.
- * `all`: it sees every slot; `sees`: its bits otherwise. */
-typedef float (*pl_attend_weigh)(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees,
-                                 float top, const int all);
+/* Scores of groups [first, last) of a row -> exp(score - top), 0 where it does not see the key; returns their sum, in
+ * lanes. `all`: it sees every slot; `sees`: its bits otherwise. */
+typedef pl_lanes (*pl_attend_weigh)(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees,
+                                    float top, const int all);
 
-PL_INLINE float pl_attend_exp(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
-                              const int all)
+PL_INLINE pl_lanes pl_attend_exp(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees,
+                                 float top, const int all)
 {
     (void)a, (void)p; /* in place */
     pl_lanes sum = pl_lanes_all(0);
@@ -134,8 +135,29 @@ PL_INLINE float pl_attend_exp(const pl_attend_page *a, float *s, void *p, int fi
         pl_lanes_store(s + PL_SLOTS * g, e);
         sum = pl_lanes_add(sum, e);
     }
-    return pl_lanes_sum(sum);
+    return sum;
 }
+
+#ifndef PL_ROWS_TOGETHER
+/* Of each row, the largest of its lanes times `by` -> top, if that is more than `old`, which it is otherwise, and exp(old -
+ * top) -> fade. */
+PL_INLINE void pl_rows_fade(const pl_lanes *best, float by, const float *old, float *top, float *fade, const int rows)
+{
+    for (int r = 0; r < rows; r++) {
+        const float most = pl_lanes_max(best[r]) * by;
+        top[r] = most > old[r] ? most : old[r];
+        fade[r] = old[r] - top[r];
+    }
+    pl_exp_rows(fade);
+}
+
+/* Of each row, sum = sum * fade + its lanes of x. */
+PL_INLINE void pl_rows_sum(const pl_lanes *x, const float *fade, float *sum, const int rows)
+{
+    for (int r = 0; r < rows; r++)
+        sum[r] = sum[r] * fade[r] + pl_lanes_sum(x[r]);
+}
+#endif
 
 /* Dot products s of `rows` rows -> probabilities, by `weigh`, which may put them at p + r * p_bytes. Updates top and
  * sum; fade[r]: what acc is to be multiplied by. dots: s stays as it is, and `weigh` makes the scores out of it. */
@@ -146,32 +168,28 @@ PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL
     const int first = all ? 0 : span.first, last = all ? PL_GROUPS : span.last;
     const float scale = pl_attend_scale(a);
     float top[PL_MOST_ROWS];
+    pl_lanes lanes[PL_MOST_ROWS];
     for (int r = 0; r < rows && a->cap > 0; r++)
         pl_attend_cap(a, s[r], first, last);
     for (int r = 0; r < rows; r++) {
         const uint64_t sees = pl_attend_sees(a, row + r);
-        const float old = a->top[row + r];
-        pl_lanes best = pl_lanes_all(dots ? -FLT_MAX : old);
-        for (int g = first; g < last; g++) { /* a NaN score leaves best alone, and makes its probability NaN */
+        lanes[r] = pl_lanes_all(-FLT_MAX);
+        for (int g = first; g < last; g++) { /* a NaN score leaves the best alone, and makes its probability NaN */
             pl_lanes x = pl_lanes_load(s[r] + PL_SLOTS * g);
             if (!dots) {
                 x = pl_lanes_scale(x, scale);
                 pl_lanes_store(s[r] + PL_SLOTS * g, x);
             }
-            best = pl_lanes_larger(best, x, all ? 0xffff : (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
+            lanes[r] = pl_lanes_larger(lanes[r], x, all ? 0xffff : (uint32_t)(sees >> PL_SLOTS * g) & 0xffff);
         }
-        top[r] = pl_lanes_max(best);
-        if (dots)
-            top[r] = top[r] * scale > old ? top[r] * scale : old;
-        fade[r] = old - top[r];
     }
-    pl_exp_rows(fade);
+    pl_rows_fade(lanes, dots ? scale : 1, a->top + row, top, fade, rows);
     for (int r = 0; r < rows; r++) {
         const uint64_t sees = all ? ~0ull : pl_attend_sees(a, row + r);
-        const float sum = weigh(a, s[r], (char *)p + r * p_bytes, first, last, sees, top[r], all);
+        lanes[r] = weigh(a, s[r], (char *)p + r * p_bytes, first, last, sees, top[r], all);
         a->top[row + r] = top[r];
-        a->sum[row + r] = a->sum[row + r] * fade[r] + sum;
     }
+    pl_rows_sum(lanes, fade, a->sum + row, rows);
 }
 
 /* The middle step of every tier but that of bf16: s holds the probabilities afterwards. */

@@ -159,4 +159,53 @@ PL_INLINE void pl_exp_rows(float *x)
     _mm512_storeu_ps(x, pl_exp16(_mm512_loadu_ps(x)));
 }
 
+/* Lane r: the sum, or the largest, of x[r], of up to eight rows, whose lanes meet each other in the order of pl_sum16. */
+PL_INLINE __m512 pl_meet(__m512 a, __m512 b, const int sum)
+{
+    return sum ? _mm512_add_ps(a, b) : _mm512_max_ps(a, b);
+}
+
+PL_INLINE __m512 pl_meet_eight(const __m512 *x, const int rows, const int sum)
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    __m512 two[4], four[2];
+    for (int i = 0; i < 4; i++) {
+        const __m512 a = x[2 * i < rows ? 2 * i : 0], b = x[2 * i + 1 < rows ? 2 * i + 1 : 0];
+        two[i] = pl_meet(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee), sum);
+    }
+    for (int i = 0; i < 2; i++)
+        four[i] = pl_meet(_mm512_shuffle_f32x4(two[2 * i], two[2 * i + 1], 0x88),
+                          _mm512_shuffle_f32x4(two[2 * i], two[2 * i + 1], 0xdd), sum);
+    const __m512d a = _mm512_castps_pd(four[0]), b = _mm512_castps_pd(four[1]);
+    const __m512 all =
+        pl_meet(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)), sum);
+    return _mm512_permutexvar_ps(order, pl_meet(all, _mm512_movehdup_ps(all), sum));
+}
+
+/* Of up to sixteen. */
+PL_INLINE __m512 pl_meet_rows(const __m512 *x, const int rows, const int sum)
+{
+    if (rows == 1)
+        return _mm512_set1_ps(sum ? pl_sum16(x[0]) : pl_max16(x[0]));
+    const __m512 low = pl_meet_eight(x, rows, sum);
+    if (rows <= 8)
+        return low;
+    return _mm512_insertf32x8(low, _mm512_castps512_ps256(pl_meet_eight(x + 8, rows - 8, sum)), 1);
+}
+
+#define PL_ROWS_TOGETHER
+PL_INLINE void pl_rows_fade(const pl_lanes *best, float by, const float *old, float *top, float *fade, const int rows)
+{
+    const __m512 before = _mm512_maskz_loadu_ps(pl_first(rows), old);
+    const __m512 now = _mm512_max_ps(_mm512_mul_ps(pl_meet_rows(best, rows, 0), _mm512_set1_ps(by)), before);
+    _mm512_storeu_ps(top, now);
+    _mm512_storeu_ps(fade, pl_exp16(_mm512_sub_ps(before, now)));
+}
+
+PL_INLINE void pl_rows_sum(const pl_lanes *x, const float *fade, float *sum, const int rows)
+{
+    const __m512 before = _mm512_mul_ps(_mm512_maskz_loadu_ps(pl_first(rows), sum), _mm512_loadu_ps(fade));
+    _mm512_mask_storeu_ps(sum, pl_first(rows), _mm512_add_ps(before, pl_meet_rows(x, rows, 1)));
+}
+
 #endif

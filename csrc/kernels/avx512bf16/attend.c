@@ -41,9 +41,9 @@ PL_INLINE void prefetch(asking *to, ptrdiff_t at, const int lines)
         pl_ask(&to->turns, to->near);
 }
 
-/* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d, and the keys of `groups` groups from `first` on: added to s
- * unless p0 is 0. */
-PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, asking *ask, int pairs, int p0, int n,
+/* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d that are `q_apart` apart, and the keys of `groups` groups from
+ * `first` on: added to s unless p0 is 0. */
+PL_INLINE void scores(const uint32_t *q, ptrdiff_t q_apart, const char *k, asking *ask, int pairs, int p0, int n,
                       ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
     __m512 acc[ATTEND_ROWS][PL_GROUPS];
@@ -57,7 +57,7 @@ PL_INLINE void scores(const uint32_t (*q)[ATTEND_Q_PAIRS], const char *k, asking
             key[g] = _mm512_loadu_si512(k + ((first + g) * pairs + p0 + p) * (ptrdiff_t)64);
         for (int r = 0; r < rows; r++)
             for (int g = 0; g < groups; g++)
-                acc[r][g] = dot2(acc[r][g], key[g], q[r][p]);
+                acc[r][g] = dot2(acc[r][g], key[g], q[r * q_apart + p]);
     }
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < groups; g++)
@@ -111,33 +111,40 @@ PL_INLINE void values(const pl_attend_page *a, asking *ask, int row, const uint3
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
 }
 
+/* Pairs of a query in scratch memory, where those of all rows of a call are held for all its pages if they have room. */
+PL_INLINE int held_pairs(const pl_attend_page *a)
+{
+    const int pairs = ((a->dk + 1) / 2 + 7) & ~7;
+    return a->m * pairs <= ATTEND_Q_HELD ? pairs : 0;
+}
+
 /* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     (void)type;
-    float s[ATTEND_ROWS][PL_PAGE], fade[PL_SLOTS] = {0};
-    uint32_t (*const q)[ATTEND_Q_PAIRS] = a->scratch, p[ATTEND_ROWS][PAIRS];
+    float s[ATTEND_ROWS][PL_PAGE], fade[PL_EXP_ROWS];
+    uint32_t p[ATTEND_ROWS][PAIRS];
     const pl_span span = pl_attend_span(a, row, rows);
     const int lo = span.lo, hi = span.hi, first = span.first, last = span.last, pairs = (a->dk + 1) / 2;
     const int wide = rows <= 3 ? 8 : 4; /* vectors of columns at once */
     const int steps = pairs + PAIRS * ((a->dv + PL_SLOTS * wide - 1) / (PL_SLOTS * wide));
+    const int held = held_pairs(a), most = held ? pairs : ATTEND_Q_PAIRS, apart = held ? held : ATTEND_Q_PAIRS;
+    uint32_t *const q = (uint32_t *)a->scratch + row * held;
     asking none = {0}, ask = {.next = row || a->turns ? NULL : a->next, .near = a->next_bytes <= PL_WINDOW};
     ask.turns = pl_attend_ahead(a, row, steps, a->turns);
-    int p0 = 0;
-    do {
-        const int n = pairs - p0 < ATTEND_Q_PAIRS ? pairs - p0 : ATTEND_Q_PAIRS;
-        for (int r = 0; r < rows; r++)
-            round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q[r], n);
+    for (int p0 = 0; p0 < pairs; p0 += most) {
+        const int n = pairs - p0 < most ? pairs - p0 : most;
+        for (int r = 0; r < rows && !held; r++)
+            round_query(a->q + (row + r) * a->q_stride, 2 * p0, a->dk, q + r * apart, n);
         if (last - first == PL_GROUPS)
-            scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &ask, pairs, p0, n, 0, s, rows, PL_GROUPS);
+            scores(q, apart, a->k, &ask, pairs, p0, n, 0, s, rows, PL_GROUPS);
         else
             for (int g = first; g < last; g += 2)
                 if (g + 1 < last)
-                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &none, pairs, p0, n, g, s, rows, 2);
+                    scores(q, apart, a->k, &none, pairs, p0, n, g, s, rows, 2);
                 else
-                    scores((const uint32_t (*)[ATTEND_Q_PAIRS])q, a->k, &none, pairs, p0, n, g, s, rows, 1);
-        p0 += ATTEND_Q_PAIRS;
-    } while (p0 < pairs);
+                    scores(q, apart, a->k, &none, pairs, p0, n, g, s, rows, 1);
+    }
     if (span.all)
         pl_attend_softmax(a, row, s, span, 1, 1, weigh, p, sizeof *p, fade, rows);
     else
@@ -158,7 +165,14 @@ PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, co
     }
 }
 
-PL_ATTEND_OF(attend, PL_KV_BF16)
+static void attend(const pl_attend_page *pages, int n)
+{
+    const int held = held_pairs(pages);
+    for (int r = 0; r < pages->m && held; r++)
+        round_query(pages->q + r * pages->q_stride, 0, pages->dk, (uint32_t *)pages->scratch + r * held, held);
+    for (int i = 0; i < n; i++)
+        pl_attend(pages + i, PL_KV_BF16, ATTEND_ROWS, attend_rows);
+}
 
 /* 16 floats of n -> bf16 bits, numbers below the normal range too (vcvtneps2bf16 takes them for 0). NaN is made quiet. */
 PL_INLINE __m512i bits_of(const float *x, int n)
@@ -193,5 +207,5 @@ void pl_fill_attend_avx512bf16(pl_kernels *k)
 {
     k->k_bytes[PL_KV_BF16] = k_bytes;
     k->kv_append[PL_KV_BF16] = append;
-    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(uint32_t[ATTEND_ROWS][ATTEND_Q_PAIRS]));
+    PL_PUT_ATTEND(PL_KV_BF16, attend, sizeof(uint32_t[ATTEND_Q_HELD]));
 }

@@ -11,7 +11,8 @@ enum {
 /* Attention in bf16: pytest benchmarks/test_rows.py --benchmark-enable -k "test_attend and avx512bf16" */
 enum {
     ATTEND_ROWS = 6,      /* query rows at a time */
-    ATTEND_Q_PAIRS = 128, /* pairs of d of which the queries are held in bf16 at a time */
+    ATTEND_Q_PAIRS = 128, /* pairs of d of which the queries are held in bf16 at a time, ... */
+    ATTEND_Q_HELD = 6144, /* ... unless there is room for those of all rows */
 };
 
 #endif

@@ -40,9 +40,9 @@ PL_INLINE __m512 exp2_16(__m512 x)
     return _mm512_scalef_ps(p, x);
 }
 
-/* Dot products s of groups [first, last) -> p = exp(score - top) in bf16; their sum is of what p holds. */
-PL_INLINE float weigh(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
-                      const int all)
+/* Dot products s of groups [first, last) -> p = exp(score - top) in bf16; their sums are of what p holds. */
+PL_INLINE pl_lanes weigh(const pl_attend_page *a, float *s, void *p, int first, int last, uint64_t sees, float top,
+                         const int all)
 {
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
     const __m512 scale = _mm512_set1_ps(pl_attend_scale(a) * PL_LOG2_E), t = _mm512_set1_ps(-PL_LOG2_E * top);
@@ -58,7 +58,7 @@ PL_INLINE float weigh(const pl_attend_page *a, float *s, void *p, int first, int
         _mm512_storeu_si512((uint32_t *)p + PL_SLOTS / 2 * g, pairs);
         lane = _mm512_dpbf16_ps(lane, (__m512bh)pairs, (__m512bh)ones);
     }
-    return pl_sum16(lane);
+    return lane;
 }
 
 #endif
