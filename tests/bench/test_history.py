@@ -77,6 +77,9 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     changed["commit"] = "9876543210"
     history.save(changed, path)  # in place of the first
     assert history.read(path)["commit"] == "9876543210" and os.listdir(tmp_path) == ["a.json"]
+    (tmp_path / "link").symlink_to("a.json")
+    assert history.save(document(), tmp_path / "link").samefile(path) and (tmp_path / "link").is_symlink()
+    assert json.loads(path.read_text()) == SAVED
 
 
 def test_a_folder_gets_a_name_by_version_machine_and_model(tmp_path: Path) -> None:

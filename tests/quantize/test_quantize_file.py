@@ -212,6 +212,23 @@ write_gguf({str(tmp_path / "old.gguf")!r}, {{}}, [Planned("a", "F32", (4, 8), di
     assert [p.name for p in tmp_path.iterdir()] == ["old.gguf"]
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """What it leads to is replaced, in another folder or not there yet."""
+    (tmp_path / "disk").mkdir()
+    for name in ("old.gguf", "new.gguf"):
+        (tmp_path / name).symlink_to(Path("disk") / name)
+    (tmp_path / "disk" / "old.gguf").write_bytes(b"old")
+    for name in ("old.gguf", "new.gguf"):
+        write_gguf(tmp_path / name, {"a": Value("uint8", 1)}, [])
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name).read_bytes().startswith(b"GGUF")
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["new.gguf", "old.gguf"]
+    (tmp_path / "gone.gguf").symlink_to("nowhere/gone.gguf")
+    with pytest.raises(ModelFileError, match="gone.gguf"):
+        write_gguf(tmp_path / "gone.gguf", {"a": Value("uint8", 1)}, [])
+    assert (tmp_path / "gone.gguf").is_symlink()
+
+
 def test_systems_that_have_no_files_without_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """O_TMPFILE missing, refused by the file system, or without a way to name the file later."""
     want = tmp_path / "want.gguf"

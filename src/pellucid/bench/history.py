@@ -91,6 +91,8 @@ def save(doc: Document, path: str | Path) -> Path:
         words = (doc["pellucid"], doc["commit"], m["cpu"], numbers, m["isa"], f"{m['threads']}t", model.stem)
         path = path / (re.sub(r"[^a-z0-9.+]+", "-", "-".join(filter(None, words)).lower())[:200] + ".json")
     text = json.dumps(doc, indent=2, allow_nan=False) + "\n"
+    if path.is_symlink():  # what it leads to is replaced
+        path = Path(os.path.realpath(path))
     draft = path.with_name(f".{os.getpid()}.part")
     try:
         with open(draft, "x", encoding="utf-8") as file:

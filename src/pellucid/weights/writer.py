@@ -113,14 +113,16 @@ def _aligned(n: int) -> int:
 
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write; when the block ends without an error, it is synced and takes the place of `path`. Raises
-    ModelFileError where the file cannot be written; nothing is left then, nor, on most systems, of a killed process."""
-    folder, name = os.path.split(path)
+    """A file to write; when the block ends without an error, it is synced and takes the place of `path`, or of what a
+    link there leads to. Raises ModelFileError where the file cannot be written; nothing is left then, nor, on most
+    systems, of a killed process."""
+    target = os.path.realpath(path) if os.path.islink(path) else path
+    folder, name = os.path.split(target)
     folder = folder or "."
     draft = ""
     try:
-        if os.path.exists(path):
-            check_regular(path, os.stat(path).st_mode, "the name of a file to write")
+        if os.path.exists(target):
+            check_regular(path, os.stat(target).st_mode, "the name of a file to write")
         fd = _nameless(folder)
         if fd is None:
             fd, draft = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder)
@@ -132,7 +134,7 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
             os.fchmod(fd, 0o666 & ~mask)
             os.fsync(fd)
             draft = draft or _named(fd, folder, name)
-        os.replace(draft, path)
+        os.replace(draft, target)
         _sync_folder(folder)
     except BaseException as error:
         with suppress(OSError):
