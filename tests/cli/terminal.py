@@ -34,6 +34,7 @@ class Terminal:
             os.environ.pop("NO_COLOR", None)
             os.environ.update({"TERM": "xterm-256color"} if colour else {"TERM": "dumb", "NO_COLOR": "1"})
             os.environ.update(COLUMNS=str(columns), **environment)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, and so by what it starts
             os.execv(program[0], [*program, *arguments])
         self.seen = ""
 
