@@ -13,8 +13,8 @@ HEAD = """# Command line
 This page is made by `python docs/command_line.py` from the commands themselves: `pellucid COMMAND --help` says the
 same.
 
-Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, which includes a value that an option does not
-take, 130 interrupted. The result of a command goes to stdout, everything else to stderr. `-h` is short for `--help`.
+Exit codes: 0 done, 1 an error (one line on stderr), such as a grammar, schema or expression that cannot be followed, 2
+wrong usage, which includes any other value that an option does not take, 130 interrupted. The result of a command goes to stdout, everything else to stderr. `-h` is short for `--help`.
 
 `pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
 models. `pellucid --show-completion` prints it instead.
@@ -23,7 +23,8 @@ Standard input is read as UTF-8, and its final line end, which programs add, is 
 `pellucid chat "Which of these is the oldest?" < list.txt` gives the model the input, a blank line, and the question.
 Where input is a pipe, `chat TEXT` waits for its end: in a script, `< /dev/null` says that there is none.
 
-Text of a model, a file or a server goes to a pipe as it is. On a terminal, control characters but newline and tab are
+Text of a model, a file or a server goes to a pipe as it is, in the encoding of the locale, where a character that it
+lacks becomes `?`. On a terminal, control characters but newline and tab are
 shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
 zero-width spaces, tags). Joiners and direction marks, which writing systems and emoji need, are kept. Words wrap whole
 at the terminal's edge.

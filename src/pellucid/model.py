@@ -39,7 +39,7 @@ __all__ = ["Edit", "Model"]
 class Model(AsyncCalls):
     """A loaded model, created by :meth:`load`. It is immutable, so threads can share it freely.
 
-    A context manager; after :meth:`close` every use raises ``ClosedError``.
+    A context manager; after :meth:`close` whatever needs the weights raises ``ClosedError``. The tokenizer remains.
     """
 
     _closed = False  # a view may be closed alone

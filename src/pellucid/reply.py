@@ -19,6 +19,7 @@ from pellucid.text.dialects.json_calls import NAME
 __all__ = ["Asked", "Reply", "Spoken", "Tool", "for_template", "read_asked"]
 
 MOST_BUDGET = 2**31 - 1
+_OF_NOTHING = frozenset(("type", "properties", "required", "title", "description", "$schema"))
 _ANSWER = ("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "thinking_budget")
 
 
@@ -110,8 +111,15 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
         if any(name == other.name for other in tools):
             raise WrongValue("tools", f"{at}: there is another tool with the name {name}")
         declared.append(dict(one))
-        tools.append(Tool(name, schema or {"type": "object", "properties": {}}, function.get("strict") is True))
+        tools.append(Tool(name, _parameters(schema), function.get("strict") is True))
     return declared, tuple(tools)
+
+
+def _parameters(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The schema of a call's arguments: none at all where it is left out, or lists no properties."""
+    if schema and (schema.get("properties") != {} or schema.get("required") or not schema.keys() <= _OF_NOTHING):
+        return schema
+    return {**(schema or {}), "type": "object", "properties": {}, "additionalProperties": False}
 
 
 def _choice(given: Any, tools: Sequence[Tool]) -> tuple[str, bool]:

@@ -25,6 +25,7 @@ from tests.families.test_families import ids_of
 from tests.making.test_convert import wordpiece
 from tests.making.test_embedders import folder_of
 from tests.weights import test_prequantised as prequantised
+from tests.weights import test_prequantised_families as families
 
 Importances = dict[str, Importance]
 ORDERED = ("gptq-act", "gptq-act-32", "gptq-act-8", "gptq-act-each", "ct-act", "gptq")
@@ -81,6 +82,22 @@ def test_columns_in_another_order(name: str, tmp_path: Path, caplog: pytest.LogC
     make, quantization, _ = prequantised.FORMS[name]
     folder, _ = prequantised.both(tmp_path, make, quantization)
     check(folder, tmp_path, prequantised.IDS, caplog, precision="high", kv="f32")
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2", "qwen35"])
+def test_columns_in_another_order_for_some_matrices_of_several(name: str, tmp_path: Path) -> None:
+    """Matrices that share an input, of which some have their columns in another order; and rows that a file moves."""
+    folder, plain = families.folders(tmp_path, name, "gptq-act")
+    ids = [[i % 40 for i in families.IDS] * 3]
+    options: dict[str, Any] = {"precision": "high", "kv": "f32", "threads": 1}
+    with Model.load(folder, **options) as a, Model.load(plain, **options) as b:
+        found, want = importances(a.core, ids), importances(b.core, ids)
+    assert {*found} == {*want}
+    for tensor, (sums, _) in want.items():
+        np.testing.assert_allclose(found[tensor].sums, sums, rtol=2e-2, atol=1e-3 * float(sums.max()), err_msg=tensor)
+    convert_folder(folder, tmp_path / "f32.gguf", "F32")
+    with Model.load(folder, **options) as a, Model.load(tmp_path / "f32.gguf", **options) as b:
+        np.testing.assert_allclose(b.logits(ids[0]), a.logits(ids[0]), atol=0.01 * float(abs(a.logits(ids[0])).max()))
 
 
 def test_the_command_writes_the_file_s_names(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_blocks_become_messages() -> None:
             "content": "I look.",
             "reasoning_content": "hm",
             "tool_calls": [
-                {"id": "toolu_1", "type": "function", "function": {"name": "get", "arguments": '{"city": "東京"}'}},
+                {"id": "toolu_1", "type": "function", "function": {"name": "get", "arguments": '{"city":"東京"}'}},
                 {"id": "toolu_2", "type": "function", "function": {"name": "get", "arguments": "{}"}},
             ],
         },

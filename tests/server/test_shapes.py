@@ -65,14 +65,14 @@ def test_json_in_parts_is_the_same(value: Any, depth: int) -> None:
 def test_json_in_parts_is_written_a_few_items_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """As no thread runs while json writes one."""
     sizes: list[int] = []
-    whole = shapes_of._json
+    whole = shapes_of.compact
 
     def noted(value: Any) -> str:
         found = whole(value)
         sizes.append(len(found))
         return found
 
-    monkeypatch.setattr(shapes_of, "_json", noted)
+    monkeypatch.setattr(shapes_of, "compact", noted)
     logprobs = [{"token": "a", "logprob": -1.5, "top": [["b", -2.5]] * 20}] * 5000
     answer: dict[str, Any] = {"choices": [{"index": i, "logprobs": {"content": logprobs}} for i in range(3)]}
     assert len(dumps(answer, apart=True)) > 3_000_000 and max(sizes) < 20_000
@@ -312,3 +312,10 @@ def test_arguments_that_were_cut_off() -> None:
     assert message["content"][0]["input"] == {"INVALID_JSON": '{"a": "b'} and message["stop_reason"] == "max_tokens"
     assert (response["output"][0]["arguments"], response["status"]) == ('{"a": "b', "incomplete")
     assert line["message"]["tool_calls"][0]["function"]["arguments"] == {"INVALID_JSON": '{"a": "b'}
+
+
+def test_no_reader_finds_another_line_in_an_answer() -> None:
+    """Clients cut what they receive into lines as Unicode has them."""
+    value = {"a": "\u2028b\u2029c\x85d\x0b\x0c\x1c"}
+    found = dumps(value)
+    assert len(found.decode().splitlines()) == 1 and json.loads(found) == value

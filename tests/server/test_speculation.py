@@ -18,7 +18,8 @@ from pellucid.server.gate import Gate
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
 from tests.server.client import call
-from tests.server.test_end import served
+from tests.server.sockets import request
+from tests.server.test_end import connect, served
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Name three colours."}]
@@ -147,6 +148,35 @@ def test_it_is_written_while_the_server_has_nothing_to_do(smollm2: Path, tmp_pat
     with served(smollm2, *options) as (process, port, _):
         usage = ask(port, turn)["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
+def test_a_server_that_is_stopped_while_it_is_written_ends_with_all_of_it(smollm2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with served(smollm2, "--context", "1536", "--cache-dir", str(folder)) as (process, port, _):
+        for word in ("one", "two", "three", "four", "five"):
+            ask(port, f"{word}, " * 700)
+        until = time.monotonic() + 30
+        while not list(folder.glob("*/*")):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 0 and "Error" not in log
+    assert len(list(folder.glob("*/*.sequence"))) == 5
+
+
+def test_one_that_is_stopped_while_another_model_is_loaded(smollm2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    options = ("-m", f"other={smollm2}", "--context", "512", "--cache-dir", str(folder))
+    with served(smollm2, *options) as (process, port, _):
+        ask(port, "One, two, three, " * 12, model=smollm2.stem)
+        with connect(port) as waits:
+            waits.sendall(request({"model": "other", "prompt": "x"}))
+            time.sleep(0.1)  # it takes longer
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert list(folder.glob("*/*.sequence"))
 
 
 def test_each_of_several_models_has_its_own(smollm2: Path, tmp_path: Path) -> None:

@@ -209,3 +209,13 @@ def test_text_after_calls_however_it_is_joined(
             text += value["delta"]["text"]
             assert value["index"] not in inputs
     assert list(inputs.values()) == [ARGUMENTS, '{"city": "Paris"}'] and text == said
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object", "properties": {}, "required": []}])
+def test_a_function_without_parameters_has_no_arguments(app: Gate, parameters: Any) -> None:
+    function = {"name": "refresh", **({} if parameters is None else {"parameters": parameters})}
+    body = {"messages": MESSAGES, "tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    answer = call(app, "POST", CHAT, {**body, "parallel_tool_calls": False, "temperature": 0, "max_tokens": 60})
+    (choice,) = answer.json["choices"]
+    (made,) = choice["message"]["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls" and json.loads(made["function"]["arguments"]) == {}

@@ -362,6 +362,7 @@ TENSORS: dict[str, tuple[str, Callable[[dict[str, Array]], Any], str]] = {
     "codes-short": ("gptq", cut("qweight"), r"shape"),
     "awq-short": ("awq", cut("qweight"), r"groups|shape"),
     "zeros-short": ("ct-asym", cut("weight_zero_point"), r"weight_zero_point.*shape"),
+    "no-zero-point": ("ct-asym", lambda t: t.pop("weight_zero_point"), r"down_proj\.weight_zero_point.*symmetric"),
     "scale-short": ("int8", cut("weight_scale"), r"weight_scale.*shape"),
     "packed-short": ("ct", cut("weight_packed"), r"weight_shape"),
     "shape-negative": ("ct", value("weight_shape", -1, 1), r"weight_shape"),

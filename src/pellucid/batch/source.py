@@ -149,7 +149,7 @@ def _parquet(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, 
     except OSError as error:  # pyarrow's own have no number
         why = os.strerror(error.errno).lower() if error.errno else one_line(str(error), 120)
         raise PellucidError(f"{shown_path}: {why}") from None
-    except (ArrowException, ValueError) as error:
+    except (ArrowException, ValueError, OverflowError, KeyError) as error:  # dates, zones beyond Python's
         raise PellucidError(f"{shown_path}: expected a Parquet file: {one_line(str(error), 120)}") from None
 
 

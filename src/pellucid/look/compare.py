@@ -44,7 +44,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; None where one token alone gives no standard error."""
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> Comparison:

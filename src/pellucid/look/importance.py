@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid.core import Core
-from pellucid.look.places import Tap, reordered
+from pellucid.look.places import Tap
 from pellucid.plan import Kind, Plan
 from pellucid.schedule.turns import Turns
 from pellucid.weights.importance import Importance
@@ -38,9 +38,11 @@ def inputs(plan: Plan) -> dict[Input, list[str]]:
         if not op.n_seg or op.kind in _LEFT_OUT:
             continue
         routes = Tap(i - 1, op.tmp) if op.kind.routed else None
-        inp = plan.ops[i - 1].inp if reordered(plan, i) else op.inp
         for segment in plan.segments[op.seg : op.seg + op.n_seg]:
-            m, buffer = plan.matrices[segment.matrix], segment.input if segment.input >= 0 else inp
+            m, buffer = plan.matrices[segment.matrix], segment.input if segment.input >= 0 else op.inp
+            last = next((j for j in range(i - 1, -1, -1) if plan.ops[j].out == buffer), i - 1)
+            if plan.ops[last].kind == Kind.REORDER:
+                buffer = plan.ops[last].inp
             by_heads = routes is None and m.k != plan.buffers[buffer].dim  # each matrix has its own columns
             stack = m.stack if routes is not None or by_heads else 1
             names = found.setdefault(Input(Tap(i - 1, buffer), stack, routes, op.kind == Kind.EXPERTS), [])

@@ -76,8 +76,9 @@ def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[s
 # ---- forms ----------------------------------------------------------------------------------------------------
 
 
-def _lazy(tensor: Tensor, shape: Sequence[int], type: str, make: Callable[[], Any]) -> Tensor:
-    size = tensor_bytes(type, shape)
+def _lazy(tensor: Tensor, shape: Sequence[int], type: str, make: Callable[[], Any], size: int | None = None) -> Tensor:
+    """size: bytes, of types that GGUF does not have."""
+    size = tensor_bytes(type, shape) if size is None else size
     data = Made(lambda first, end: np.ascontiguousarray(make()).reshape(-1).view(np.uint8), max(size, 1), size)
     return tensor._replace(shape=tuple(shape), type=type, data=data)
 
@@ -89,7 +90,9 @@ def _rows(tensor: Tensor, order: Order, shape: Sequence[int] | None = None) -> T
     def make() -> Any:
         return tensor.data.view(np.uint8).reshape(count, -1)[order]
 
-    return _lazy(tensor, tensor.shape if shape is None else shape, tensor.type, make)
+    shape = tensor.shape if shape is None else shape
+    rows = int(np.prod(shape[:-1])) if len(shape) > 1 else shape[0]
+    return _lazy(tensor, shape, tensor.type, make, tensor.data.size // max(count, 1) * rows)
 
 
 def _shaped(tensor: Tensor, shape: Sequence[int]) -> Tensor:

@@ -21,8 +21,9 @@ async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most:
     """All bytes. Raises Failure for a wrong content type or too many, Disconnected."""
     kinds = headers.get("content-type", [])
     kind, _, parameters = (kinds[0] if len(kinds) == 1 else "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+    given = [one.partition("=") for one in parameters.lower().split(";")]
+    charsets = {value.strip(' "') for name, _, value in given if name.strip() == "charset"}
+    if kind.strip().lower() != "application/json" or not charsets <= {"utf-8", "utf8"}:
         raise Failure(415, "expected the content type application/json", code="unsupported_media_type")
     if headers.get("content-encoding", ["identity"])[0].strip().lower() != "identity":
         raise Failure(415, "expected a body without Content-Encoding", code="unsupported_media_type")

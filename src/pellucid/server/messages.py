@@ -3,7 +3,6 @@ from the same parts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -23,7 +22,7 @@ from pellucid.server.failures import Failure, anthropic_body, failing, naming, r
 from pellucid.server.generate import Generate, read, whole
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import Shape, dumps
+from pellucid.server.shapes import Shape, compact, dumps
 
 __all__ = ["CountTokens", "MessageShape", "message_call", "messages"]
 
@@ -202,7 +201,7 @@ def _assistant(content: list[Any], place: str) -> list[dict[str, Any]]:
             if not isinstance(given, dict):
                 raise WrongType("messages", f"{at}.input: expected an object")
             name = checks.string("messages", block.get("name"), "a tool's name", at=f"{at}.name")
-            function = {"name": name, "arguments": json.dumps(given, ensure_ascii=False)}
+            function = {"name": name, "arguments": compact(given)}
             identity = checks.string("messages", block.get("id"), "an id", at=f"{at}.id")
             calls.append({"id": identity, "type": "function", "function": function})
         else:
@@ -281,10 +280,12 @@ def _tool(tool: Any, i: int) -> dict[str, Any]:
         raise refused(f"tools[{i}].type", f"={checks.shown(tool['type'])}: only tools of your own are supported")
     if not isinstance(tool.get("input_schema"), dict):
         raise WrongType("tools", f"[{i}].input_schema: expected an object")
-    function: dict[str, Any] = {"name": tool.get("name"), "parameters": tool["input_schema"]}
-    for name in ("description", "strict"):
-        if tool.get(name) is not None:
-            function[name] = tool[name]
+    function: dict[str, Any] = {"name": tool.get("name")}  # in the order of a chat's, for the same prompt
+    if tool.get("description") is not None:
+        function["description"] = tool["description"]
+    function["parameters"] = tool["input_schema"]
+    if tool.get("strict") is not None:
+        function["strict"] = tool["strict"]
     return {"type": "function", "function": function}
 
 

@@ -21,7 +21,7 @@ from pellucid.server.identity import fingerprint
 from pellucid.server.record import log
 from pellucid.server.settings import Limits
 
-__all__ = ["Hosted", "Models", "Source", "at_work"]
+__all__ = ["Hosted", "Models", "Source", "at_work", "wait_for_writes"]
 
 T = TypeVar("T")
 
@@ -307,8 +307,15 @@ class Models:
 
 
 def at_work() -> bool:
-    """Whether a thread loads, saves or unloads a model, perhaps one that nobody waits for any more."""
-    return any(thread.name in (LOAD, UNLOAD, SAVE) for thread in threading.enumerate())
+    """Whether a thread loads a model, perhaps one that nobody waits for any more."""
+    return any(thread.name == LOAD for thread in threading.enumerate())
+
+
+def wait_for_writes() -> None:
+    """Until no thread saves or unloads a model: what it writes is whole then."""
+    for thread in threading.enumerate():
+        if thread.name in (UNLOAD, SAVE):
+            thread.join()
 
 
 async def in_thread(work: Callable[[], T], name: str, undo: Callable[[T], object] | None = None) -> T:

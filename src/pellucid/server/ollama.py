@@ -5,7 +5,6 @@ Models are given to `pellucid serve`; what would pull, make or delete one is ref
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from pellucid.server.generate import Generate, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import Shape, dumps
+from pellucid.server.shapes import Shape, compact, dumps
 
 __all__ = ["OllamaGenerate", "chat", "embed", "embeddings", "generate", "refusal"]
 
@@ -124,11 +123,11 @@ def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str,
             if value != REFUSED_OPTIONS[name]:
                 raise refused(f"options.{name}", " is not supported", "unsupported_field")
         elif name == "num_predict":
-            made["max_tokens"] = None if type(value) is int and value in (-1, -2) else value
+            made["max_tokens"] = None if type(value) is int and value <= 0 else value
         elif name == "repeat_last_n":
             made["repeat_last"] = EVERYTHING if type(value) is int and value == -1 else value
         elif name in SAME:
-            made[name] = value
+            made[name] = None if name == "seed" and value == -1 else value
         else:
             fields.rest[f"options.{name}"] = value  # of loading a model, which has no effect here
     think = fields.take("think")
@@ -195,7 +194,7 @@ def _tool_call(call: Any, place: str, number: int) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if not isinstance(arguments, (dict, str)):
         raise WrongType("messages", f"{place}.function.arguments: expected an object")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    text = arguments if isinstance(arguments, str) else compact(arguments)
     identity = call.get("id") or f"call_{number}"
     return {"id": identity, "type": "function", "function": {"name": function.get("name"), "arguments": text}}
 

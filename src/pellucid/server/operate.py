@@ -60,16 +60,16 @@ class Operate:
         return _json({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        """A model; where it is loaded, with what it computes with and the defaults of its options."""
+        """A model, with the defaults of its options; where it is loaded, also with what it computes with."""
         self._service.ready()
         name, hosted = self._service.select(request.path_params["name"])
         if "anthropic-version" in request.headers:
             return _json(_anthropic_card(name, hosted))
         model = hosted.model
+        defaults = {**{name: DEFAULTS[name] for name in OPTIONS}, "max_tokens": None}
         if model is None:
-            return _json(self._card(name, hosted))
+            return _json({**self._card(name, hosted), "defaults": defaults})
         info = model.info()
-        defaults = {name: DEFAULTS[name] for name in OPTIONS}
         return _json(
             {
                 **self._card(name, hosted),
@@ -82,7 +82,7 @@ class Operate:
                 "precision": info.precision,
                 "system_fingerprint": hosted.fingerprint,
                 "has_chat_template": self._service.template(model) is not None,
-                "defaults": {**defaults, "max_tokens": None},
+                "defaults": defaults,
             }
         )
 
@@ -174,9 +174,10 @@ def _tokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[st
     name = _text_field(body)
     text = checks.string(name, body.get(name), "a text")
     special = "add_special" if "add_special" in body else "add_special_tokens"
-    add = checks.flag(special, body.get(special, True))
+    llama = name == "content"  # whose defaults are llama-server's
+    add = checks.flag(special, body.get(special, not llama))
     with arguments.named("text"):
-        tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", False)))
+        tokens = model.tokenize(text, add, checks.flag("parse_special", body.get("parse_special", llama)))
     found: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": model.context_length}
     if checks.flag("with_pieces", body.get("with_pieces", False)):
         found["tokens"] = [{"id": id, "piece": _piece(model.core.piece(id, special=True))} for id in tokens]

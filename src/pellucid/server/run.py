@@ -23,7 +23,7 @@ from pellucid.errors import PellucidError, one_line
 from pellucid.model import Model
 from pellucid.server.app import make_app
 from pellucid.server.failures import stopping
-from pellucid.server.models import Hosted, Source, at_work
+from pellucid.server.models import Hosted, Source, at_work, wait_for_writes
 from pellucid.server.protocol import Protocol
 from pellucid.server.record import log
 from pellucid.server.service import Service
@@ -102,12 +102,12 @@ def serve(
                 asyncio.run(server.serve(sockets=[listener]))
             finally:
                 service.close()
+            wait_for_writes()
             if not at_work():
                 server.wait()
-                service.models.close()
+            service.models.close()
         if at_work() or service.at_work:  # the process must not wait for it
             _exit(0)
-        service.models.close()
         if server.failure is not None:
             raise server.failure
     finally:

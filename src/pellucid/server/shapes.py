@@ -13,40 +13,45 @@ from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects
 from pellucid.server.failures import Failure
 from pellucid.server.record import Record
 
-__all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "dumps"]
+__all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "compact", "dumps"]
 
 
 SLICE = 64  # items of a list that are written at a time
 
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# Unicode's, at which clients cut what they receive into lines, as httpx does; JSON may hold them.
+_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\u2029")
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def dumps(value: Any, apart: bool = False) -> bytes:
-    """JSON in UTF-8. Lone surrogates, which a client may have sent in a name, are escaped. apart: in parts, between
-    which other threads run; else they wait until all is written."""
-    text = "".join(_parts(value, 0)) if apart else _json(value)
-    return text.encode("utf-8", "backslashreplace")
+    """JSON in UTF-8, on one line for every reader. Lone surrogates, which a client may have sent in a name, are
+    escaped. apart: in parts, between which other threads run; else they wait until all is written."""
+    text = "".join(_parts(value, 0)) if apart else compact(value)
+    data = text.encode("utf-8", "backslashreplace")
+    for end, escaped in _LINE_ENDS:
+        data = data.replace(end, escaped)
+    return data
 
 
 def _parts(value: Any, depth: int) -> Iterator[str]:
     """The JSON of an answer. What is many in one lies in lists: tokens, log probabilities, numbers of embeddings."""
     if isinstance(value, dict) and value and depth < 4:
         for at, (name, item) in enumerate(value.items()):
-            yield f"{',' if at else '{'}{_json(name)}:"
+            yield f"{',' if at else '{'}{compact(name)}:"
             yield from _parts(item, depth + 1)
         yield "}"
     elif isinstance(value, list) and value:
         for at in range(0, len(value), SLICE):
             some = value[at : at + SLICE]
             if depth > 2 or all(map(_is_flat, some)):
-                yield ("," if at else "[") + _json(some)[1:-1]
+                yield ("," if at else "[") + compact(some)[1:-1]
                 continue
             for i, item in enumerate(some, at):
                 yield "," if i else "["
                 yield from _parts(item, depth + 1)
         yield "]"
     else:
-        yield _json(value)
+        yield compact(value)
 
 
 def _is_flat(item: Any) -> bool:

@@ -33,7 +33,7 @@ def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
             values = np.ascontiguousarray(change(t.data.view(unit).reshape(t.shape)))
             return t._replace(shape=values.shape, data=values.reshape(-1).view(np.uint8))
         shape = change(np.broadcast_to(np.zeros((), unit), (1, *t.shape[1:]))).shape[1:]
-    except ValueError:
+    except (ValueError, IndexError, TypeError):
         raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
     size = t.data.size // t.shape[0]
     row = size // shape[0] if shape[0] else 0
@@ -55,7 +55,7 @@ def rows_moved(t: Tensor, change: Callable[[Any], Any]) -> npt.NDArray[np.intp] 
         return None
     try:
         found = change(np.arange(2 * t.shape[0]).reshape(-1, 2))
-    except ValueError:
+    except (ValueError, IndexError, TypeError):
         raise ModelFileError(f"has shape {t.shape}", file=t.file, field=t.name, offset=t.offset) from None
     first = found[..., 0]
     if found.shape[-1] != 2 or (first % 2).any() or not np.array_equal(found[..., 1], first + 1):

@@ -217,7 +217,8 @@ def _check_classes(c: _Settings, known: tuple[str, ...]) -> None:
 
 
 def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
-    rows = tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else None
+    shape = tensors["token_embd.weight"].shape if "token_embd.weight" in tensors else ()
+    rows = shape[0] if shape else None
     size = c.get_int("vocab_size", rows, min=1)
     if size != rows and rows is not None:
         raise c.fail("vocab_size", f"it is {size}", f"{rows}, the rows of the embedding")

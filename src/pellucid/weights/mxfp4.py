@@ -44,7 +44,11 @@ def joined(found: dict[str, Tensor], own: Callable[[str], str], file: str, order
 
 def _joined(blocks: Tensor, scales: Tensor, order: Callable[[Any], Any]) -> Tensor:
     for t, fits, expected in (
-        (blocks, len(blocks.shape) == 4 and blocks.shape[3] == 16, "(experts, rows, k / 32, 16)"),
+        (
+            blocks,
+            len(blocks.shape) == 4 and blocks.shape[3] == 16 and 0 not in blocks.shape,
+            "(experts, rows, k / 32, 16)",
+        ),
         (scales, scales.shape == blocks.shape[:3], str(blocks.shape[:3])),
     ):
         if t.type != "U8" or not fits:

@@ -100,6 +100,7 @@ class _Reader:
         self.default = False  # FP8 may have the blocks that transformers assumes
         self.mixed = ""  # the key that gives matrices bits and groups of their own
         self.ordered = ""  # why matrices have an index of groups
+        self.asymmetric = False  # each matrix has zero points
         self.floats = False  # no matrix need be quantised
         self.small = False  # some matrices have 4 bits
 
@@ -185,7 +186,7 @@ class _Reader:
         self._only("fmt", (None, "e4m3"), None)
         self._only("expert_dtype", (None, "fp8"), None)
         self.block = self._block(f"{self.key}.weight_block_size")
-        self.default = "weight_block_size" not in self.table and self.table.get("quant_method") == "fp8"
+        self.default = "weight_block_size" not in self.table and str(self.table.get("quant_method")).lower() == "fp8"
         self.layout = "fp8"
         return "FP8"
 
@@ -211,7 +212,7 @@ class _Reader:
         cache = self.folder.get_table(f"{self.key}.kv_cache_scheme", None)
         if not groups and not cache:
             raise self.folder.fail(f"{self.key}.config_groups", "it is empty", "a group of matrices")
-        self.floats = True
+        self.floats, symmetric = True, False
         for name in groups:
             key = f"{self.key}.config_groups.{name}"
             self.folder.get_table(key)
@@ -227,7 +228,7 @@ class _Reader:
                     supported=f"int of 4 and 8, float of 8; else {_HINT}",
                 )
             self.small = self.small or bits == 4
-            self.folder.get_bool(f"{key}.weights.symmetric", True)
+            symmetric |= self.folder.get_bool(f"{key}.weights.symmetric", True) or kind == "float"
             size = self.folder.get_int(f"{key}.weights.group_size", None, min=-1, max=1 << 24)
             if len(groups) == 1 and size is not None and size != 0:
                 self.group = size
@@ -239,6 +240,7 @@ class _Reader:
                 n.endswith(".weight_g_idx") for n in self.folder.tensors
             ):
                 self.ordered = "actorder is group"
+        self.asymmetric = not symmetric and not self.floats
         known = (None, "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense",
                  "mixed-precision", "fakequant")  # fmt: skip
         self._only("format", known, None)
@@ -335,13 +337,13 @@ class _Reader:
         if self.ordered:
             raise ModelFileError("no such tensor", file=self.folder.path, field=f"{stem}.{index}",
                                  expected=f"the group of each column, since {self.ordered}")  # fmt: skip
-        size = self.group if self.group is not None else -(-k // groups)
+        size = self.group if self.group is not None else max(k // groups, 1)
         size = k if size == -1 else size
         if -(-k // size) != groups:
             if not self.mixed and self.group is not None:
                 raise self._fail(t, f"has {groups} groups", f"{-(-k // size)}: groups of {size} of {k} columns")
-            size = -(-k // groups)
-            if -(-k // size) != groups:
+            size = k // groups
+            if size * groups != k:
                 raise self._fail(t, f"has {groups} groups", f"a number that divides {k} columns")
         return (np.arange(k) // size).astype(np.int32)
 
@@ -410,7 +412,7 @@ class _Reader:
         scale, groups = self._scales(scales, n)
         group = self._group_of(stem, k, groups, scales, "weight_g_idx")
         zero: Callable[[], Any] = lambda: np.full((n, groups), 1 << (bits - 1), np.int16)  # noqa: E731
-        if f"{stem}.weight_zero_point" in self.folder.tensors:
+        if self._has_zero(stem):
             zeros = self._shaped(self._need(f"{stem}.weight_zero_point", ("I32",)), (-(-n * bits // 32), groups))
 
             def zero() -> Any:
@@ -421,6 +423,13 @@ class _Reader:
             f"{stem}.weight", q, n, k, bits, 4, 4 * q.shape[1], 32 // bits, 1, 0, group, scale, zero
         ).joined()
 
+    def _has_zero(self, stem: str) -> bool:
+        name = f"{stem}.weight_zero_point"
+        if name not in self.folder.tensors and self.asymmetric:
+            raise ModelFileError("no such tensor", file=self.folder.path, field=name,
+                                 expected="the zero points, since symmetric is false")  # fmt: skip
+        return name in self.folder.tensors
+
     def _of_int8(self, stem: str) -> Joined:
         q = self._need(f"{stem}.weight", ("I8",))
         n, k = q.shape
@@ -428,9 +437,9 @@ class _Reader:
         scale, groups = self._scales(scales, n)
         group = self._group_of(stem, k, groups, scales, "weight_g_idx")
         zero: Callable[[], Any] = lambda: np.full((n, groups), 128, np.int16)  # noqa: E731
-        if f"{stem}.weight_zero_point" in self.folder.tensors:
+        if self._has_zero(stem):
             zeros = self._need(f"{stem}.weight_zero_point", ("I8",), None)
-            if math.prod(zeros.shape) not in (1, n * groups):
+            if math.prod(zeros.shape) != 1 and zeros.shape not in ((n, groups), (n,) if groups == 1 else ()):
                 raise self._fail(zeros, f"has shape {zeros.shape}", f"shape {(n, groups)}")
 
             def zero() -> Any:

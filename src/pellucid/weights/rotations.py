@@ -83,8 +83,10 @@ class _Reader:
         if self.table.mrope:  # the position of text is the same on all axes
             sections = c.get_list(f"{where}mrope_section", None, of=int)
             if sections is not None:
-                if any(not 0 <= one <= width // 2 for one in sections):
-                    raise c.fail(f"{where}mrope_section", f"it is {shown(sections)}", f"numbers from 0 to {width // 2}")
+                if any(not 0 <= one < 1 << 31 for one in sections):  # more than there are pairs change nothing
+                    raise c.fail(
+                        f"{where}mrope_section", f"it is {shown(sections)}", "numbers of 31 bits, not negative"
+                    )
                 self.put("dimension_sections", (sections + [0] * 4)[:4], f"{where}mrope_section")  # four in GGUF
             c.get_bool(f"{where}mrope_interleaved", False)
         self.check_table(where)

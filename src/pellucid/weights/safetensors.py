@@ -66,7 +66,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
 def _hint(path: str) -> str:
     try:
         names = sorted(name for name in os.listdir(path) if name.endswith(".gguf"))
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f", or the path of a GGUF file, such as {os.path.join(path, names[0])}" if names else ""
 

@@ -52,7 +52,7 @@ def transformer_folder(path: str) -> str:
 
 
 def _has_modules(path: str) -> bool:
-    return os.path.exists(os.path.join(path, "modules.json"))
+    return os.path.lexists(os.path.join(path, "modules.json"))  # a link that leads nowhere is an error, not absent
 
 
 def _home(path: str) -> tuple[str, str]:
@@ -218,7 +218,7 @@ def _sigmoid(path: str) -> bool | None:
         if table.get(key, only) != only:
             raise refused(file, key, f"{table[key]!r:.80}", str(only))
     act = table.get("activation_fn")
-    if act is not None and act not in SCORES:
+    if act is not None and (not isinstance(act, str) or act not in SCORES):
         raise refused(file, "activation_fn", f"{act!r:.80}", ", ".join(SCORES))
     return None if act is None else SCORES[act]
 
@@ -232,7 +232,7 @@ def _prompts(path: str) -> tuple[dict[str, str], str | None, int | None]:
     prompts, name = table.get("prompts") or {}, table.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelFileError(f"it is {prompts!r:.80}", file=file, field="prompts", expected="texts by name")
-    if name is not None and name not in prompts:
+    if name is not None and (not isinstance(name, str) or name not in prompts):
         raise ModelFileError(f"it is {name!r:.80}", file=file, field="default_prompt_name", expected="a prompt's name")
     size = table.get("truncate_dim")
     if size is not None and (type(size) is not int or size < 1):

@@ -24,7 +24,7 @@ def suppressed(file: ModelFile, vocab: int) -> tuple[int, ...]:
     if file.format.startswith("GGUF"):
         return _checked(file.get_any(_KEY, None), vocab, file.metadata_file, _KEY)
     path = os.path.join(file.path, "generation_config.json")
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return ()
     from pellucid.weights.safetensors import json_table
 

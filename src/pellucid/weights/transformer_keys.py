@@ -53,7 +53,7 @@ def read_table(folder: str, name: str, *, needed: bool = True) -> tuple[str, dic
     """A file's path and its table, which is empty where there is no such file and it is not needed. Raises
     ModelFileError."""
     file = os.path.join(folder, name)
-    if not needed and not os.path.exists(file):
+    if not needed and not os.path.lexists(file):
         return file, {}
     return file, json_table(read_file(file, _MOST, "a configuration"), file)
 
@@ -155,7 +155,7 @@ def _check_calls(file: str, table: Mapping[str, Any], messages: bool) -> bool:
 def _lowers(path: str) -> bool:
     """Whether the folder's tokenizer makes small letters of capitals."""
     file = os.path.join(path, "tokenizer.json")
-    if not os.path.exists(file):
+    if not os.path.lexists(file):
         return False
     normalizer = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file).get("normalizer")
     steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None

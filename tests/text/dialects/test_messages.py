@@ -217,3 +217,23 @@ def test_wrong_calls(calls: Any, expected: str) -> None:
     with pytest.raises((TypeError, ValueError)) as failed:
         rendered("qwen3", [{"role": "assistant", "content": "", "tool_calls": calls}])
     assert expected in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "gpt-oss"])
+def test_what_a_developer_says_is_in_the_prompt(name: str) -> None:
+    """As the system's, where the template has no words of its own for it; with the system's."""
+    said = {"content": "Answer in French."}
+    own = rendered(name, [{"role": "developer", **said}, user("Hi")])
+    assert "Answer in French." in own and own == rendered(name, [{"role": "system", **said}, user("Hi")])
+    both = rendered(name, [{"role": "system", "content": "Be brief."}, {"role": "developer", **said}, user("Hi")])
+    assert "Be brief." in both and "Answer in French." in both
+
+
+def test_keys_of_tools_stay_in_their_order() -> None:
+    text = rendered("qwen3", [user("Hi")], [SECOND])
+    assert text.index('"name": "get_time"') < text.index('"parameters": {"type": "object", "properties": {}}')
+
+
+def test_empty_arguments_are_an_object() -> None:
+    asked = {"role": "assistant", "content": "", "tool_calls": [call("get_time", "")]}
+    assert '"arguments": {}' in rendered("qwen3", [user("Hi"), asked, result("12:00")], TOOLS)

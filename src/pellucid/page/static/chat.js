@@ -99,17 +99,23 @@ export class Chat extends LitElement {
     const bits = [...message.bits.slice(0, count), ...(next ? [next.bits] : [])];
     this.follows = true;
     this.talk?.scrollIntoView({ block: "nearest" });
-    await this.stream(message.parent, async (made) => {
+    let cut = false; // inside a character, whose other bytes are in the next tokens
+    const request = async (/** @type {Message} */ made) => {
       const { tools, response_format: _, ...rest } = asked(this.all.settings);
       const prompt = await conversationIds(requested(this.all, message.parent), tools ?? []);
       const piece = next ? [await textOf([next.id])] : [];
-      Object.assign(made, { ids, bits, pieces: [...message.pieces.slice(0, count), ...piece], text: await textOf(ids) });
+      const text = await textOf(ids);
+      cut = text.endsWith("\ufffd");
+      Object.assign(made, { ids, bits, pieces: [...message.pieces.slice(0, count), ...piece], text: text.replace(/\ufffd+$/, "") });
       return { prompt: [...prompt, ...ids], max_tokens: this.all.settings.most, ...rest };
+    };
+    await this.stream(message.parent, request, async (made) => {
+      if (cut) made.text = await textOf(made.ids);
     });
   }
 
-  /** Adds an answer, and what comes of it. @param {string | null} parent @param {(made: Message) => Promise<object>} request */
-  async stream(parent, request) {
+  /** Adds an answer, and what comes of it. @param {string | null} parent @param {(made: Message) => Promise<object>} request @param {(made: Message) => Promise<void>} [end] what is left to do then */
+  async stream(parent, request, end) {
     const { all } = this;
     const message = add(all, parent, "assistant", "");
     const running = (this.running = new AbortController());
@@ -123,6 +129,7 @@ export class Chat extends LitElement {
     } catch (error) {
       if (!running.signal.aborted) server.fail(error);
     }
+    await end?.(message).catch((error) => server.fail(error));
     if (this.running === running) this.running = null;
     if (!message.text && !message.ids.length && !message.calls) {
       delete all.messages[message.id];

@@ -51,6 +51,9 @@ def _end(r: Reader, listed: bool, closes: Sequence[str]) -> Wait[None]:
         while (yield from r.char(at)) in ("]", "}", ",", ";"):
             at = yield from r.space(at + 1)
         close = yield from r.looking_at(closes, at)
+        if close is None:  # or its beginning, where the answer was cut
+            rest = r.peek(at, at + max(map(len, closes)))
+            close = rest if rest and any(one.startswith(rest) for one in closes) else None
         n = n if close is None else at + len(close)
     r.layout(n)
 

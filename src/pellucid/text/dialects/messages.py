@@ -2,7 +2,7 @@
 
 What a template does with tools, calls and results is found by trying it with small ones, since templates do not say.
 What it does not write is written for it: descriptions of tools into the system message, calls into the content of their
-message, results into a message of the user.
+message, results into a message of the user, a developer's messages as the system's.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class Writer:
         if not isinstance(messages, (list, tuple)) or not all(isinstance(one, Mapping) for one in messages):
             return Prepared(messages, tools, {})  # whose place the template's reader names
         read = [_read(one, f"{name}[{i}]") for i, one in enumerate(messages)]
+        if any(_role(one) == "developer" for one in read) and not self._writes_developer:
+            read = _as_system(read)
         talks = any(one.get("tool_calls") or _role(one) == "tool" for one in read)
         tags: dict[str, str] = {}
         if talks:
@@ -120,6 +122,15 @@ class Writer:
         if not form:
             asks[0] = {"role": "assistant", "content": "y"}
         return _PROBE in self._try([_USER, *asks], self._tool)
+
+    @cached_property
+    def _writes_developer(self) -> bool:
+        """Whether it has words of its own for a developer's message, also after the system's, and not those for any
+        role."""
+        own, other = ([{"role": role, "content": _PROBE}, _USER] for role in ("developer", _NAME))
+        if _PROBE not in self._try([{"role": "system", "content": "x"}, *own]):
+            return False
+        return self._try(own) not in ("", self._try(other).replace(_NAME, "developer"))
 
     @cached_property
     def _writes_system(self) -> bool:
@@ -256,6 +267,19 @@ def _read(message: Mapping[str, Any], place: str) -> dict[str, Any]:
     return copy
 
 
+def _as_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of a developer as the system's, at the start as a single one, since templates write only one there."""
+    made: list[dict[str, Any]] = []
+    for message in messages:
+        if _role(message) != "developer":
+            made.append(message)
+        elif len(made) == 1 and _role(made[0]) == "system":
+            made[0]["content"] = f"{_text(made[0].get('content'))}\n\n{_text(message.get('content'))}"
+        else:
+            made.append({**message, "role": "system"})
+    return made
+
+
 def _call(call: Any, place: str) -> dict[str, Any]:
     if not isinstance(call, Mapping):
         raise TypeError(f'{place} must be a dict with "function", not {type(call).__name__}')
@@ -268,7 +292,9 @@ def _call(call: Any, place: str) -> dict[str, Any]:
     if arguments is not None and not isinstance(arguments, (str, Mapping)):
         raise TypeError(f"{place}: arguments must be JSON text or a dict, not {type(arguments).__name__}")
     rest = {} if "function" not in call else {k: v for k, v in call.items() if k != "function"}
-    given = {"name": name, "arguments": "{}" if arguments is None else arguments}
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        arguments = "{}"
+    given = {"name": name, "arguments": arguments}
     return {"type": "function", **rest, "function": {**function, **given}}
 
 
@@ -279,7 +305,7 @@ def _arguments(arguments: Any, form: str) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
-        found = json.loads(arguments or "{}")
+        found = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
     return found if isinstance(found, dict) else arguments
@@ -325,9 +351,14 @@ def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(function, Mapping):
         return dict(tool)
     given = function.get("parameters")
-    table = {"type": "object", "properties": {}, **(given if isinstance(given, Mapping) else {})}
     rest = {k: v for k, v in function.items() if k not in ("type", "strict") or "function" in tool}
-    return {"type": "function", "function": {"description": "", **rest, "parameters": table}}
+    if "description" not in rest:
+        rest = {"name": rest.get("name"), "description": "", **rest}
+    # what is given stays in its order, which models have learnt: others see another prompt
+    table = {**given} if isinstance(given, Mapping) else {}
+    table.setdefault("type", "object")
+    table.setdefault("properties", {})
+    return {"type": "function", "function": {**rest, "parameters": table}}
 
 
 def _filled(tool: dict[str, Any]) -> dict[str, Any]:
