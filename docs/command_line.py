@@ -13,8 +13,9 @@ HEAD = """# Command line
 This page is made by `python docs/command_line.py` from the commands themselves: `pellucid COMMAND --help` says the
 same.
 
-Exit codes: 0 done, 1 an error (one line on stderr), such as a grammar, schema or expression that cannot be followed, 2
-wrong usage, which includes any other value that an option does not take, 130 interrupted. The result of a command goes to stdout, everything else to stderr. `-h` is short for `--help`.
+Exit codes: 0 done, 1 an error (one line on stderr), such as a schema or expression that cannot be followed, 2 wrong
+usage, which includes any other value that an option does not take, 130 interrupted. The result of a command goes to
+stdout, everything else to stderr. `-h` is short for `--help`.
 
 `pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
 models. `pellucid --show-completion` prints it instead.

@@ -236,7 +236,7 @@ def test_heartbeat(app: Gate, model: Model, method: str) -> None:
 def test_numbers_that_mean_none(app: Gate) -> None:
     """A seed of -1 is none; no number of tokens up to 0 limits them."""
     body: dict[str, Any] = {"model": NAME, "messages": MESSAGES, "stream": False}
-    options = {"temperature": 2.0, "num_predict": 12, "seed": -1}
+    options: dict[str, Any] = {"temperature": 2.0, "num_predict": 12, "seed": -1}
     texts = {call(app, "POST", CHAT, {**body, "options": options}).json["message"]["content"] for _ in range(4)}
     assert len(texts) > 1
     options = {"temperature": 0, "num_predict": 0, "stop": [" "]}
