@@ -25,10 +25,9 @@ Standard input is read as UTF-8, and its final line end, which programs add, is 
 Where input is a pipe, `chat TEXT` waits for its end: in a script, `< /dev/null` says that there is none.
 
 Text of a model, a file or a server goes to a pipe as it is, in the encoding of the locale, where a character that it
-lacks becomes `?`. On a terminal, control characters but newline and tab are
-shown escaped, as in `\\x1b`; so are characters that hide or reorder text (bidirectional overrides and isolates,
-zero-width spaces, tags). Joiners and direction marks, which writing systems and emoji need, are kept. Words wrap whole
-at the terminal's edge.
+lacks becomes `?`. On a terminal, control characters but newline and tab are shown escaped, as in `\\x1b`; so are
+characters that hide or reorder text (bidirectional overrides and isolates, zero-width spaces, tags). Joiners and
+direction marks, which writing systems and emoji need, are kept. Words wrap whole at the terminal's edge.
 
 | variable | what it does |
 |---|---|

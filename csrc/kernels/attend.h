@@ -139,8 +139,7 @@ PL_INLINE pl_lanes pl_attend_exp(const pl_attend_page *a, float *s, void *p, int
 }
 
 #ifndef PL_ROWS_TOGETHER
-/* Of each row, the largest of its lanes times `by` -> top, if that is more than `old`, which it is otherwise, and exp(old -
- * top) -> fade. */
+/* Of each row, the larger of `old` and `by` times its largest lane -> top, and exp(old - top) -> fade. */
 PL_INLINE void pl_rows_fade(const pl_lanes *best, float by, const float *old, float *top, float *fade, const int rows)
 {
     for (int r = 0; r < rows; r++) {

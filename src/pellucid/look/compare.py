@@ -43,7 +43,7 @@ class Comparison:
     reference_perplexity_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; None where one token alone gives no standard error."""
+        """Plain data; None where one token alone gives no standard error, and for what is no finite number."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
