@@ -46,7 +46,8 @@ FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRA
 CLASH = "-fstack-clash-protection"
 # Compiled to be small: 180 KB less, and a pass takes 0.2 us more.
 GENERATED = shlex.split("-Os -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
-DIRECTIVES = {"language_level": 3, "auto_pickle": False}  # no object of C can be pickled: code for it only takes room
+# No object of C can be pickled, and nobody looks into its methods: code for either only takes room.
+DIRECTIVES = {"language_level": 3, "auto_pickle": False, "binding": False}
 # Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
 STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
 

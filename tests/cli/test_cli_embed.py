@@ -59,6 +59,15 @@ def test_embed_quantised(run: Run, tmp_path: Path) -> None:
         assert (np.load(out) == model.embed(["An owl."], pooling="mean")).all()
 
 
+def test_embed_into_the_folder_of_the_model(run: Run, tmp_path: Path) -> None:
+    """A file of an earlier run there is no part of the model."""
+    folder = bpe(None, tiny.write_folder(tiny.Tiny(name="x", seed=4, vocab=700), tmp_path / "folder"))
+    given = "embed", "An owl.", "--pooling", "mean", "-m", str(folder), "--dimensions", "1", "-o"
+    for _ in range(2):
+        done = run(*given, str(folder / "y.npy"))
+        assert done.returncode == 0 and b"1 embedding of 1 column:" in done.stderr, done.stderr
+
+
 def test_lines_of_another_system(run: Run, tmp_path: Path) -> None:
     """A line ends before CR LF: the CR is no part of the text."""
     for command in (("embed", "--pooling", "mean"), ("score",)):

@@ -175,6 +175,15 @@ def test_a_window_without_a_pattern(tmp_path: Path) -> None:
     np.testing.assert_array_equal(files.as_gguf(none), files.as_gguf(without))
 
 
+def test_a_pattern_beside_layer_types(tmp_path: Path) -> None:
+    """As EXAONE 4's folders have it: transformers reads the pattern only without layer_types."""
+    files = Files(BY_NAME["exaone4"], tmp_path)
+    assert files.golden.config["layer_types"]
+    np.testing.assert_array_equal(files.as_folder(sliding_window_pattern=None), files.as_folder())
+    found = files.as_folder(sliding_window_pattern=None, layer_types=None)
+    assert isinstance(found, str) and "config.sliding_window_pattern" in found, found
+
+
 def test_windows_of_smollm3_need_use_sliding_window(tmp_path: Path) -> None:
     """Without it, transformers' eager attention has the windows that layer_types names, flash attention has not."""
     files, kinds = Files(BY_NAME["smollm3_windows"], tmp_path), ["sliding_attention", "full_attention"]

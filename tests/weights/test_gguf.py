@@ -317,8 +317,9 @@ def test_files_that_are_no_model(tmp_path):
     assert "ggjt" in str(refused(tmp_path, b"tjgg" + bytes(100)))
     with quick(), pytest.raises(ModelFileError, match="not found"):
         open_model(tmp_path / "none.gguf")
-    with quick(), pytest.raises(ModelFileError, match="not found"):
-        open_model(f"{tmp_path}/a\0b")
+    for wrong, what in (("a\0b", "a NUL character"), ("a\ud800b", "a character that cannot be encoded")):
+        with quick(), pytest.raises(ModelFileError, match=f"not found: the path contains {what}"):
+            open_model(f"{tmp_path}/{wrong}")
     with quick(), pytest.raises(ModelFileError, match="no model"):
         open_model(tmp_path)
     with quick(), pytest.raises(ModelFileError, match="folder"):

@@ -394,7 +394,7 @@ class Reader:
             names = (count, f"attention.key_length{kind}")  # the key that n is from, else those that it follows from
             found = [name for name in names if self.source.get_any(self.key(name), None) is not None]
             name = found[0] if found else "attention.head_count"
-            raise self.source.fail(self.key(name), f"a head has {n} columns to rotate", "an even number")
+            raise self.source.fail(self.key(name), f"a head has {n} column{'s' * (n != 1)} to rotate", "an even number")
         freq = [base ** (-2.0 * i / n) for i in range(n // 2)]
         if not scaled:
             return Rope(tuple(freq), halves)

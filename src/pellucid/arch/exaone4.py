@@ -40,7 +40,8 @@ def _windows(c: Settings) -> Mapping[str, Any]:
     if isinstance(pattern, str) and pattern and {*pattern} <= {"L", "G"}:
         regular = [pattern[i % len(pattern)] == "L" for i in range(layers)]
     else:
-        period = c.get_int("sliding_window_pattern", min=1, max=1 << 24) if window is not None else 1
+        unused = window is None or (pattern is None and c.get_any("layer_types", None) is not None)
+        period = 1 if unused else c.get_int("sliding_window_pattern", min=1, max=1 << 24)
         regular = [(i + 1) % period != 0 for i in range(layers)]
     local = windows(c, lambda i: window is not None and regular[i])
     if window is None and any(local):

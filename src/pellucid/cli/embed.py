@@ -10,6 +10,7 @@ import typer
 
 from pellucid.cli import options, output
 from pellucid.errors import PellucidError
+from pellucid.markup import count
 
 
 def embed(
@@ -76,7 +77,8 @@ def embed(
             )
     if out is not None:
         _save(found, out)
-        output.note(f"{len(found)} embeddings of {found.shape[1]} columns: {out}")
+        what = f"{count(len(found), 'embedding')} of {count(found.shape[1], 'column')}"
+        output.note(f"{what}: {out}")
         return
     entries = [{"text": text, "embedding": row.tolist()} for text, row in zip(texts, found, strict=True)]
     if json:

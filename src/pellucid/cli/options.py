@@ -411,10 +411,11 @@ def check_unread(path: str, *sources: str | None) -> None:
 
 
 def _files_of(source: str) -> list[str]:
-    """The files that a source consists of: of a folder all but GGUF files, which may lie beside a model, and of a split
-    file all parts."""
+    """The files that a source consists of: of a folder all but what commands may have written beside the model, and of
+    a split file all parts."""
     if os.path.isdir(source):
-        names = [os.path.join(source, name) for name in os.listdir(source) if not name.endswith(".gguf")]
+        written = (".gguf", ".npy", ".jsonl", ".html")
+        names = [os.path.join(source, name) for name in os.listdir(source) if not name.endswith(written)]
     else:
         from pellucid.weights.reference import parts_of
 

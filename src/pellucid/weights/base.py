@@ -74,8 +74,9 @@ def stat_file(path: str) -> os.stat_result:
         raise ModelFileError("not found", file=path) from None
     except OSError as error:
         raise ModelFileError(os_reason(error), file=path) from None
-    except ValueError:  # a NUL in the path
-        raise ModelFileError("not found: the path contains a NUL character", file=path) from None
+    except ValueError as error:  # a character that no path has
+        what = "a character that cannot be encoded" if isinstance(error, UnicodeError) else "a NUL character"
+        raise ModelFileError(f"not found: the path contains {what}", file=path) from None
 
 
 def open_regular(path: str, expected: str = "a file") -> tuple[int, int]:
@@ -491,9 +492,9 @@ class ModelFile:
             fits = (int, float) if of is float else (of,)
             for i, item in enumerate(values):
                 if type(item) not in fits or (of is float and type(item) is int and abs(item) > 1 << 1000):
-                    raise ModelFileError(
-                        f"it is {_shown(item)}", file=self.metadata_file, field=f"{key}[{i}]", expected=of.__name__
-                    )
+                    error = self.fail(key, f"it is {_shown(item)}", of.__name__)
+                    error.field = f"{error.field}[{i}]"
+                    raise error
             if of is float:
                 values = [float(item) for item in values]
         return values

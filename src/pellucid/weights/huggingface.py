@@ -61,6 +61,22 @@ _HARMLESS = frozenset(
 _HARMLESS_PREFIX = "unsloth_"
 # Keys that may be null although they have a default: null means something else.
 _NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
+# Keys of GGUF that a family derives -> those of a folder that they come from, for errors: the first that there is.
+_DERIVED_FROM = {
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "attention.key_length": ("global_head_dim", "head_dim"),
+    "attention.key_length_swa": ("head_dim",),
+    "rope.dimension_count": ("qk_rope_head_dim", "global_head_dim", "head_dim"),
+    "rope.dimension_count_swa": ("head_dim",),
+    "feed_forward_length": ("intermediate_size",),
+    "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
+    "expert_shared_feed_forward_length": ("shared_intermediate_size", "shared_expert_intermediate_size"),
+    "expert_count": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "expert_used_count": ("num_experts_per_tok", "top_k_experts"),
+    "expert_group_count": ("n_group",),
+    "expert_group_used_count": ("topk_group",),
+    "ssm.conv_kernel": ("linear_conv_kernel_dim", "linear_attn_config.short_conv_kernel_size"),
+}
 
 # Tensors that may be left unread: inverse rotary frequencies, causal masks, layers for multi-token prediction, and the
 # encoders of images and audio.
@@ -144,7 +160,12 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
         if value is not None or f"{arch}.{name}" not in aliases:
             aliases[f"{arch}.{name}"] = prefix + key
     if table.derive is not None:
-        metadata |= {f"{arch}.{name}": value for name, value in table.derive(c).items()}
+        derived = table.derive(c)
+        metadata |= {f"{arch}.{name}": value for name, value in derived.items()}
+        for name in derived:
+            found = [prefix + key for key in _DERIVED_FROM.get(name, ()) if prefix + key in folder]
+            if found:
+                aliases.setdefault(f"{arch}.{name}", found[0])
     bare = wrapper is None and not any(name.startswith(table.base) for name in folder.tensors)
     biases = [key for key in table.biases if c.get_bool(key, False)]
     names = _Names(table, biases, bare, "" if wrapper is None else wrapper.parts)
