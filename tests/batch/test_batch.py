@@ -199,6 +199,10 @@ def test_columns(smollm2: Path, tmp_path: Path) -> None:
     target.unlink()
     assert main(["batch", str(source), str(target), "-m", str(smollm2), "-n", "1"]) == 0
     assert all("text" in line for line in by_id(target).values())
+    far = pyarrow.array([2**31 - 1], pyarrow.date32())  # a day that Python has no date for
+    parquet.write_table(pyarrow.table({"prompt": ["A"], "day": far}), source)
+    with pytest.raises(PellucidError, match="in.parquet"):
+        list(read(str(source), Shard()))
     source.write_bytes(b"PAR1 no")
     with pytest.raises(PellucidError, match="expected a Parquet file"):
         list(read(str(source), Shard()))

@@ -263,6 +263,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("sentence_bert_config.json", {"other": 1}, "other = 1"),
     ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type = 'SparseEncoder'"),
     ("config_sentence_transformers.json", {"default_prompt_name": "no"}, "default_prompt_name"),
+    ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "default_prompt_name"),
     ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts"),
     ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim: it is 0; expected at least 1 column"),
     ("config_sentence_transformers.json", {"truncate_dim": "16"}, "truncate_dim: it is '16'"),

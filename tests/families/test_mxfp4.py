@@ -122,6 +122,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         ("", {f"{stem}_scales": scales}, f"{stem}_scales.*not a number"),
         ("", {f"{stem}_scales": scales[:, :3]}, f"{stem}_scales.*of shape"),
         ("", {f"{stem}_blocks": blocks[..., :8]}, f"{stem}_blocks.*of shape"),
+        ("", {f"{stem}_blocks": blocks[:0], f"{stem}_scales": scales[:0]}, f"{stem}_blocks.*of shape"),
         ("", {f"{stem}_blocks": blocks.astype(np.float32)}, f"{stem}_blocks.*F32"),
         ("", {stem: np.zeros((8, 96, 64), np.float32)}, f"{stem}_blocks.*second tensor"),
         ("", {f"{stem}_input_scale": scales}, f"{stem}_input_scale"),

@@ -11,7 +11,7 @@ import pytest
 from pellucid import Model
 from pellucid.cli import main
 from pellucid.errors import UnsupportedModelError, WrongValue
-from pellucid.look.compare import compare
+from pellucid.look.compare import Comparison, compare
 from tests.embedding import cases as embeddings
 from tests.embedding import files
 from tests.making.test_convert import bpe, spm
@@ -29,6 +29,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64) - x.max(axis=1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    inf, nan = float("inf"), float("nan")
+    found = Comparison(1, 0.5, 0.5, inf, 1.0, inf, nan, 7.0, nan).to_dict()
+    assert [name for name, value in found.items() if value is None] == [
+        "kl_99", "perplexity", "perplexity_error", "reference_perplexity_error",
+    ]  # fmt: skip
 
 
 def test_against_numpy(folder: Path) -> None:

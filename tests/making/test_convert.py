@@ -20,6 +20,7 @@ from pellucid.making.convert import convert_folder
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.words import WORDS
 from pellucid.tokenizer import Tokenizer as Own
+from pellucid.weights import open_model
 from pellucid.weights.writer import Value, write_gguf
 from tests.families.case import load_golden, with_keys, write_folder
 from tests.families.case import write_gguf as write_gguf_case
@@ -278,6 +279,11 @@ def test_numbers_that_keys_cannot_have(tmp_path: Path) -> None:
         folder = write_folder(case, golden, tmp_path / f"folder{wrong}", config)
         with pytest.raises(ModelFileError, match="mrope_section"):
             convert_folder(folder, tmp_path / "out.gguf", "F32")
+    table = {"mrope_section": [2, 3, 2**31 - 1], "rope_theta": 1e5, "rope_type": "default"}  # more than there are pairs
+    folder = write_folder(case, golden, tmp_path / "more", with_keys(golden.config, rope_parameters=table))
+    convert_folder(folder, tmp_path / "more.gguf", "F32")
+    with open_model(tmp_path / "more.gguf") as file:
+        assert file.get_list("qwen2vl.rope.dimension_sections", of=int)[2] == 2**31 - 1
     for kind in ("int32", "uint8", "int64"):
         with pytest.raises(WrongValue, match=f"a.b is 9223372036854775808: beyond {kind}"):
             write_gguf(tmp_path / "out.gguf", {"a.b": Value(f"array of {kind}", [1, 2**63])}, [])

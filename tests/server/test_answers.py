@@ -220,6 +220,10 @@ def test_text_and_tokens(app: Gate, model: Model) -> None:
     pieces = [one["piece"] for one in both["tokens"]]
     assert pieces[0] == "Hi" and any(isinstance(piece, list) for piece in pieces)
     assert b"".join(bytes(one) if isinstance(one, list) else one.encode() for one in pieces).decode() == text
+    tag = "<|im_start|>"  # content, as llama-server has it, may spell special tokens; a prompt, as vLLM has it, may not
+    for name, special in (("content", True), ("prompt", False)):
+        found = call(app, "POST", "/tokenize", {name: tag}).json["tokens"]
+        assert found == model.tokenize(tag, parse_special=special) and (len(found) == 1) == special
     rendered = call(app, "POST", "/v1/apply-template", {"messages": MESSAGES}).json
     assert rendered == {**rendered, "prompt": model.chat_prompt(MESSAGES).text}
 

@@ -126,8 +126,9 @@ def test_loaded_when_first_asked_for(make: Make, path: Path) -> None:
             ("c", "unloaded"), ("c-too", "unloaded"),
         ]  # fmt: skip
         assert cards[2]["max_model_len"] > 0 and "max_model_len" not in cards[0]
-        assert "defaults" in (await ask(app, "GET", "/v1/models/b")).json
-        assert (await ask(app, "GET", "/v1/models/c")).json["state"] == "unloaded"
+        cards = [(await ask(app, "GET", f"/v1/models/{name}")).json for name in "bc"]
+        assert [card["state"] for card in cards] == ["loaded", "unloaded"]
+        assert cards[0]["defaults"] == cards[1]["defaults"] and cards[1]["defaults"]["top_k"] == 40
         assert (await complete(app, "d")).error["code"] == "model_not_found"
         first = await ask(app, "POST", COMPLETIONS, PROMPT)  # without a name: the first
         assert first.json["model"] == "a" and states(service) == "++-"

@@ -266,6 +266,8 @@ def test_strict(make: Make) -> None:
     [
         ({"content-type": "application/json; charset=utf-8"}, 200),
         ({"content-type": "APPLICATION/JSON"}, 200),
+        ({"content-type": 'application/json; odata=verbose; Charset="UTF8";'}, 200),
+        ({"content-type": "application/json; charset=utf-8; charset=latin-1"}, 415),
         ({"content-type": ""}, 415),
         ({"content-type": "text/plain"}, 415),
         ({"content-type": "application/x-www-form-urlencoded"}, 415),
@@ -295,7 +297,13 @@ def test_many_log_probabilities_of_prompts(make: Make) -> None:
 
 def test_long_bodies(app: Gate) -> None:
     answer = call(app, "POST", COMPLETIONS, b" " * 8_000_001)
-    assert (answer.status, answer.error["code"]) == (413, "body_too_long")
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (
+        413,
+        "invalid_request_error",
+        "body_too_long",
+    )
+    answer = call(app, "POST", "/v1/messages", b" " * 8_000_001)
+    assert (answer.status, answer.json["error"]["type"]) == (413, "request_too_large")
 
 
 # ---- who may ---------------------------------------------------------------------------------------------------

@@ -160,7 +160,8 @@ def test_tensors(folder: Path) -> None:
         tensors = {**sound, **changes}
         save_file({key: value for key, value in tensors.items() if value is not None}, path)
 
-    for value in (sound[name].T[:32].copy(), sound[name].reshape(-1), sound[name][None], np.zeros((0, 64), np.float32)):
+    wrong = [sound[name].T[:32].copy(), sound[name].reshape(-1), sound[name][None], np.zeros((0, 64), np.float32)]
+    for value in (*wrong, np.array(1, np.float32)):
         store(**{name: value})
         error = refused(folder)
         assert (error.field, error.file) == (name, str(path)), str(error)
@@ -168,8 +169,9 @@ def test_tensors(folder: Path) -> None:
     assert refused(folder).field == name
     rows = "model.embed_tokens.weight"  # of a vocabulary without tokens
     configure(folder, vocab_size=...)
-    store(**{rows: sound[rows][:0]})
-    assert refused(folder).field == rows
+    for value in (sound[rows][:0], np.array(1, np.float32)):
+        store(**{rows: value})
+        assert refused(folder).field == rows
     configure(folder, vocab_size=97)
     for kind in (np.float64, np.int32, np.int8):
         store(**{name: sound[name].astype(kind)})
@@ -276,6 +278,15 @@ def test_fifos_in_a_folder(folder: Path) -> None:
         os.mkfifo(folder / name)
         assert "FIFO" in str(refused(folder, kind))
         (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["modules.json", "generation_config.json"])
+def test_links_that_lead_nowhere(folder: Path, name: str) -> None:
+    """The file was meant to be there."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(folder / "moved")
+    error = refused(folder)
+    assert str(folder / name) in str(error) and "not found" in str(error)
 
 
 JSON = st.recursive(

@@ -43,6 +43,7 @@ BOTH = [*ONE, TIME]
 ANSWERS: dict[str, Answer] = {
     # ---- Hermes, Qwen -----------------------------------------------------------------------------------------------
     "hermes": Answer("hermes", _hermes("get_weather", PARIS), ONE),
+    "hermes, cut in its last tag": Answer("hermes", _hermes("get_weather", PARIS)[:-5], ONE),
     "hermes, two": Answer("hermes", _hermes("get_weather", PARIS) + "\n" + _hermes("get_time", "{}"), BOTH),
     "hermes, odd": Answer("hermes", "I look.\n" + _hermes("get_weather", ODD), [("get_weather", ODD)], "I look."),
     "hermes, thoughts": Answer(
