@@ -234,6 +234,52 @@ def test_keys_of_tools_stay_in_their_order() -> None:
     assert text.index('"name": "get_time"') < text.index('"parameters": {"type": "object", "properties": {}}')
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("name", EVERY)
+def test_tools_are_written_as_transformers_writes_them(name: str) -> None:
+    """Also those without a description or parameters, where its template takes them; calls and results, too."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def theirs(messages: list[dict[str, Any]], tool: Any) -> str:
+        try:
+            given = {"chat_template": templates()[name], "add_generation_prompt": True, **TOKENS}
+            found: str = render_jinja_template([messages], tools=[tool], **given)[0][0]
+        except Exception:  # of the template
+            return ""
+        return found
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    said = {"description": "Says it."}
+    for rest in ({}, said, {"parameters": schema}, {**said, "parameters": schema}, {"parameters": schema, **said}):
+        tool = {"type": "function", "function": {"name": "get_it", **rest}}
+        expected = theirs([user("Rain?")], tool)
+        assert "get_it" not in expected or rendered(name, [user("Rain?")], [tool]) == expected
+    asked = {"role": "assistant", "content": "", "tool_calls": [call("get_it", '{"a": 3}', "abcdefghi")]}
+    talk = [user("Rain?"), asked, {**result("12 mm", "abcdefghi"), "name": "get_it"}, {"role": "assistant", "content": "Yes."}]
+    talk.append(user("And?"))
+    known = []
+    for arguments in ({"a": 3}, '{"a": 3}'):
+        for content in ({"content": ""}, {"content": None}, {}):
+            calls = {"role": "assistant", "tool_calls": [call("get_it", arguments, "abcdefghi")], **content}
+            text = theirs([talk[0], calls, *talk[2:]], tool)
+            known += [text] if "12 mm" in text and text.count("get_it") > 1 else []
+    if known:  # Kimi has its own form of ids
+        found = rendered(name, talk, [tool]).replace("functions.get_it:0", "abcdefghi")
+        assert found in [text.replace("functions.get_it:0", "abcdefghi") for text in known]
+
+
+def test_tools_as_they_are_given() -> None:
+    """Where the template takes them; Llama's asks for parameters."""
+    bare = {"type": "function", "function": {"name": "get_time"}}
+    assert json.dumps(bare) in rendered("qwen3", [user("Hi")], [bare])
+    for name in EVERY:
+        try:
+            rendered(name, [user("Hi")])
+        except Exception:
+            continue
+        assert "get_time" in rendered(name, [user("Hi")], [bare]), name
+
+
 def test_empty_arguments_are_an_object() -> None:
     asked = {"role": "assistant", "content": "", "tool_calls": [call("get_time", "")]}
     assert '"arguments": {}' in rendered("qwen3", [user("Hi"), asked, result("12:00")], TOOLS)

@@ -217,8 +217,7 @@ class Writer:
             return messages, tools
         form = self._writes_tools
         if form == "nested":
-            made = [_nested(one) for one in tools]
-            return messages, [one if self._writes_any or self._try([_USER], [one]) else _filled(one) for one in made]
+            return messages, [self._written(one) for one in tools]
         if form:
             return messages, [one.get("function", one) for one in tools]
         text = self._dialect.describe([one.get("function", one) for one in tools])
@@ -233,6 +232,15 @@ class Writer:
                 made[i] = {**message, "content": f"{text}\n\n{_text(message.get('content'))}"}
                 return made, None
         return [{"role": "user", "content": text}, *made], None
+
+    def _written(self, tool: Mapping[str, Any]) -> dict[str, Any]:
+        """A tool as it is given where the template writes it so, as transformers would; else with the keys that it
+        reads."""
+        given = _given(tool)
+        if given is not None and str(given["function"].get("name")) in self._try([_USER], [given]):
+            return given
+        nested = _nested(tool)
+        return nested if self._writes_any or self._try([_USER], [nested]) else _filled(nested)
 
 
 def _calling(content: str | None, arguments: Any, result: str) -> list[dict[str, Any]]:
@@ -345,16 +353,24 @@ def _thought(message: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "content": "", name: f"{message[name]}\n\n{_text(message['content'])}"}
 
 
-def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool in OpenAI's form, with the keys that templates read."""
+def _given(tool: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A tool in OpenAI's form, with the keys that it has, in their order, which models have learnt."""
     function = tool.get("function", tool)
     if not isinstance(function, Mapping):
-        return dict(tool)
-    given = function.get("parameters")
+        return None
     rest = {k: v for k, v in function.items() if k not in ("type", "strict") or "function" in tool}
+    return {"type": "function", "function": rest}
+
+
+def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool in OpenAI's form, with the keys that templates read."""
+    found = _given(tool)
+    if found is None:
+        return dict(tool)
+    rest = found["function"]
+    given = rest.get("parameters")
     if "description" not in rest:
         rest = {"name": rest.get("name"), "description": "", **rest}
-    # what is given stays in its order, which models have learnt: others see another prompt
     table = {**given} if isinstance(given, Mapping) else {}
     table.setdefault("type", "object")
     table.setdefault("properties", {})
