@@ -22,6 +22,7 @@ from pellucid.errors import (
     TokenizerError,
     UnsupportedModelError,
 )
+from pellucid.weights.writer import Value, write_gguf
 from tests.reference import tiny
 from tests.weights.using import bounded, refused, use
 
@@ -278,6 +279,19 @@ def test_fifos_in_a_folder(folder: Path) -> None:
         os.mkfifo(folder / name)
         assert "FIFO" in str(refused(folder, kind))
         (folder / name).unlink()
+
+
+def test_adapters(folder: Path, tmp_path: Path) -> None:
+    """PEFT's, alone or beside their model, where transformers loads both."""
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for _ in range(2):
+        assert "an adapter (adapter_config.json)" in str(refused(folder, UnsupportedModelError))
+        (folder / "config.json").unlink(missing_ok=True)
+    path = tmp_path / "adapter.gguf"
+    for kind in ("adapter", "mmproj", ["model"]):
+        value = Value("array of string", kind) if isinstance(kind, list) else Value("string", kind)
+        write_gguf(path, {"general.architecture": Value("string", "llama"), "general.type": value}, [])
+        assert "general.type" in str(refused(path, UnsupportedModelError))
 
 
 @pytest.mark.parametrize("name", ["modules.json", "generation_config.json"])

@@ -72,6 +72,14 @@ def _module(architecture: str) -> Any:
     return importlib.import_module(f"{__name__}.{_FILES[architecture]}")
 
 
+def _module_of(source: Source) -> _Architecture:
+    kind = source.get_any("general.type", None)  # of GGUF files
+    if kind not in (None, "model"):
+        raise UnsupportedModelError(feature=f"general.type = {kind!r:.80}", supported="model")
+    found: _Architecture = _module(source.architecture)
+    return found
+
+
 def folders() -> dict[str, tuple[str, Folder | Wrapper]]:
     """model_type of Hugging Face folders -> (architecture, table)."""
     found: dict[str, tuple[str, Folder | Wrapper]] = {
@@ -90,13 +98,13 @@ def folder(model_type: str) -> tuple[str, Folder | Wrapper]:
 
 def configure(source: Source) -> Config:
     """Reads the configuration. Raises ModelFileError, UnsupportedModelError."""
-    module: _Architecture = _module(source.architecture)
+    module = _module_of(source)
     return module.config(source)
 
 
 def build(source: Source, formats: frozenset[str]) -> tuple[Config, Plan]:
     """Reads the configuration and writes the plan. Raises ModelFileError, UnsupportedModelError."""
-    module: _Architecture = _module(source.architecture)
+    module = _module_of(source)
     c = module.config(source)
     p = Plan(source.tensors, formats, source.path, source.own_name, vocab=c.vocab, dim=c.dim, eps=c.eps, norms=c.norms)
     p.embed(c.embed_scale)

@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any
 
-from pellucid.errors import ModelFileError
+from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.weights.base import FileBytes, ModelFile, SourceFile, Tensor, read_file
 
 _EXPECTED = "a safetensors file"
@@ -33,10 +33,16 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     """Opens a folder with config.json and model.safetensors, or model.safetensors.index.json and its shards.
 
     ``metadata["config"]`` is the table of config.json, ``architecture`` its model_type; tensors have the files' own
-    names. Raises ModelFileError for anything that is wrong with a file.
+    names. Raises ModelFileError for anything that is wrong with a file, UnsupportedModelError for an adapter.
     """
     path = os.fsdecode(path)
     config_path = os.path.join(path, "config.json")
+    if os.path.lexists(
+        os.path.join(path, "adapter_config.json")
+    ):  # transformers loads it, too, so results would differ
+        raise UnsupportedModelError(
+            feature=f"{path}: an adapter (adapter_config.json)", supported="a model that it was merged into"
+        )
     if not os.path.exists(config_path):
         message = "no model: " + ("the folder has no config.json" if os.path.isdir(path) else "not a folder")
         raise ModelFileError(message, file=path, expected=_FOLDER + _hint(path))

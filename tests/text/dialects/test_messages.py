@@ -255,7 +255,12 @@ def test_tools_are_written_as_transformers_writes_them(name: str) -> None:
         expected = theirs([user("Rain?")], tool)
         assert "get_it" not in expected or rendered(name, [user("Rain?")], [tool]) == expected
     asked = {"role": "assistant", "content": "", "tool_calls": [call("get_it", '{"a": 3}', "abcdefghi")]}
-    talk = [user("Rain?"), asked, {**result("12 mm", "abcdefghi"), "name": "get_it"}, {"role": "assistant", "content": "Yes."}]
+    talk = [
+        user("Rain?"),
+        asked,
+        {**result("12 mm", "abcdefghi"), "name": "get_it"},
+        {"role": "assistant", "content": "Yes."},
+    ]
     talk.append(user("And?"))
     known = []
     for arguments in ({"a": 3}, '{"a": 3}'):
