@@ -374,6 +374,10 @@ TENSORS: dict[str, tuple[str, Callable[[dict[str, Array]], Any], str]] = {
     "wrong-type": ("gptq", lambda t: t.update(qweight=t["qweight"].astype(np.int64)), r"qweight.*I64"),
     "extra": ("gptq", lambda t: t.update(qextra=t["qweight"]), r"qextra"),
     "twice": ("gptq", lambda t: t.update(weight=np.zeros((2, 2), np.float32)), r"second tensor"),
+    "twice-int8": ("gptq", lambda t: t.update(weight=np.zeros((2, 2), np.int8)), r"second tensor"),
+    "zero-fp8": ("fp8", lambda t: t.update(weight_zero_point=np.ones(1, np.int8)), r"weight_zero_point"),
+    "scales-fp8": ("fp8", lambda t: t.update(weight_scale=np.ones(1, np.float32)), r"weight_scale\b"),
+    "index-awq": ("awq", lambda t: t.update(g_idx=np.zeros(64, np.int32)), r"g_idx"),
     "flat": ("gptq", lambda t: t.update(qweight=t["qweight"].reshape(-1)), r"qweight.*shape"),
     "empty": ("awq", lambda t: t.update(qweight=t["qweight"][:0]), r"qweight.*shape"),
 }  # fmt: skip
@@ -384,6 +388,17 @@ def test_tensors_that_do_not_fit(tmp_path: Path, case: str) -> None:
     name, change, wanted = TENSORS[case]
     with pytest.raises((UnsupportedModelError, ModelFileError), match=wanted):
         Model.load(changed(tmp_path, name, tensors=change))
+
+
+def test_zero_points_of_fp8_that_are_zero(tmp_path: Path) -> None:
+    """As some exports have them: they change nothing."""
+    zero = {"weight_zero_point": np.zeros(1, np.int8)}
+    found = []
+    for name, change in (("without", lambda t: None), ("with", lambda t: t.update(zero))):
+        (tmp_path / name).mkdir()
+        with Model.load(changed(tmp_path / name, "fp8", tensors=change)) as model:
+            found.append(model.logits([1, 2, 3]))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_mixed_layers_and_tied_embeddings(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ _UNUSED = re.compile(
 _STACK = re.compile(r".+\.experts\.\w+_proj")  # of experts' matrices in one tensor
 _FLOATS = ("F16", "BF16", "F32")
 _SCALES = (*_FLOATS, "F8_E8M0", "U8")
+_SCALED = ("weight_scale", "weight_zero_point")
 
 
 @dataclass
@@ -255,15 +256,18 @@ class _Reader:
         for name in [*tensors]:
             stem, _, kind = name.rpartition(".")
             if kind == "qweight" and self.layout in ("gptq", "gptq_v2"):
-                self._put(stem, self._of_gptq(stem))
+                self._put(stem, self._of_gptq(stem), "qweight", "qzeros", "scales", "g_idx")
             elif kind == "qweight" and self.layout == "awq":
-                self._put(stem, self._of_awq(stem))
+                self._put(stem, self._of_awq(stem), "qweight", "qzeros", "scales")
             elif kind == "weight_packed" and self.layout == "compressed-tensors":
-                self._put(stem, self._of_packed(stem))
+                self._put(stem, self._of_packed(stem), "weight_packed", "weight_shape", "weight_g_idx", *_SCALED)
             elif kind == "weight" and tensors[name].type == "I8" and self.layout == "compressed-tensors":
-                self._put(stem, self._of_int8(stem))
+                self._put(stem, self._of_int8(stem), "weight", *_SCALED)
             elif kind == "weight" and tensors[name].type == "F8_E4M3" and self.layout in ("compressed-tensors", "fp8"):
-                self._put(stem, Joined(self._of_fp8(stem)))
+                scale = "weight_scale_inv" if f"{stem}.weight_scale_inv" in tensors else "weight_scale"
+                zero = tensors.get(f"{stem}.weight_zero_point")  # as some exports have it
+                nothing = ("weight_zero_point",) if zero is not None and not zero.data.view(np.uint8).any() else ()
+                self._put(stem, Joined(self._of_fp8(stem, scale)), "weight", scale, *nothing)
                 self.found.widened.add(name)
             elif _STACK.fullmatch(name) and tensors[name].type == "F8_E4M3" and self.layout == "fp8":
                 tensors[name] = self._of_stack(name)
@@ -282,15 +286,15 @@ class _Reader:
             if _UNUSED.fullmatch(name) and name.rpartition(".")[2] not in ("weight_scale", "weight_zero_point"):
                 del tensors[name]
 
-    def _put(self, stem: str, joined: Joined) -> None:
+    def _put(self, stem: str, joined: Joined, *parts: str) -> None:
+        """parts: the tensors that it was made of; others beside them are refused as all that are not read."""
         tensors, name, bias = self.folder.tensors, f"{stem}.weight", f"{stem}.bias"
         if bias in tensors and tensors[bias].type in _FLOATS:
             # AutoGPTQ's modules have one each, whether the model does or not (its issue 555); others' may, too
             self.found.biases[bias] = not numbers(tensors[bias]).any()
-        if name in tensors and tensors[name] is not None and tensors[name].type not in ("I8", "F8_E4M3"):
+        if name in tensors and "weight" not in parts:
             raise self._fail(tensors[name], "a second tensor for the same weight")
-        for part in ("qweight", "qzeros", "scales", "g_idx", "weight_packed", "weight_scale", "weight_shape", "weight",
-                     "weight_zero_point", "weight_g_idx", "weight_scale_inv"):  # fmt: skip
+        for part in parts:
             tensors.pop(f"{stem}.{part}", None)
         tensors[name] = joined.tensor
         self.found.names.add(name)
@@ -461,11 +465,9 @@ class _Reader:
             raise self._fail(t, f"has shape {t.shape}", f"{n} rows")
         return (lambda: numbers(t).reshape(n, groups)), groups
 
-    def _of_fp8(self, stem: str) -> Tensor:
+    def _of_fp8(self, stem: str, scale: str) -> Tensor:
         weight = self._need(f"{stem}.weight", ("F8_E4M3",))
-        inverse = f"{stem}.weight_scale_inv" in self.folder.tensors
-        scale = self._need(f"{stem}.weight_scale_inv" if inverse else f"{stem}.weight_scale", _SCALES, None)
-        return fp8.matrix(weight, scale, self.block, self.default)
+        return fp8.matrix(weight, self._need(f"{stem}.{scale}", _SCALES, None), self.block, self.default)
 
     def _of_stack(self, name: str) -> Tensor:
         """Experts in FP8 in one tensor, as transformers 5 has them."""
