@@ -77,8 +77,7 @@ def embed(
             )
     if out is not None:
         _save(found, out)
-        what = f"{count(len(found), 'embedding')} of {count(found.shape[1], 'column')}"
-        output.note(f"{what}: {out}")
+        output.note(f"{count(len(found), 'embedding')} of {count(found.shape[1], 'column')}: {out}")
         return
     entries = [{"text": text, "embedding": row.tolist()} for text, row in zip(texts, found, strict=True)]
     if json:

@@ -283,7 +283,7 @@ class _Reader:
                 expected=f"tensors of {self.found.method}",
             )  # fmt: skip
         for name in [*tensors]:
-            if _UNUSED.fullmatch(name) and name.rpartition(".")[2] not in ("weight_scale", "weight_zero_point"):
+            if _UNUSED.fullmatch(name) and name.rpartition(".")[2] not in _SCALED:
                 del tensors[name]
 
     def _put(self, stem: str, joined: Joined, *parts: str) -> None:

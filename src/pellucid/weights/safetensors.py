@@ -37,9 +37,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     """
     path = os.fsdecode(path)
     config_path = os.path.join(path, "config.json")
-    if os.path.lexists(
-        os.path.join(path, "adapter_config.json")
-    ):  # transformers loads it, too, so results would differ
+    if os.path.lexists(os.path.join(path, "adapter_config.json")):  # changes what transformers computes
         raise UnsupportedModelError(
             feature=f"{path}: an adapter (adapter_config.json)", supported="a model that it was merged into"
         )

@@ -260,8 +260,8 @@ def test_tools_are_written_as_transformers_writes_them(name: str) -> None:
         asked,
         {**result("12 mm", "abcdefghi"), "name": "get_it"},
         {"role": "assistant", "content": "Yes."},
+        user("And?"),
     ]
-    talk.append(user("And?"))
     known = []
     for arguments in ({"a": 3}, '{"a": 3}'):
         for content in ({"content": ""}, {"content": None}, {}):

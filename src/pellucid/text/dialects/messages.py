@@ -236,10 +236,10 @@ class Writer:
     def _written(self, tool: Mapping[str, Any]) -> dict[str, Any]:
         """A tool as it is given where the template writes it so, as transformers would; else with the keys that it
         reads."""
-        given = _given(tool)
-        if given is not None and str(given["function"].get("name")) in self._try([_USER], [given]):
-            return given
-        nested = _nested(tool)
+        given, nested = _given(tool), _nested(tool)
+        if given is not None and given != nested:  # it lacks something
+            if str(given["function"].get("name")) in self._try([_USER], [given]):
+                return given
         return nested if self._writes_any or self._try([_USER], [nested]) else _filled(nested)
 
 
