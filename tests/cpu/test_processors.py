@@ -29,23 +29,27 @@ with pellucid.Model.load(sys.argv[1], threads=1) as model:
 """
 
 
-def run(command: list[str], isa: str, model: Path, **env: str) -> str:
-    result = subprocess.run(
-        [*command, "-c", PROGRAM, str(model), isa],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
+def environment(**env: str) -> dict[str, str]:
+    """This process's environment, without what tells NumPy's OpenBLAS to take the kernels of one processor."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")} | env
+
+
+def run(command: list[str], *arguments: str, **env: str) -> str:
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment(**env))
     assert result.returncode == 0, (result.returncode, result.stderr[-2000:])
     return result.stdout
+
+
+def emulated(processor: str) -> list[str]:
+    return [need("qemu-x86_64"), "-cpu", processor, sys.executable, "-c"]
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_a_processor_that_lacks_the_later_tiers(processor: str, smollm2: Path) -> None:
     isa = PROCESSORS[processor]
-    emulated = run([need("qemu-x86_64"), "-cpu", processor, sys.executable], isa, smollm2)
-    assert emulated == run([sys.executable], isa, smollm2, PELLUCID_ISA=isa)
+    arguments = PROGRAM, str(smollm2), isa
+    expected = run([sys.executable, "-c"], *arguments, OMP_NUM_THREADS="1", PELLUCID_ISA=isa)
+    assert run(emulated(processor), *arguments, OMP_NUM_THREADS="1") == expected
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
@@ -56,16 +60,11 @@ def test_what_a_load_measures(processor: str) -> None:
         "size=1 << 16, small=False); one = {'format': 'Q4_0', 'k': 256, 'rows': 1, 'size': 1 << 15, 'cold': True}"
     )
     program += "; print(p.products([one])[0] > 0)"
-    command = [need("qemu-x86_64"), "-cpu", processor, sys.executable, "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr[-2000:]
+    assert run(emulated(processor), program) == "True\n"
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_the_kernels_alone(processor: str) -> None:
     """The modules of single kernels find the same tiers."""
     program = "from pellucid._kernels import weights; print(weights.isas()[-1])"
-    command = [need("qemu-x86_64"), "-cpu", processor, sys.executable, "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, (result.returncode, result.stderr[-2000:])
-    assert result.stdout.strip() == PROCESSORS[processor]
+    assert run(emulated(processor), program).strip() == PROCESSORS[processor]
