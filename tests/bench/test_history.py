@@ -307,7 +307,7 @@ def test_a_document_that_cannot_be_written(
     assert main(["bench", "-m", str(model), "--repeat", "1", "--phase", "decode", "--save", str(path)]) == 1
     said = capsys.readouterr()
     assert "decode at 0" in said.out
-    assert said.err.endswith(f"pellucid: --save={path}: no space left on device\n")
+    assert said.err.endswith(f"pellucid: {path}: no space left on device\n")
 
 
 def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ TIMEOUT = 240_000  # milliseconds: of a model on a machine that does other thing
 ENDLESS = '{"type": "array", "minItems": 900}'  # a schema whose answer is cut off, however late that is
 
 
-def start(port: str = "0", *options: str) -> tuple[subprocess.Popen[str], str]:
+def start(port: str = "0", *options: str, **env: str) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, "-m", "pellucid", "serve", "--ui", "--port", port, "--context", "1024", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **env}
+    )
     assert process.stdout is not None
     address = next(line.split()[-1] for line in process.stdout if line.startswith("the app:"))
     return process, address
@@ -277,6 +280,34 @@ def test_a_server_that_goes_and_comes_back(browser: Any, smollm2: Path) -> None:
         say(tabs[1], "Hello?")
         tabs[1].wait_for_selector(".kept li:nth-child(2)")  # the list has those of both tabs
         tabs[0].wait_for_selector(".kept li:nth-child(2)")
+    finally:
+        context.close()
+        process.kill()
+        process.wait(30)
+
+
+def test_a_key(browser: Any, smollm2: Path) -> None:
+    process, address = start(PELLUCID_API_KEY="sk-a")
+    context = browser.new_context()
+    try:
+        tab = context.new_page()
+        tab.set_default_timeout(TIMEOUT)
+        tab.goto(address)
+        alert, field = tab.get_by_role("alert"), tab.get_by_label("Key", exact=True)
+        for key, said in (
+            ("", "no API key"),
+            ("sk-b", "a wrong API key"),
+            ("clé", "ASCII"),
+            ("sk-\U0001f511", "no space"),
+        ):
+            if key:
+                field.fill(key)
+                field.press("Tab")
+            alert.filter(has_text=said).wait_for()
+        field.fill(" sk-a ")
+        field.press("Tab")
+        tab.wait_for_selector(".ask button:not([disabled])")
+        assert not alert.count()
     finally:
         context.close()
         process.kill()

@@ -93,10 +93,19 @@ def test_shards(tmp_path):
     first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
     shard(tmp_path, {"b": second, "a": first})
     with open_folder(tmp_path) as model:
-        assert set(model.tensors) == {"a", "b"}
+        assert set(model.tensors) == {"a", "b", "x"}  # all that the shards hold, as transformers reads them
         assert np.array_equal(model.tensors["b"].data.view(np.float16), B)
         assert model.tensors["b"].file == str(tmp_path / second)
         assert model.nbytes == sum((tmp_path / name).stat().st_size for name in (first, second))
+    save_file({"b": A}, tmp_path / first)  # of two, the index's
+    save_file({"b": B}, tmp_path / second)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"b": first, "B": second}}))
+    assert refused(tmp_path).field == "B"
+    save_file({"b": B, "c": B}, tmp_path / second)
+    for weight_map, expected in ({"b": first, "c": second}, A.shape), ({"b": second}, B.shape):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with open_folder(tmp_path) as model:
+            assert model.tensors["b"].shape == expected
     shard(tmp_path, {"b": second, "c": first})
     assert (refused(tmp_path).field, refused(tmp_path).file) == ("c", str(tmp_path / first))
     shard(tmp_path, {"b": "none.safetensors"})

@@ -13,6 +13,7 @@ from typing import Any
 
 from pellucid.bench import moments
 from pellucid.errors import one_line
+from pellucid.weights.writer import whole_file
 
 __all__ = ["SCHEMA", "Document", "commit", "compare", "read", "rows", "save", "target"]
 
@@ -80,7 +81,7 @@ def target(path: str | Path) -> Path:
 def save(doc: Document, path: str | Path) -> Path:
     """Writes a document to a file, which is replaced as a whole, or into a folder under a name made of the version, the
     commit, the machine and the model; without the folders of this machine, for it may be read elsewhere. -> the file.
-    Raises ValueError as `target` does, OSError."""
+    Raises ValueError as `target` does, ModelFileError where the file cannot be written."""
     path = target(path)
     machine = {key: value for key, value in doc["machine"].items() if key != "tuning_why"}
     doc = {**doc, "machine": machine, "model": {**doc["model"], "path": Path(doc["model"]["path"]).name}}
@@ -91,15 +92,8 @@ def save(doc: Document, path: str | Path) -> Path:
         words = (doc["pellucid"], doc["commit"], m["cpu"], numbers, m["isa"], f"{m['threads']}t", model.stem)
         path = path / (re.sub(r"[^a-z0-9.+]+", "-", "-".join(filter(None, words)).lower())[:200] + ".json")
     text = json.dumps(doc, indent=2, allow_nan=False) + "\n"
-    if path.is_symlink():  # what it leads to is replaced
-        path = Path(os.path.realpath(path))
-    draft = path.with_name(f".{os.getpid()}.part")
-    try:
-        with open(draft, "x", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(str(path)) as file:
+        file.write(text.encode())
     return path
 
 

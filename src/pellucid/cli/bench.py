@@ -91,7 +91,5 @@ def bench(
     if save is not None:  # last: what was measured is shown even if it cannot be written
         try:
             output.note(f"written to {history.save(document, save)}")
-        except OSError as error:
-            raise PellucidError(f"--save={save}: {(error.strerror or str(error)).lower()}") from None
         except ValueError as error:  # as where the folder is gone meanwhile
             raise PellucidError(f"--save={save}: {error}") from None

@@ -48,16 +48,17 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     files: list[SourceFile] = []
     try:
         tensors: dict[str, Tensor] = {}
-        for shard, wanted in _shards(path):
+        shards = _shards(path)
+        indexed = set().union(*shards.values())
+        for shard, wanted in shards.items():
             file = SourceFile(shard, _EXPECTED)
             files.append(file)
             found = read_header(file)
-            if wanted is not None:
-                missing = next((name for name in wanted if name not in found), None)
-                if missing is not None:
-                    raise ModelFileError("not in this shard, where the index has it", file=shard, field=missing)
-                found = {name: tensor for name, tensor in found.items() if name in wanted}
-            tensors.update(found)
+            missing = next((name for name in wanted if name not in found), None)
+            if missing is not None:
+                raise ModelFileError("not in this shard, where the index has it", file=shard, field=missing)
+            # What no index names counts, too, as for transformers; of a tensor in two files, the index's.
+            tensors |= {name: tensor for name, tensor in found.items() if name in wanted or name not in indexed}
         return ModelFile(
             path, "safetensors", "config.model_type", {"config": config}, tensors, files, None, config_path
         )
@@ -75,12 +76,12 @@ def _hint(path: str) -> str:
     return f", or the path of a GGUF file, such as {os.path.join(path, names[0])}" if names else ""
 
 
-def _shards(folder: str) -> list[tuple[str, set[str] | None]]:
-    """(path, names of its tensors; None: all of them) for each file of the model."""
+def _shards(folder: str) -> dict[str, set[str]]:
+    """The files of the model, each with the tensors that the index has in it (none without an index)."""
     single = os.path.join(folder, "model.safetensors")
     index = single + ".index.json"
     if os.path.exists(single):
-        return [(single, None)]
+        return {single: set()}
     if not os.path.exists(index):
         raise ModelFileError("no model: no weights next to config.json", file=folder, expected=f"{single} or {index}")
     table = json_table(read_file(index, _MAX_HEADER, "an index"), index)
@@ -94,7 +95,7 @@ def _shards(folder: str) -> list[tuple[str, set[str] | None]]:
             message = f"it is {file!r:.80}"
             raise ModelFileError(message, file=index, field=f"weight_map[{name!r}]", expected="a file of this folder")
         shards.setdefault(file, set()).add(name)
-    return [(os.path.join(folder, file), shards[file]) for file in sorted(shards)]
+    return {os.path.join(folder, file): shards[file] for file in sorted(shards)}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

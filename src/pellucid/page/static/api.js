@@ -29,11 +29,12 @@ let key = "";
 
 /** @param {string} value sent with each call */
 export function useKey(value) {
-  key = value;
+  key = value.trim();
 }
 
 /** @param {string} path @param {object | string | null} body an object, or what it is as JSON @param {AbortSignal} [signal] */
 async function call(path, body, signal) {
+  if (/[^!-~]/.test(key)) throw new CallError(say("keyAscii")); // no header can hold it
   /** @type {Record<string, string>} */
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body !== null) headers["content-type"] = "application/json";

@@ -10,6 +10,7 @@ const APP = /** @type {const} */ ({
   appPlayground: "Playground",
   appEdits: "Edits",
   appKey: "Key",
+  keyAscii: "A wrong API key: a key has letters, digits and signs of ASCII, and no space.",
   serverLost: "The server cannot be reached.",
   serverAgain: "The server cannot be reached. This tab tries again by itself.",
   serverBack: "The server is back.",
