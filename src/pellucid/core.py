@@ -368,10 +368,10 @@ class Core:
         """``Model.tokenize``."""
         return self.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
-    def detokenize(self, ids: Any) -> str:
-        """``Model.detokenize``."""
-        tokenizer = self.need_tokenizer()
-        return tokenizer.decode([id for id in self.check_ids(ids, "ids", empty=True) if id < tokenizer.vocab_size])
+    def detokenize(self, ids: Any, *, special: bool = False) -> str:
+        """``Model.detokenize``. special: as of `piece`."""
+        tokenizer, ids = self.need_tokenizer(), self.check_ids(ids, "ids", empty=True)
+        return tokenizer.decode([id for id in ids if id < tokenizer.vocab_size], special=special)
 
     def check_ids(self, ids: Any, name: str, *, empty: bool = False) -> list[int]:
         """The ids as a list. Raises ValueError or TypeError naming the argument."""

@@ -132,7 +132,7 @@ def test_echo_as_evaluations_use_it(app: Gate, model: Model, stream: bool) -> No
         assert found["token_logprobs"][:1] == found["top_logprobs"][:1] == [None]
         assert found["token_logprobs"][1:-1] == [token.logprob for token in score.tokens]
         for value, top, token in zip(found["token_logprobs"][1:], found["top_logprobs"][1:], score.tokens):
-            assert list(top.values()) == [token.top[0][2]]
+            assert list(top.values()) == list(dict.fromkeys([token.top[0][2], value]))  # with the prompt's own
             assert (value == max(top.values())) == (token.id == token.top[0][0])
         assert math.isfinite(found["token_logprobs"][-1])
         pieces = [model.core.piece(id) for id in score.ids]
@@ -214,6 +214,9 @@ def test_text_and_tokens(app: Gate, model: Model) -> None:
             found = call(app, "POST", path, {name: "Hello there"}).json
             assert (found["tokens"], found["count"]) == (ids, len(ids))
     assert call(app, "POST", "/v1/detokenize", {"tokens": ids}).json["content"] == "Hello there"
+    marked = {"tokens": [1, *ids, 2]}
+    assert call(app, "POST", "/detokenize", marked).json["content"] == "<|im_start|>Hello there<|im_end|>"
+    assert call(app, "POST", "/detokenize", {**marked, "special": False}).json["content"] == "Hello there"
     text = "Hi 👋🏽"
     both = call(app, "POST", "/tokenize", {"content": text, "with_pieces": True, "return_token_strs": True}).json
     assert [one["id"] for one in both["tokens"]] == model.tokenize(text) and both["token_strs"][0] == "Hi"

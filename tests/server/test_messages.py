@@ -267,6 +267,10 @@ def test_the_list_of_models(app: Gate) -> None:
 def test_a_model(app: Gate) -> None:
     found = call(app, "GET", f"/v1/models/{NAME}", headers={"anthropic-version": "2023-06-01"}).json
     assert (found["type"], found["id"], found["display_name"]) == ("model", NAME, NAME)
+    gone = call(app, "GET", "/v1/models/none", headers={"anthropic-version": "2023-06-01"})
+    assert (gone.status, gone.json["type"], gone.json["error"]["type"]) == (404, "error", "not_found_error")
+    assert gone.json["request_id"] == gone.headers["request-id"]
+    assert call(app, "GET", "/v1/models/none").error["code"] == "model_not_found"
 
 
 def test_schemas(app: Gate) -> None:

@@ -234,10 +234,13 @@ def test_heartbeat(app: Gate, model: Model, method: str) -> None:
 
 
 def test_numbers_that_mean_none(app: Gate) -> None:
-    """A seed of -1 is none; no number of tokens up to 0 limits them."""
+    """A seed of -1 is none; no number of tokens up to 0 limits them; numbers of 64 bits may be whole."""
     body: dict[str, Any] = {"model": NAME, "messages": MESSAGES, "stream": False}
     options: dict[str, Any] = {"temperature": 2.0, "num_predict": 12, "seed": -1}
     texts = {call(app, "POST", CHAT, {**body, "options": options}).json["message"]["content"] for _ in range(4)}
     assert len(texts) > 1
     options = {"temperature": 0, "num_predict": 0, "stop": [" "]}
     assert call(app, "POST", CHAT, {**body, "options": options}).json["eval_count"] > 0
+    for options in ({"num_predict": 3}, {"num_predict": 3.0, "top_k": -1, "seed": 7.0, "repeat_last_n": 64.0}):
+        assert call(app, "POST", CHAT, {**body, "options": options}).json["eval_count"] == 3
+    assert call(app, "POST", CHAT, {**body, "options": {"num_predict": 3.5}}).status == 400

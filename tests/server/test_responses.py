@@ -126,6 +126,7 @@ def test_items_become_messages() -> None:
             "role": "user",
             "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}],
         },
+        {"type": "reasoning", "id": "rs_0", "summary": [], "content": [{"type": "reasoning_text", "text": "oh"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]},
         {
             "type": "function_call",
@@ -151,12 +152,12 @@ def test_items_become_messages() -> None:
         {"role": "user", "content": "Why?"},
     ]
     assert read(input=given).messages == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "ab"},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "a\nb"},
         {
             "role": "assistant",
             "content": "",
-            "reasoning_content": "hm",
+            "reasoning_content": "oh\nhm",
             "tool_calls": [
                 {"id": "call_1", "type": "function", "function": {"name": "get", "arguments": "{}"}},
                 {"id": "call_2", "type": "function", "function": {"name": "get", "arguments": '{"a": 1}'}},
@@ -183,6 +184,16 @@ def keeping(model: Model) -> Iterator[Gate]:
 ALICE, BOB = {"authorization": "Bearer sk-a"}, {"authorization": "Bearer sk-b"}
 
 
+def test_instructions_beside_what_a_developer_says(app: Gate, model: Model) -> None:
+    """Both are in the prompt, as in a chat."""
+    for role in "developer", "system":
+        said = [{"role": role, "content": "Answer in French."}, *MESSAGES]
+        answer = call(app, "POST", PATH, {"instructions": "Be brief.", "input": said, "max_output_tokens": 1}).json
+        chat = model.chat_prompt([{"role": "system", "content": "Be brief."}, *said])
+        assert answer["usage"]["input_tokens"] == len(chat.ids)
+        assert "Be brief." in chat.text and "Answer in French." in chat.text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_going_on(keeping: Gate, model: Model, stream: bool) -> None:
     body = {"input": TEXT, "instructions": "Be brief.", "max_output_tokens": 8, "temperature": 0}
@@ -198,6 +209,8 @@ def test_going_on(keeping: Gate, model: Model, stream: bool) -> None:
     said += [{"role": "assistant", "content": text_of(second)}, {"role": "user", "content": "Go on."}]
     assert text_of(third) == model.chat(said, max_tokens=8, temperature=0).text
     assert call(keeping, "GET", f"{PATH}/{third['id']}", headers=ALICE).json == third
+    streamed = call(keeping, "GET", f"{PATH}/{third['id']}?stream=true", headers=ALICE)
+    assert (streamed.status, streamed.error["param"]) == (400, "stream")
     gone = call(keeping, "GET", f"{PATH}/{first['id']}", headers=ALICE)  # two are kept
     assert (gone.status, gone.error["code"]) == (404, "not_found")
     other = call(keeping, "POST", PATH, {**more, "previous_response_id": third["id"]}, BOB)

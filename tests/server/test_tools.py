@@ -19,7 +19,8 @@ from tests.server.test_responses import events as response_events
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "What is the weather in Paris?"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "", "parameters": SCHEMA}}]
+FUNCTION: dict[str, Any] = {"name": "get_weather", "description": "", "parameters": SCHEMA}
+TOOLS = [{"type": "function", "function": FUNCTION}]
 WRITTEN = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 TEXT = f"I look.\n{WRITTEN}\n{WRITTEN}"
 
@@ -102,6 +103,57 @@ def test_cut_off_by_length(app: Gate, told: None) -> None:
     body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 18}
     (choice,) = call(app, "POST", CHAT, body).json["choices"]
     assert choice["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_cut_by_a_stop_string(app: Gate, told: None, stream: bool) -> None:
+    """It is no call to make; one that was whole before the stop string is."""
+    body: dict[str, Any] = {"messages": MESSAGES, "tools": TOOLS, "seed": 1, "stream": stream}
+    for stops, reason, status in (["Par"], "stop", "incomplete"), (["</tool_call>\n<tool"], "tool_calls", "completed"):
+        answer = call(app, "POST", CHAT, {**body, "stop": stops})
+        found = answer.events[-2]["choices"][0] if stream else answer.json["choices"][0]
+        assert found["finish_reason"] == reason
+        asked: dict[str, Any] = {"input": MESSAGES, "tools": [{"type": "function", **FUNCTION}], "stop": stops}
+        answer = call(app, "POST", "/v1/responses", {**asked, "seed": 1, "stream": stream})
+        response = response_events(answer)[-1]["response"] if stream else answer.json
+        made = [one for one in response["output"] if one["type"] == "function_call"]
+        assert [response["status"], made[-1]["status"]] == [status] * 2
+        assert response["incomplete_details"] == ({"reason": "stop"} if reason == "stop" else None)
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+
+
+@pytest.mark.parametrize("tools", [TOOLS, None])
+@pytest.mark.parametrize(
+    ("content", "place"), [(IMAGE, "[0].type"), (5, ""), (True, ""), ([None], "[0]"), (["x", 1], "[0]")]
+)
+def test_content_that_is_no_text(app: Gate, tools: Any, content: Any, place: str) -> None:
+    """It is refused wherever it stands, and never written into the prompt."""
+    asks = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    for messages, at in (
+        ([{"role": "system", "content": content}, *MESSAGES], 0),
+        ([{"role": "system", "content": "x"}, {"role": "developer", "content": content}, *MESSAGES], 1),
+        ([{"role": "user", "content": content}], 0),
+        ([*MESSAGES, {**asks, "content": content}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}], 1),
+        ([*MESSAGES, asks, {"role": "tool", "tool_call_id": "call_1", "content": content}], 2),
+    ):
+        for path in CHAT, "/apply-template":
+            answer = call(app, "POST", path, {"messages": messages, **({"tools": tools} if tools else {})})
+            assert (answer.status, answer.error["param"]) == (400, f"messages[{at}].content{place}"), answer.json
+
+
+def test_functions_of_the_older_interface(app: Gate) -> None:
+    older: list[Any] = [{"role": "assistant", "content": "", "function_call": CALL["function"]}]
+    older.append({"role": "function", "name": "get_weather", "content": "rain"})
+    newer: list[Any] = [{"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    newer.append({"role": "tool", "tool_call_id": "call_1", "content": "rain"})
+    prompts = [
+        call(app, "POST", "/apply-template", {"messages": [*MESSAGES, *said], "tools": TOOLS}).json["prompt"]
+        for said in (older, newer)
+    ]
+    assert prompts[0] == prompts[1] and "rain" in prompts[0]
 
 
 def test_rounds(app: Gate, model: Model) -> None:

@@ -315,6 +315,14 @@ def test_text_where_the_template_knows_parts_alone(bpe: Tokenizer, first: str) -
     assert bpe.chat(mixed).prompt(given).text == "(s)[a](b)"
 
 
+def test_null_is_as_if_it_were_absent() -> None:
+    """As SDKs write messages. Only content may be null beside something else."""
+    source = "{% for m in messages %}{{ m | tojson }}{{ m.name is defined }}{% endfor %}"
+    asks = {"tool_calls": [{"function": {"name": "f", "arguments": None}}], "content": None}
+    text, _ = ChatTemplate(source, {}).render([*user("x", name=None, audio=None), {"role": "assistant", **asks}])
+    assert text.startswith('{"role": "user", "content": "x"}False') and '"arguments": null' in text
+
+
 def test_reasoning_by_any_name() -> None:
     source = "{{ messages[1].reasoning_content }} {{ messages[1].thinking }}"
     for name in ("reasoning_content", "thinking", "reasoning"):

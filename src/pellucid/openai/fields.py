@@ -316,11 +316,16 @@ def _prediction(fields: Fields, options: dict[str, Any]) -> None:
 
 def message_of(message: Any) -> Any:
     """A message as templates know it: without null values and OpenAI's own keys that say nothing. What an assistant
-    refused with is what it said."""
+    refused with is what it said; functions of OpenAI's older interface are tools."""
     if not isinstance(message, dict):
         return message  # the library names its place
     made = {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
+    if made.get("role") == "function":
+        made["role"] = "tool"
     if made.get("role") == "assistant":
+        older = made.pop("function_call", None)
+        if older is not None and not made.get("tool_calls"):
+            made["tool_calls"] = [{"type": "function", "function": older}]
         said, content = made.pop("refusal", None), made.get("content")
         if isinstance(said, str) and content is None:
             made["content"] = said

@@ -22,6 +22,7 @@ __all__ = [
     "call_delta",
     "call_object",
     "finish",
+    "is_whole",
     "token_object",
     "usage",
 ]
@@ -58,10 +59,12 @@ def usage(
     }
 
 
-def finish(part: Part, called: bool = False) -> str:
-    """Why a choice ended. called: whether there were calls before this part of it."""
+def finish(part: Part, arguments: str | None) -> str:
+    """Why a choice ended. arguments: of its last call; None: there was none. A stop string may have cut it off."""
     reason = FINISH[part.finish or "cancelled"]
-    return "tool_calls" if reason == "stop" and (called or part.calls) else reason
+    if reason != "stop" or arguments is None or (part.finish == "stop" and not is_whole(arguments)):
+        return reason
+    return "tool_calls"
 
 
 def call_object(call: ToolCall) -> dict[str, Any]:
@@ -82,13 +85,23 @@ def _reasoning(text: str) -> dict[str, Any]:
     return {"reasoning_content": text, "reasoning": text}
 
 
+def _object(arguments: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_whole(arguments: str) -> bool:
+    """Whether they are an object, and so those of a call that was not cut off."""
+    return _object(arguments) is not None
+
+
 def arguments_of(call: ToolCall) -> dict[str, Any]:
     """The arguments of a call as an object. What is none, as where the answer was cut off, is kept as text."""
-    try:
-        found = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"INVALID_JSON": call.arguments}
+    found = _object(call.arguments)
+    return {"INVALID_JSON": call.arguments} if found is None else found
 
 
 class Objects:
@@ -151,7 +164,7 @@ class ChatObjects(Objects):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._called: set[int] = set()  # choices that have calls
+        self._arguments: dict[int, str] = {}  # of each choice's last call
 
     def opening(self, index: int) -> dict[str, Any]:
         delta = {"role": "assistant", "content": ""}
@@ -165,7 +178,8 @@ class ChatObjects(Objects):
             message["tool_calls"] = [call_object(one) for one in calls]
         if part.reasoning:
             message.update(_reasoning(part.reasoning))
-        return {"index": index, "message": message, "logprobs": self._logprobs(part), "finish_reason": finish(part)}
+        reason = finish(part, calls[-1].arguments if calls else None)
+        return {"index": index, "message": message, "logprobs": self._logprobs(part), "finish_reason": reason}
 
     def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
@@ -174,15 +188,18 @@ class ChatObjects(Objects):
         if part.text:
             deltas.append({"content": part.text})
         if part.calls:
-            self._called.add(index)
-            deltas += [{"tool_calls": [call_delta(one)]} for one in part.deltas()]
+            found = part.deltas()
+            deltas += [{"tool_calls": [call_delta(one)]} for one in found]
+            for one in found:
+                before = self._arguments.get(index, "") if one.name is None else ""
+                self._arguments[index] = before + one.arguments
         if not deltas and logprobs and logprobs["content"]:
             deltas.append({"content": ""})
         for delta in deltas:
             events.append({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None})
             logprobs = None
         if part.finish is not None:
-            reason = finish(part, index in self._called)
+            reason = finish(part, self._arguments.get(index))
             events.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": reason})
         return events
 
@@ -234,7 +251,7 @@ class CompletionObjects(Objects):
             found["tokens"].append(self._spelled(token.id, token.piece))
             found["token_logprobs"].append(None if first else max(token.logprob, LEAST))
             top: dict[str, float] = {}
-            for id, piece, logprob in token.top[: self.top]:
+            for id, piece, logprob in (*token.top[: self.top], (token.id, token.piece, token.logprob)):
                 top.setdefault(self._spelled(id, piece), max(logprob, LEAST))
             found["top_logprobs"].append(None if first else top)
         return found

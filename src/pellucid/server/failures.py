@@ -23,6 +23,7 @@ from pellucid.errors import (
 )
 from pellucid.openai.refusal import Refused
 from pellucid.schedule.room import NeverFits
+from pellucid.server.record import Record
 from pellucid.text.chat import NoTemplateError
 from pellucid.text.grammar import NoGrammarsError
 
@@ -116,12 +117,12 @@ class LoadError(Exception):
         self.cause = cause
 
 
-def told(error: Failure, path: str, request_id: str) -> dict[str, Any]:
-    """The object of an error in the form that clients of this path expect: OpenAI's, Anthropic's or Ollama's."""
-    if path.startswith("/api/"):
+def told(error: Failure, record: Record) -> dict[str, Any]:
+    """The object of an error in the form that a request's client expects: OpenAI's, Anthropic's or Ollama's."""
+    if record.path.startswith("/api/"):
         return {"error": error.message}
-    if path.startswith("/v1/messages"):
-        return anthropic_body(error, request_id)
+    if record.anthropic:
+        return anthropic_body(error, record.id)
     return error.body()
 
 

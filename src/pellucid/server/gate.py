@@ -45,7 +45,9 @@ class Gate:
         record = Record(path=one_line(scope["path"], 100), method=scope["method"][:20])
         scope["state"] = {"record": record, "headers": headers}
         extra = [(b"x-request-id", record.id.encode()), *self._cors(headers)]
-        if record.path.startswith("/v1/messages"):
+        models = record.path.startswith("/v1/models") and "anthropic-version" in headers
+        record.anthropic = models or record.path.startswith("/v1/messages")
+        if record.anthropic:
             extra.append((b"request-id", record.id.encode()))  # as clients of that interface know it
         out = _Out(send, record, extra)
         try:
@@ -92,7 +94,7 @@ class Gate:
             log.error("request %s: %s", record.id, found.message, exc_info=found.cause or error)
         if out.started:
             raise error
-        body = dumps(told(found, record.path, record.id))
+        body = dumps(told(found, record))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in found.headers.items()]
         await out(_start(found.status, headers))

@@ -11,7 +11,7 @@ from pellucid.server.failures import refused
 
 __all__ = ["add", "messages_of"]
 
-ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+ROLES = ("user", "assistant", "system", "developer")
 PARTS = ("input_text", "output_text", "text")
 
 
@@ -37,10 +37,10 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
         raise WrongType("input", f"{place}: expected an object, not {type(item).__name__}")
     kind = item.get("type") or ("message" if "role" in item else None)
     if kind == "message":
-        role = ROLES.get(item["role"]) if isinstance(item.get("role"), str) else None
-        if role is None:
-            raise WrongValue("input", f"{place}.role={checks.shown(item.get('role'))}: expected {', '.join(ROLES)}")
-        content = _content(item.get("content"), f"{place}.content")
+        role = item.get("role")
+        if role not in ROLES:
+            raise WrongValue("input", f"{place}.role={checks.shown(role)}: expected {', '.join(ROLES)}")
+        content = _content(item.get("content"), f"{place}.content", "" if role == "assistant" else "\n")
         if role == "assistant":
             turn = _turn(made)
             turn["content"] = content if not turn["content"] else f"{turn['content']}{content}"
@@ -61,7 +61,8 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
     elif kind == "reasoning":
         texts = [t for name in ("content", "summary") for t in _texts(item.get(name) or [], f"{place}.{name}")]
         if texts:
-            _turn(made)["reasoning_content"] = "\n".join(texts)
+            turn = _turn(made)
+            turn["reasoning_content"] = "\n".join([*filter(None, [turn.get("reasoning_content")]), *texts])
     else:
         raise refused(f"input{place}.type", f"={checks.shown(kind)}: not supported", "unsupported_field")
 
@@ -73,12 +74,12 @@ def _turn(made: list[dict[str, Any]]) -> dict[str, Any]:
     return made[-1]
 
 
-def _content(content: Any, place: str) -> str:
+def _content(content: Any, place: str, between: str = "\n") -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise WrongType("input", f"{place}: expected a text or a list of parts")
-    return "".join(_texts(content, place, PARTS))
+    return between.join(_texts(content, place, PARTS))
 
 
 def _texts(parts: Any, place: str, kinds: Sequence[str] = ("reasoning_text", "summary_text")) -> list[str]:

@@ -88,7 +88,7 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
     known = {"output_config": ("effort", "format"), "thinking": ("type", "budget_tokens")}
     within = [one for name, keys in known.items() for one in unknown(name, body.get(name) or {}, *keys)]
     call.ignored = sorted({*call.ignored, *fields.rest, *within})
-    check_known(call.ignored, settings, ("metadata", "service_tier"))
+    check_known(call.ignored, settings, ("metadata", "service_tier", "cache_control"))
     return call
 
 
@@ -180,11 +180,13 @@ def _others(role: str, content: list[Any], place: str) -> list[dict[str, Any]]:
 
 def _result(block: dict[str, Any], at: str) -> dict[str, Any]:
     identity = checks.string("messages", block.get("tool_use_id"), "the id of a tool use", at=f"{at}.tool_use_id")
-    content = block.get("content") or ""
+    content = block.get("content")
+    content = "" if content is None else content
     if isinstance(content, list):
         content = "\n".join(_text(part, f"{at}.content[{k}]") for k, part in enumerate(content))
     text = checks.string("messages", content, "a text or a list of text blocks", at=f"{at}.content")
-    return {"role": "tool", "tool_call_id": identity, "content": f"Error: {text}" if block.get("is_error") else text}
+    failed = checks.flag(f"messages{at}.is_error", block.get("is_error") or False)
+    return {"role": "tool", "tool_call_id": identity, "content": f"Error: {text}" if failed else text}
 
 
 def _assistant(content: list[Any], place: str) -> list[dict[str, Any]]:
@@ -269,7 +271,7 @@ def _tools(fields: Fields, made: dict[str, Any]) -> None:
         made["tool_choice"] = names[kind]
     else:
         raise WrongValue("tool_choice", ".type: expected 'auto', 'any', 'tool' or 'none'")
-    if choice.get("disable_parallel_tool_use"):
+    if checks.flag("tool_choice.disable_parallel_tool_use", choice.get("disable_parallel_tool_use") or False):
         made["parallel_tool_calls"] = False
 
 

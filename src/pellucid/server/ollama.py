@@ -49,6 +49,7 @@ SAME = (
     "mirostat_tau",
     "mirostat_eta",
 )
+WHOLE = ("num_predict", "repeat_last_n", "seed", "top_k", "mirostat")
 # The client's names of fields, by OpenAI's or ours.
 NAMES = {name: f"options.{name}" for name in SAME}
 NAMES |= {"max_tokens": "options.num_predict", "repeat_last": "options.repeat_last_n"}
@@ -119,11 +120,15 @@ def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str,
     for name, value in given.items():
         if value is None:
             continue
+        if name in WHOLE and isinstance(value, float) and value.is_integer():  # as Go's clients may write them
+            value = int(value)
         if name in REFUSED_OPTIONS:
             if value != REFUSED_OPTIONS[name]:
                 raise refused(f"options.{name}", " is not supported", "unsupported_field")
         elif name == "num_predict":
             made["max_tokens"] = None if type(value) is int and value <= 0 else value
+        elif name == "top_k":
+            made[name] = 0 if type(value) is int and value < 0 else value
         elif name == "repeat_last_n":
             made["repeat_last"] = EVERYTHING if type(value) is int and value == -1 else value
         elif name in SAME:

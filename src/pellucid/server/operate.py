@@ -151,7 +151,7 @@ class Text:
 _OF_TOKENIZE = frozenset(
     "model prompt content add_special add_special_tokens parse_special with_pieces return_token_strs".split()
 )
-_OF_DETOKENIZE = frozenset({"model", "tokens"})
+_OF_DETOKENIZE = frozenset({"model", "tokens", "special"})
 _TEMPLATE = (
     "tools", "tool_choice", "documents", "chat_template_kwargs", "reasoning_effort", "thinking_budget",
     "add_generation_prompt",
@@ -195,8 +195,10 @@ def _piece(piece: bytes) -> str | list[int]:
 
 
 def _detokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    tokens = model.core.check_ids(body.get("tokens", []), "tokens", empty=True)
-    text = model.detokenize(tokens)
+    core = model.core
+    tokens = core.check_ids(body.get("tokens", []), "tokens", empty=True)
+    special = checks.flag("special", body.get("special", True))
+    text = core.detokenize(tokens, special=special)  # as llama-server and vLLM: with special tokens' spellings
     return {"content": text, "prompt": text}
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("pellucid.server")
 @dataclass(slots=True)
 class Record:
     """One request. Times are of time.monotonic; finish: of its first choice. complete: the answer is sent to its end;
-    disconnected: the client left before."""
+    disconnected: the client left before. anthropic: it knows Anthropic's interface."""
 
     path: str = ""
     method: str = ""
@@ -39,6 +39,7 @@ class Record:
     reason: str = ""  # of a failure
     complete: bool = False
     disconnected: bool = False
+    anthropic: bool = False
 
     def end(self) -> None:
         self.ended = time.monotonic()

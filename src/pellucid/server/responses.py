@@ -16,8 +16,8 @@ from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
-from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, check_known
-from pellucid.openai.shapes import token_object
+from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, WITHOUT_EFFECT, check_known
+from pellucid.openai.shapes import is_whole, token_object
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
@@ -160,7 +160,7 @@ def response_call(body: dict[str, Any], settings: Settings) -> Call:
         fields.take(name)  # they say nothing about the answer
     within = [*unknown("reasoning", reasoning, "effort"), *unknown("text", shaped, "format")]
     call.ignored = sorted({*call.ignored, *fields.rest, *within})
-    check_known(call.ignored, settings)
+    check_known(call.ignored, settings, WITHOUT_EFFECT)
     call.extra = {
         "previous": previous,
         "own": len(said),
@@ -237,7 +237,7 @@ def _choice(choice: Any) -> Any:
 
 def _logprobs(fields: Fields, made: dict[str, Any]) -> None:
     include = fields.take("include", [])
-    if not isinstance(include, list):
+    if not isinstance(include, list) or not all(isinstance(one, str) for one in include):
         raise WrongType("include", ": expected a list of texts")
     top = fields.integer("top_logprobs", 0, fields.limits.top_logprobs, 0)
     if LOGPROBS in include or top:
@@ -307,13 +307,14 @@ class ResponseShape(Shape):
 
     def _ended(self, used: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
         """(the events that end the item that goes on, the whole response)."""
-        whole = self._finish in ("eos", "stop")
+        cut = self._finish == "stop" and self._open == "function_call" and not is_whole(self._items[-1]["arguments"])
+        whole = self._finish in ("eos", "stop") and not cut
         begun = self._begin("message") if not self._items else b""
         ended = self._end("completed" if whole else "incomplete")
         response = self._response("completed" if whole else "incomplete", self._items)
         response["completed_at"] = int(time.time()) if whole else None
         if not whole:
-            response["incomplete_details"] = {"reason": "max_output_tokens"}
+            response["incomplete_details"] = {"reason": "stop" if cut else "max_output_tokens"}
         response["usage"] = _usage(used)
         keep = self.call.extra.get("keep")
         if keep is not None:  # before its client may ask for it
@@ -487,5 +488,7 @@ class Responses(Generate):
             return Response(
                 dumps({"id": identity, "object": "response", "deleted": True}), media_type="application/json"
             )
+        if request.query_params.get("stream") == "true":
+            raise refused("stream", "=true: an answer that is kept is not streamed again", "unsupported_field")
         response = found[1]
         return Response(await self._service.write(lambda: dumps(response, apart=True)), media_type="application/json")

@@ -232,7 +232,8 @@ class Chat:
 
     def conversation(self, messages: Any, *, tools: Any = None, name: str = "messages", **options: Any) -> ChatPrompt:
         """As :meth:`prompt`, with what the template does not know of tools, calls and their results written for it."""
-        read_tables("tools", tools, Reader())  # what is wrong is named before it becomes the text of a message
+        read_messages(messages, Reader(), name)  # what is wrong is named, where it is, before it becomes other text
+        read_tables("tools", tools, Reader())
         prepared = self._writer.prepare(messages, tools, name)
         return self.prompt(prepared.messages, tools=prepared.tools, name=name, tags=prepared.tags, **options)
 

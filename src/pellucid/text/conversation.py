@@ -76,7 +76,8 @@ def read_messages(messages: Any, reader: Reader, name: str = "messages") -> list
 def _message(message: Any, place: str, reader: Reader) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise TypeError(f'{place} must be a dict with "role" and "content", not {type(message).__name__}')
-    copy: dict[str, Any] = reader.plain(message, place)
+    read = reader.plain(message, place)
+    copy: dict[str, Any] = {key: value for key, value in read.items() if value is not None or key == "content"}
     role = copy.get("role")
     if role is None:
         raise ValueError(f'{place}: no "role"')

@@ -229,6 +229,27 @@ def test_what_a_developer_says_is_in_the_prompt(name: str) -> None:
     assert "Be brief." in both and "Answer in French." in both
 
 
+# Which know results, and want the assistant's answer behind them.
+ANSWERED = ("ministral3", "mistral-nemo", "mistral-small3.2", "mistral-v0.3")
+
+
+@pytest.mark.parametrize("name", [one for one in EVERY if one not in ANSWERED])
+def test_who_speaks_after_results(name: str) -> None:
+    """Templates that refuse two messages of the user in a row do not see results as one of them."""
+    said = [user("Weather?"), {"role": "assistant", "content": "", "tool_calls": [call("get_weather", ARGUMENTS)]}]
+    text = rendered(name, [*said, result("fine, 21"), user("And tomorrow?")], TOOLS)
+    assert text.index("fine, 21") < text.index("And tomorrow?")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_two_messages_of_the_system(name: str) -> None:
+    """Also where the template writes only the first."""
+    first, second = ({"role": "system", "content": one} for one in ("Be brief.", "Answer in French."))
+    if template(name)[1]._writes_system:
+        text = rendered(name, [first, second, user("Hi")], TOOLS if name.endswith("-tools") else None)
+        assert "Be brief." in text and "Answer in French." in text
+
+
 def test_keys_of_tools_stay_in_their_order() -> None:
     text = rendered("qwen3", [user("Hi")], [SECOND])
     assert text.index('"name": "get_time"') < text.index('"parameters": {"type": "object", "properties": {}}')

@@ -64,9 +64,9 @@ export async function conversationIds(messages, tools) {
   return (await found.json()).tokens;
 }
 
-/** @param {number[]} ids @returns {Promise<string>} */
+/** Their text; special tokens have none. @param {number[]} ids @returns {Promise<string>} */
 export async function textOf(ids) {
-  return (await (await call("v1/detokenize", { tokens: ids })).json()).content;
+  return (await (await call("v1/detokenize", { tokens: ids, special: false })).json()).content;
 }
 
 /** A model with changes. @param {object[]} list @param {AbortSignal} [signal] @returns {Promise<{id: string, python: string}>} */

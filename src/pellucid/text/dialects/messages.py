@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
 from ...errors import ChatTemplateError
@@ -55,8 +56,11 @@ class Writer:
         if not isinstance(messages, (list, tuple)) or not all(isinstance(one, Mapping) for one in messages):
             return Prepared(messages, tools, {})  # whose place the template's reader names
         read = [_read(one, f"{name}[{i}]") for i, one in enumerate(messages)]
-        if any(_role(one) == "developer" for one in read) and not self._writes_developer:
-            read = _as_system(read)
+        developed = any(_role(one) == "developer" for one in read) and not self._writes_developer
+        if developed:
+            read = [{**one, "role": "system"} if _role(one) == "developer" else one for one in read]
+        if [_role(one) for one in read[:2]] == ["system"] * 2 and (developed or not self._writes_systems):
+            read = _joined(read)
         talks = any(one.get("tool_calls") or _role(one) == "tool" for one in read)
         tags: dict[str, str] = {}
         if talks:
@@ -124,6 +128,11 @@ class Writer:
         return _PROBE in self._try([_USER, *asks], self._tool)
 
     @cached_property
+    def _alternates(self) -> bool:
+        """Whether it refuses a second message of the user's in a row."""
+        return _PROBE not in self._try([_USER, {"role": "user", "content": _PROBE}])
+
+    @cached_property
     def _writes_developer(self) -> bool:
         """Whether it has words of its own for a developer's message, also after the system's, and not those for any
         role."""
@@ -131,6 +140,13 @@ class Writer:
         if _PROBE not in self._try([{"role": "system", "content": "x"}, *own]):
             return False
         return self._try(own) not in ("", self._try(other).replace(_NAME, "developer"))
+
+    @cached_property
+    def _writes_systems(self) -> bool:
+        """Whether it writes two messages of the system at the start; many write the first or the last alone."""
+        said = [{"role": "system", "content": one} for one in (_PROBE, _TEXT)]
+        text = self._try([*said, _USER], self._tool)
+        return _PROBE in text and _TEXT in text
 
     @cached_property
     def _writes_system(self) -> bool:
@@ -198,18 +214,20 @@ class Writer:
                     message["content"] = _text(message["content"])
             return messages
         made: list[dict[str, Any]] = []
-        joined = False
+        joins = False  # what comes next from the user, or a tool, with the last message
         for message in messages:
-            if _role(message) != "tool":
-                joined = False
+            text = _text(message.get("content"))
+            if _role(message) == "tool":
+                text = f"<tool_response>\n{text}\n</tool_response>"
+            elif not (joins and _role(message) == "user" and self._alternates):
+                joins = False
                 made.append(message)
                 continue
-            text = f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"
-            if joined:
+            if joins:
                 made[-1]["content"] += f"\n{text}"
             else:
                 made.append({"role": "user", "content": text})
-            joined = True
+            joins = True
         return made
 
     def _tools(self, messages: list[dict[str, Any]], tools: Sequence[Any]) -> tuple[list[dict[str, Any]], Any]:
@@ -275,17 +293,11 @@ def _read(message: Mapping[str, Any], place: str) -> dict[str, Any]:
     return copy
 
 
-def _as_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of a developer as the system's, at the start as a single one, since templates write only one there."""
-    made: list[dict[str, Any]] = []
-    for message in messages:
-        if _role(message) != "developer":
-            made.append(message)
-        elif len(made) == 1 and _role(made[0]) == "system":
-            made[0]["content"] = f"{_text(made[0].get('content'))}\n\n{_text(message.get('content'))}"
-        else:
-            made.append({**message, "role": "system"})
-    return made
+def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The system's messages at the start as a single one, since most templates write no other there."""
+    first = list(takewhile(lambda one: _role(one) == "system", messages))
+    content = "\n\n".join(_text(one.get("content")) for one in first)
+    return [{**first[0], "content": content}, *messages[len(first) :]]
 
 
 def _call(call: Any, place: str) -> dict[str, Any]:
