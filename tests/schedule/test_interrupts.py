@@ -129,16 +129,25 @@ def interrupt() -> None:
     raise Interrupt
 
 
-def points(work: Callable[[Handler], None], step: int = 1) -> int:
-    """Runs `work` with a handler at each point in turn, or one of so many, until it is not reached -> how many there
-    were."""
+Points = Callable[..., int]
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> Points:
+    """One point of five in turn; with --nightly each."""
+    return partial(at_points, every=1 if request.config.getoption("nightly") else 5)
+
+
+def at_points(work: Callable[[Handler], None], step: int = 1, *, every: int) -> int:
+    """Runs `work` with a handler at one of `every` times `step` points in turn, until it is not reached -> how many
+    there were."""
     at = 1
     while True:
         handler = Handler(at, interrupt)
         work(handler)
         if handler.left > 0:
             return at
-        at += step
+        at += step * every
 
 
 def check(model: Model) -> None:
@@ -170,7 +179,7 @@ CALLS: dict[str, Callable[[Model], Any]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_is_interrupted(model: Model, name: str) -> None:
+def test_a_call_that_is_interrupted(model: Model, name: str, points: Points) -> None:
     """Nothing is left of it, and the next has what it has alone."""
     call = CALLS[name]
     expected = call(model)
@@ -203,7 +212,7 @@ DROPPED: dict[str, Callable[[Model], Iterator[Any]]] = {
 @pytest.mark.parametrize("closes", [False, True])
 @pytest.mark.parametrize("name", DROPPED)
 def test_one_that_is_dropped_and_interrupted(
-    model: Model, name: str, closes: bool, monkeypatch: pytest.MonkeyPatch
+    model: Model, name: str, closes: bool, monkeypatch: pytest.MonkeyPatch, points: Points
 ) -> None:
     """No request of it goes on."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the test runner's keeps what it is told of
@@ -221,7 +230,7 @@ def test_one_that_is_dropped_and_interrupted(
     assert points(work) > 20
 
 
-def test_an_interrupt_while_others_are_told(model: Model) -> None:
+def test_an_interrupt_while_others_are_told(model: Model, points: Points) -> None:
     """Whoever waits until their request has left."""
     scheduler = run.of(model.core)
 
@@ -258,7 +267,7 @@ KEPT: dict[str, Callable[[Context], Any]] = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_a_context_that_is_interrupted(model: Model, name: str) -> None:
+def test_a_context_that_is_interrupted(model: Model, name: str, points: Points) -> None:
     """It is not in use any more, and goes on from what it holds."""
     expected = model.generate(IDS, max_tokens=2, **GREEDY).ids
 
@@ -281,7 +290,7 @@ def test_a_context_that_is_interrupted(model: Model, name: str) -> None:
     assert points(work, 3 if name in ("generate", "stream") else 1) > 15
 
 
-def test_a_request_that_is_interrupted(model: Model) -> None:
+def test_a_request_that_is_interrupted(model: Model, points: Points) -> None:
     """It goes on where its reader comes again; or says so, where what it was interrupted in cannot be done again."""
     expected = model.generate(IDS, max_tokens=3, **GREEDY).ids
     found = {"whole": 0, "error": 0}
@@ -308,7 +317,7 @@ def test_a_request_that_is_interrupted(model: Model) -> None:
 
 
 @pytest.mark.parametrize("way", ["generate", "submit"])
-def test_an_interrupt_before_a_stop_string(smollm2: Path, way: str) -> None:
+def test_an_interrupt_before_a_stop_string(smollm2: Path, way: str, points: Points) -> None:
     """Where the log probabilities of a text's end are still to be computed."""
     given: dict[str, Any] = {"temperature": 0, "speculate": False, "stop": ["ris"], "logprobs": 1, "max_tokens": 4}
     with Model.load(smollm2, threads=1) as model:
@@ -338,7 +347,7 @@ def test_an_interrupt_before_a_stop_string(smollm2: Path, way: str) -> None:
         assert found["whole"] > found["error"]
 
 
-def test_a_handler_that_cancels_what_it_interrupts(model: Model) -> None:
+def test_a_handler_that_cancels_what_it_interrupts(model: Model, points: Points) -> None:
     expected = model.generate(IDS, max_tokens=3, **GREEDY).ids
     reasons = set()
 
@@ -355,7 +364,7 @@ def test_a_handler_that_cancels_what_it_interrupts(model: Model) -> None:
     assert reasons == {"cancelled", "length"}
 
 
-def test_cancel_that_is_interrupted(model: Model) -> None:
+def test_cancel_that_is_interrupted(model: Model, points: Points) -> None:
     """By an interrupt, or by a handler that cancels the same request."""
 
     def work(handler: Handler, cancels: bool) -> None:
