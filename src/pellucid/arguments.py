@@ -23,7 +23,8 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
     WrongType, WrongValue."""
     argument, bracket, rest = name.partition("[")
     part = bracket + rest
-    if isinstance(ids, (bytes, bytearray)) or not hasattr(type(ids), "__iter__") or getattr(ids, "ndim", 1) == 0:
+    iterable = hasattr(type(ids), "__iter__") and not has_no_order(ids) and getattr(ids, "ndim", 1) != 0
+    if isinstance(ids, (bytes, bytearray)) or not iterable:
         raise WrongType(argument, f"{part} must be a list of token ids, not {type(ids).__name__}")
     out = []
     for i, id in enumerate(map(plain, ids)):

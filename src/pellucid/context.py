@@ -316,10 +316,11 @@ class Context:
                 if not isinstance(prompt, str):
                     raise WrongValue("prompt", " is empty, and so is the context: there is nothing to continue")
                 new = self._core.prompt(prompt)  # BOS alone, where the model has one
+            text = prompt if isinstance(prompt, str) else self._core.detokenize(new) if parsed.echo else ""
         except BaseException:
             self._release(use)
             raise
-        return self._go_on(use, len(self._ids), new, prompt if isinstance(prompt, str) else "", parsed)
+        return self._go_on(use, len(self._ids), new, text, parsed)
 
     @overload
     def chat(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from types import GeneratorType
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pellucid.display import follow
-from pellucid.errors import BatchError, ClosedError, ContextBusyError, again
+from pellucid.errors import BatchError, ClosedError, ContextBusyError, WrongType, again
 from pellucid.markup import Fragment, count, in_notebook
 from pellucid.results import Completion, Gathered, Piece
 
@@ -45,6 +45,9 @@ class _Running(Iterator[Item], Generic[Item]):
         self._reader = reader
         self._releases = [] if release is None else [release]
         self._failure: Exception | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise WrongType(type(self).__name__, ": a generation that runs can be neither pickled nor copied")
 
     def __iter__(self) -> Self:
         return self

@@ -58,6 +58,9 @@ def test_text_comes_back(smol: Any, text: str) -> None:
     done = smol.generate(text, echo=True, max_tokens=2, temperature=0)
     assert done.text.startswith(text)
     assert done.prompt_tokens == len(ids)
+    with smol.context() as context:
+        again = context.generate(ids, echo=True, max_tokens=2, temperature=0)
+    assert (again.text, again.echoed) == (done.text, done.echoed)
 
 
 def test_lone_surrogates(smol: Any) -> None:

@@ -217,5 +217,20 @@ def test_a_stand_in_for_arrow() -> None:
     assert not several and [*ids] == [1, 2]
 
 
+def test_ids_have_an_order(smol: Any) -> None:
+    with smol.context() as context:
+        for ids in ({7, 5}, {5: 1}, frozenset((5, 6))):
+            for call in (context.append, context.generate, smol.generate, smol.logits, smol.detokenize, smol.trace):
+                with pytest.raises(TypeError):
+                    call(ids)
+            with pytest.raises(TypeError):
+                smol.submit(prompt_ids=ids)
+            with pytest.raises(TypeError):
+                list(smol.map([{"prompt_ids": ids}]))
+            with pytest.raises(TypeError):
+                context.score([ids])
+        assert context.ids == []
+
+
 def test_keys_of_a_dict_are_prompts_in_their_order() -> None:
     assert arguments.prompts({"b": 1, "a": 2}.keys(), "prompt") == (True, ["b", "a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 import threading
@@ -140,6 +141,21 @@ def test_the_result_of_a_stream_that_failed(ids_only: Model) -> None:
         with pytest.raises(ContextFullError):
             stream.result()
     stream.close()
+
+
+def test_neither_copied_nor_pickled(smol: Model) -> None:
+    """A copy would end the generation of the first."""
+    expected = smol.generate("Once upon a time", max_tokens=6, temperature=0).text
+    with smol.context() as context:
+        for running in (
+            smol.submit("Once upon a time", max_tokens=6, temperature=0),
+            context.stream("Once upon a time", max_tokens=6, temperature=0),
+        ):
+            first = next(running)
+            for way in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="can be neither pickled nor copied"):
+                    way(running)
+            assert first.text + "".join(piece.text for piece in running) == expected
 
 
 # ---- options ------------------------------------------------------------------------------------------------------

@@ -172,3 +172,11 @@ def test_options(model: Any) -> None:
             call("text", on_full="trim")
     with pytest.raises(TypeError, match="messages"):
         model.chat(5, on_full="trim")
+    said = conversation(1)
+    both = list(model.map(["text", said], max_tokens=2, seeds=[1, 1], on_full="trim"))  # of prompts, nothing is trimmed
+    assert [one.text for one in both] == [
+        model.generate("text", max_tokens=2, seed=1).text,
+        model.chat(said, max_tokens=2, seed=1).text,
+    ]
+    with pytest.raises(ValueError, match="on_full='trim': expected 'error' or 'stop'"):
+        list(model.map([{"prompt": "text", "on_full": "trim"}]))

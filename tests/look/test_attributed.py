@@ -75,6 +75,18 @@ def compare_path(model: Model, name: str, ids: list[int], stored: dict[str, Any]
         assert np.abs(getattr(found, part) - expected).max() <= TOLERANCE * np.abs(whole).max(), part
 
 
+def test_targets_of_positions_in_any_order(loaded: Any) -> None:
+    trace = loaded(attributed.NAMES[0]).trace(list(range(1, 9)))
+    expected = trace.attributions([1, 3], np.array([[20, 21], [10, 11]]))
+    for positions in ([3, 1], np.array([3, 1]), [-5, 1]):
+        found = trace.attributions(positions, np.array([[10, 11], [20, 21]]))
+        assert found.positions == expected.positions and np.array_equal(found.ids, expected.ids)
+        assert np.array_equal(found.logits, expected.logits)
+    with pytest.raises(ValueError, match="positions has one of them twice"):
+        trace.attributions([3, 1, 3], np.array([[10], [20]]))
+    assert repr(trace.attributions([1], 10)) == "<Attributions of 1 token at 1 position>"
+
+
 @every
 def test_attributions(loaded: Any, name: str) -> None:
     stored = attributed.load(of(name))

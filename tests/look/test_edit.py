@@ -354,6 +354,10 @@ def test_closed(tmp_path: Any) -> None:
         (lambda e: e.add(0, np.zeros(64), positions=itertools.count()), ValueError, "positions=4096"),
         (lambda e: e.add(0, np.zeros(64, complex)), TypeError, "vector must be numbers"),
         (lambda e: e.add(0, ["0"] * 64), TypeError, "vector must be numbers"),
+        (lambda e: e.add(0, np.array(["0"] * 64, object)), TypeError, "vector must be numbers"),
+        (lambda e: e.add(0, [None] * 64), TypeError, "vector must be numbers"),
+        (lambda e: e.scale(0, np.datetime64("2020-01-01")), TypeError, "factor must be numbers"),
+        (lambda e: e.scale(0, 0.5, b"a"), TypeError, "positions must be integers"),
         (
             lambda e: e.patch(0, [1, 2], np.zeros((3, 64))),
             ValueError,

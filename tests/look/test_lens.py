@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from pellucid import Model
+from pellucid.look.lens import predictions
+from pellucid.look.recorded import Recorded, Token
 from tests.engine.models import BY_NAME, Load, ids_for, same
 from tests.reference import tiny
 
@@ -90,6 +92,15 @@ def test_attribution_is_of_the_logit_before_a_soft_cap(tmp_path: Path) -> None:
             a = t.attribution(5, token)
             assert abs(a.logit) < 2
             assert a.total == pytest.approx(2 * np.arctanh(a.logit / 2), rel=1e-3, abs=1e-4)
+
+
+def test_entropy_of_a_large_vocabulary() -> None:
+    """Sums of as many terms as Gemma's have no error of their own."""
+    x = np.random.default_rng(1).normal(0, 2, (3, 262_144)).astype(np.float32)
+    tokens = [Token(1, "a", b"a")] * 3
+    found = predictions(Recorded(tokens, ((), (), (0, 1, 2)), {}, "x"), [(slice(0, 3), x)])["entropy"]
+    p = softmax(x.astype(np.float64))
+    assert np.abs(found + (p * np.log(p)).sum(-1)).max() < 5e-6
 
 
 @models

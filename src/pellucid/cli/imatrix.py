@@ -10,6 +10,7 @@ import typer
 from pellucid.cli import options, output
 from pellucid.cli.progress import progress
 from pellucid.errors import PellucidError
+from pellucid.markup import count
 
 
 def imatrix(
@@ -67,7 +68,8 @@ def imatrix(
     if json:
         output.document({"path": out, "tokens": tokens, "chunks": len(parts), "tensors": len(found)})
         return
-    output.line(f"{output.visible(out)}: {len(found)} tensors, {tokens:,} tokens in {len(parts)} chunks")
+    read = f"{count(tokens, 'token')} in {count(len(parts), 'chunk')}"
+    output.line(f"{output.visible(out)}: {count(len(found), 'tensor')}, {read}")
 
 
 def _chunks(ids: list[int], bos: int | None, size: int) -> list[list[int]]:

@@ -17,6 +17,7 @@ from pellucid.look.lens import Attribution
 from pellucid.look.norm import NormMap
 from pellucid.look.places import Layer, Places, Tap, find
 from pellucid.look.recorded import Recorded, Token
+from pellucid.markup import count
 from pellucid.plan import Plan
 from pellucid.schedule.turns import Turns
 
@@ -94,7 +95,8 @@ class Attributions:
         )
 
     def __repr__(self) -> str:
-        return f"<Attributions of {self.ids.shape[1]} tokens at {len(self.positions)} positions>"
+        tokens, positions = count(self.ids.shape[1], "token"), count(len(self.positions), "position")
+        return f"<Attributions of {tokens} at {positions}>"
 
 
 def token_id(core: Core, name: str, token: Any) -> int:
@@ -130,6 +132,16 @@ def pairs(core: Core, ids: Sequence[int], positions: Sequence[int], targets: Any
         else:
             every.append((token_id(core, "targets", target), -1))
     return [every for _ in positions]
+
+
+def in_order(targets: Any, positions: Any, n: int) -> Any:
+    """The rows of an array of targets, one for each of checked positions, as these ascend."""
+    if getattr(targets, "ndim", 1) != 2 or not hasattr(type(positions), "__iter__"):
+        return targets
+    places = [int(position) % n for position in positions]
+    if len(set(places)) < len(places):
+        raise WrongValue("positions", " has one of them twice: expected one for each row of targets")
+    return targets[np.argsort(places)] if len(places) == len(targets) else targets
 
 
 def attributions(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pellucid import arguments, checks
 from pellucid.errors import WrongValue
 from pellucid.look.filters import Filters, dry_lengths, softmax, uniform
+from pellucid.markup import count
 from pellucid.sampling import SamplingOptions
 from pellucid.text.breakers import Breakers
 
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     probabilities: Floats
 
     def __repr__(self) -> str:
-        return f"<Step {self.name!r}: {len(self.ids)} tokens left, the likeliest {self.probabilities[0]:.3f}>"
+        return f"<Step {self.name!r}: {count(len(self.ids), 'token')} left, the likeliest {self.probabilities[0]:.3f}>"
 
 
 class Drawn(NamedTuple):
@@ -111,7 +112,10 @@ def steps(
     o = SamplingOptions.parse(options)
     if isinstance(o.seed, tuple):
         raise WrongValue("seed", " has several values: expected one")
-    x = np.asarray(logits, np.float64)
+    try:
+        x = np.asarray(logits, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError("logits must be numbers") from None
     if x.ndim != 1 or not len(x):
         raise ValueError(f"logits has shape {x.shape}, expected (vocab)")
     if np.isnan(x).any() or not np.isfinite(x.max()):

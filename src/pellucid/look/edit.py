@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -256,7 +256,7 @@ class Edits:
     def _positions(self, positions: Any, name: str = "positions") -> list[int]:
         """The positions as given. Raises ValueError or TypeError where one is wrong or occurs twice."""
         n, tokens = self._core.context_length, self._tokens
-        if positions is None or isinstance(positions, str):
+        if positions is None or isinstance(positions, (str, bytes, bytearray)):
             raise WrongType(name, " must be integers")
         values = []
         for i in _several(name, positions, n + 1):
@@ -286,7 +286,8 @@ class Edits:
                 raise TypeError
             if hasattr(type(value), "__len__") and len(value) > MOST_VALUES:  # before an array is made of it
                 raise WrongValue(name, f" has {len(value)} entries: expected at most {MOST_VALUES}")
-            if np.asarray(value).dtype.kind in "cSU":
+            given = np.asarray(value)
+            if given.dtype.kind not in "biufO" or not all(hasattr(type(one), "__float__") for one in _objects(given)):
                 raise TypeError
             with np.errstate(over="ignore"):  # numbers that are too large are refused below
                 array = np.array(value, np.float64)
@@ -299,6 +300,11 @@ class Edits:
         if not (np.abs(array) <= np.finfo(np.float32).max).all():
             raise WrongValue(name, " is not finite: expected numbers that fit 32 bits")
         return array.astype(np.float32)
+
+
+def _objects(array: npt.NDArray[Any]) -> Iterable[Any]:
+    """What an array refers to; nothing, where it holds numbers."""
+    return array.flat if array.dtype.kind == "O" else ()
 
 
 def _several(name: str, value: Any, most: int) -> Iterator[Any]:

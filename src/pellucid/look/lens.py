@@ -187,7 +187,8 @@ def predictions(recorded: Recorded, blocks: Iterable[tuple[slice, Floats]]) -> d
         x = logits - logits.max(axis=1, keepdims=True)
         e = np.exp(x)
         total = e.sum(axis=1)
-        entropy[rows] = np.log(total) - np.einsum("ij,ij->i", e, x) / total
+        # One sum after another: in 32 bits its error grows with the vocabulary.
+        entropy[rows] = np.log(total) - np.einsum("ij,ij->i", e, x, dtype=np.float64) / total
         for i, position in enumerate(recorded.positions[rows]):
             if position + 1 < len(recorded):
                 own = x[i, recorded.ids[position + 1]]

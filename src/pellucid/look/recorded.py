@@ -163,7 +163,8 @@ class Recorded(Shown):
         return token(id, piece, math.log(max(probability, LEAST)), surprise=True)
 
     def __repr__(self) -> str:
-        return f"<Trace of {count(len(self), 'token')}, {', '.join(self.kept)}: {self.nbytes / 1e6:.1f} MB>"
+        kept = "".join(f", {name}" for name in self.kept)
+        return f"<Trace of {count(len(self), 'token')}{kept}: {self.nbytes / 1e6:.1f} MB>"
 
 
 def nbytes(array: Array) -> int:

@@ -247,7 +247,7 @@ class Trace(Recorded):
         core = self._need_core()
         chosen = self.positions if positions is None else select("positions", positions, len(self))
         most = checks.integer("neurons", 0 if neurons is None else neurons, 0)
-        wanted = attributions.pairs(core, self.ids, chosen, targets)
+        wanted = attributions.pairs(core, self.ids, chosen, attributions.in_order(targets, positions, len(self)))
         with record.cancelling():
             return attributions.attributions(
                 core, self.ids, chosen, wanted, most, watch(cancel, progress, chosen[-1] + 1), self
@@ -309,11 +309,13 @@ class Trace(Recorded):
         Raises ValueError for more than 2,048 tokens, and where the rest does not fit; ModelFileError where the file
         cannot be written.
         """
+        if against is not None and not isinstance(against, Trace):
+            raise checks.wrong_type("against", against, "a trace")
         other = None if against is None else (against._need_core(), against.ids)
         made = pages.page(
             self._need_core(),
             self.ids,
-            title=title,
+            title=None if title is None else checks.string("title", title, "a text"),
             megabytes=checks.number("megabytes", megabytes, 0.5, 2000),
             layers=layers,
             positions=positions,

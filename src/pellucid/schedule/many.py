@@ -203,6 +203,8 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
     given = {**common, **own}
     if name != "messages":  # templates are for messages alone
         given = {key: value for key, value in given.items() if key not in TEMPLATE_DEFAULTS or key in own}
+        if common.get("on_full") == "trim" and "on_full" not in own:
+            del given["on_full"]
     if seed is not NONE:
         given["seed"] = checks.integer("seeds", seed, 0, MOST_SEED, at=f"[{number}]")
     begun, options = begin(core, name, value, given)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pellucid import _engine, checks
 from pellucid.asynchronous import call
-from pellucid.errors import BatchError, PellucidError, again, untraced
+from pellucid.errors import BatchError, PellucidError, WrongType, again, untraced
 from pellucid.generation import Job, canceller
 from pellucid.results import Completion, Gathered, Piece
 from pellucid.schedule.caller import Work
@@ -83,6 +83,9 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             self._scheduler.submit(work)
 
     # ---- what a caller asks -----------------------------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise WrongType("Request", ": a generation that runs can be neither pickled nor copied")
 
     def __repr__(self) -> str:
         tokens = sum(len(one.ids) for one in self._gathered)
