@@ -34,6 +34,21 @@ def first(model: Model, **options: Any) -> int:
     return model.generate(PROMPT, max_tokens=1, ignore_eos=True, **{"temperature": 0, **options}).ids[0]
 
 
+def test_the_configuration_where_nothing_else_says(tmp_path: Path) -> None:
+    folder = tiny.write_folder(TINY, tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "suppress_tokens": [3, 2]}))
+    for expected in (2, 3), ():
+        with Model.load(folder, threads=1) as model:
+            assert model.info().suppressed == expected
+        (folder / "generation_config.json").write_text("{}")
+    (folder / "generation_config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "suppress_tokens": 3}))
+    with pytest.raises(ModelFileError) as caught:
+        Model.load(folder, threads=1)
+    assert (caught.value.field, caught.value.file) == ("suppress_tokens", str(folder / "config.json"))
+
+
 def test_folder_and_file(tmp_path: Path) -> None:
     with Model.load(tiny.write_folder(TINY, tmp_path / "plain"), threads=1) as model:
         best = likeliest(model, 4)

@@ -13,23 +13,24 @@ from pellucid.weights.base import ModelFile, read_file
 __all__ = ["suppressed"]
 
 _KEY = "tokenizer.ggml.suppress_tokens"
-_MOST = 1 << 20  # bytes of a generation_config.json
+_FIELD = "suppress_tokens"
+_MOST = 16 << 20  # bytes of a JSON file
 
 
 def suppressed(file: ModelFile, vocab: int) -> tuple[int, ...]:
-    """Ids, ascending: of the key in a GGUF file, or of suppress_tokens in a folder's generation_config.json.
+    """Ids, ascending: of the key in a GGUF file, or of suppress_tokens in a folder's generation_config.json, or in its
+    config.json where there is no such file, as in transformers.
 
     Raises ModelFileError for what is no list of ids of the vocabulary, and where they are all of it.
     """
     if file.format.startswith("GGUF"):
         return _checked(file.get_any(_KEY, None), vocab, file.metadata_file, _KEY)
-    path = os.path.join(file.path, "generation_config.json")
-    if not os.path.lexists(path):
-        return ()
     from pellucid.weights.safetensors import json_table
 
-    table = json_table(read_file(path, _MOST, "a generation_config.json"), path)
-    return _checked(table.get("suppress_tokens"), vocab, path, "suppress_tokens")
+    paths = [os.path.join(file.path, name) for name in ("generation_config.json", "config.json")]
+    path = next((one for one in paths if os.path.lexists(one)), paths[0])
+    table = json_table(read_file(path, _MOST, f"a {os.path.basename(path)}"), path)
+    return _checked(table.get(_FIELD), vocab, path, _FIELD)
 
 
 def _checked(value: Any, vocab: int, path: str, field: str) -> tuple[int, ...]:
