@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .chat_files import ForChats
 from .errors import TokenizerError
 from .text import Vocabulary
 from .text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, quoted
 
-__all__ = ["vocabulary_of"]
+__all__ = ["for_chats", "vocabulary_of"]
 
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm", "bert": "wordpiece", "t5": "unigram"}
 _GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, also where early files of Gemma 4 deny it
@@ -29,6 +30,7 @@ _NAMES = {
     "add_eos": "tokenizer.ggml.add_eos_token",
     "cls": "tokenizer.ggml.cls_token_id",
     "sep": "tokenizer.ggml.seperator_token_id",
+    "mask": "tokenizer.ggml.mask_token_id",
     "charsmap": "tokenizer.ggml.precompiled_charsmap",
     "squeezes": "tokenizer.ggml.remove_extra_whitespaces",
     "lowercase": "tokenizer.ggml.normalizer.lowercase",
@@ -112,6 +114,15 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         names=_NAMES,
         strips=strips,
         **ids,
+    )
+
+
+def for_chats(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> ForChats:
+    """What GGUF metadata says for chat templates beside its `vocabulary`. Raises ``TokenizerError``."""
+    read = _Reader(metadata, vocabulary.source)
+    ids = {f"{name}_token": read.token(name) for name in ("sep", "cls", "mask")}
+    return ForChats(
+        {name: vocabulary.spelling(i) for name, i in ids.items() if i is not None and 0 <= i < len(vocabulary)}
     )
 
 

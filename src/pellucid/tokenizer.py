@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .chat_files import ForChats, named_tokens
 from .checks import flag, string
 from .errors import ModelFileError, TokenizerError, WrongType, shown
-from .gguf_vocabulary import vocabulary_of
+from .gguf_vocabulary import for_chats, vocabulary_of
 from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
@@ -45,6 +46,7 @@ class Tokenizer:
             given = "" if text is None else shown(text)
             raise WrongType("Tokenizer", f"({given}): use Tokenizer.load({given or 'path'})")
         self._text = text
+        self.for_chats = ForChats()
         self._chats: dict[str | None, Chat] = {}
 
     def __repr__(self) -> str:
@@ -85,7 +87,11 @@ class Tokenizer:
         Raises ``TokenizerError`` naming file and field.
         """
         vocabulary = vocabulary_of(model_file.metadata, os.fspath(model_file.path))
-        return None if vocabulary is None else cls(build(vocabulary))
+        if vocabulary is None:
+            return None
+        made = cls(build(vocabulary))
+        made.for_chats = for_chats(model_file.metadata, vocabulary)
+        return made
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Tokenizer:
@@ -127,7 +133,7 @@ class Tokenizer:
             template = string("template", template, "text")
         made = self._chats.get(template)
         if made is None:
-            made = Chat(self._text, template)
+            made = Chat(self._text, template, self.for_chats.names)
             if len(self._chats) >= _CHATS:
                 self._chats.clear()
             self._chats[template] = made
@@ -324,7 +330,10 @@ def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> T
     what spells them stays text. Raises ``TokenizerError``."""
     for name, read in (("tokenizer.json", _from_json), ("tokenizer.model", _from_spm)):
         if (file := Path(path) / name).exists():
-            return read(file, *_settings(file.parent), rows)
+            config, ends = _settings(file.parent)
+            made = read(file, config, ends, rows)
+            made.for_chats = ForChats(named_tokens(config, _json_table(file.with_name("special_tokens_map.json"))))
+            return made
     raise TokenizerError(f"{path}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
 
 

@@ -218,7 +218,8 @@ def _merged(
 
 # Names of kinds of vocabularies in GGUF.
 _MODELS = {"bpe": "gpt2", "spm": "llama", "wordpiece": "bert", "unigram": "t5"}
-# The usual spellings of tokens that a tokenizer_config.json may not name.
+# Their names in tokenizer_config.json, and the usual spellings of those that it may not name.
+_NAMED = {"padding": "pad_token", "mask": "mask_token", "cls": "cls_token", "seperator": "sep_token"}
 _SPELLINGS = {"padding": (b"[PAD]", b"<pad>"), "mask": (b"[MASK]", b"<mask>")}
 
 
@@ -248,7 +249,11 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
     if bos is not None and eos is not None and bos != own.bos:  # [CLS] and [SEP], which BERT and its kin have instead
         ids |= {"cls": bos, "seperator": eos}
         found["add_sep_token"] = Value("bool", True)
-    known = {piece: i for i, piece in enumerate(pieces) if types[i] == CONTROL}
+    special = {p: i for i, p in enumerate(pieces) if types[i] in (CONTROL, UNKNOWN, USER_DEFINED)}
+    known = {piece: i for piece, i in special.items() if types[i] == CONTROL}
+    for key, name in _NAMED.items():
+        if ids.get(key) is None:
+            ids[key] = special.get((own.for_chats.names.get(name) or "").encode())
     for name, spellings in _SPELLINGS.items():
         if ids.get(name) is None:
             ids[name] = next((known[one] for one in spellings if one in known), None)

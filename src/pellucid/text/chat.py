@@ -203,12 +203,15 @@ class BrokenTemplateError(ChatTemplateError):
 
 
 class Chat:
-    """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own.
+    """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own. ``names``:
+    further special tokens that it knows by name.
 
     Raises ``ChatTemplateError`` if there is none, or if it is broken.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, source: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: TextTokenizer, source: str | None = None, names: Mapping[str, str | None] = {}
+    ) -> None:
         own = source is None
         source = tokenizer.chat_template if source is None else source
         if source is None:
@@ -219,7 +222,7 @@ class Chat:
         special = self.specials = tokenizer.special  # tokens by their spellings
         self._finder = Finder(special)
         try:
-            self.template = ChatTemplate(source, special_names(tokenizer), tuple(special))
+            self.template = ChatTemplate(source, special_names(tokenizer, names), tuple(special))
         except ChatTemplateError as error:
             raise BrokenTemplateError(error.message, line=error.line) if own else error from None
         self._writer = Writer(self.template, find(source), tuple(special))
@@ -287,11 +290,14 @@ class Chat:
         return ids
 
 
-def special_names(tokenizer: TextTokenizer) -> dict[str, str]:
-    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, as far as they exist."""
+def special_names(tokenizer: TextTokenizer, named: Mapping[str, str | None] = {}) -> dict[str, str]:
+    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, as far as they exist. named: what
+    the model's files say beside the vocabulary, which wins; None: there is no such token."""
     vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
     ids = {name: getattr(vocabulary, name, None) for name in ("bos", "eos", "unk", "pad")}
-    return {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}
+    found = {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}
+    every = {**found, **named}
+    return {name: spelling for name, spelling in every.items() if spelling is not None}
 
 
 def _places(finder: Finder, text: str) -> list[tuple[int, int]]:

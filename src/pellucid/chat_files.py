@@ -1,0 +1,47 @@
+"""What a folder's files say of its conversations: the names of special tokens, and several chat templates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["ForChats", "named_tokens"]
+
+_USUAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_GROUPS = ("model_specific_special_tokens", "extra_special_tokens")  # tables of further names
+
+
+class ForChats(NamedTuple):
+    """What a model's files say for chat templates, beside the vocabulary and the usual template.
+
+    names: spellings of special tokens by the names that templates have for them; None: there is no such token.
+    """
+
+    names: Mapping[str, str | None] = {}
+
+
+def named_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, str | None]:
+    """Spellings of special tokens by their names, as templates know them; None: the folder says that there is none.
+
+    config: tokenizer_config.json. listed: special_tokens_map.json, which counts where the former does not describe
+    added tokens, as in transformers.
+    """
+    given = dict(config) if "added_tokens_decoder" in config else {**config, **listed}
+    found: dict[str, str | None] = {}
+    for name, value in given.items():
+        if name.endswith("_token"):
+            spelling = _spelled(value)
+            if spelling is not None or (value is None and name in _USUAL):
+                found[name] = spelling
+    for group in _GROUPS:
+        table = given.get(group)
+        for name, value in table.items() if isinstance(table, dict) else ():
+            if (spelling := _spelled(value)) is not None:
+                found[name] = spelling
+    return found
+
+
+def _spelled(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
