@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import TokenizerError
 from .vocabulary import Vocabulary, quoted
 
-__all__ = ["TextTokenizer", "Vocabulary", "build"]
+__all__ = ["MarkedTokenizer", "TextTokenizer", "Vocabulary", "build"]
 
 
 class TextTokenizer(Protocol):
@@ -34,6 +34,12 @@ class TextTokenizer(Protocol):
     def piece(self, id: int, *, special: bool = False) -> bytes: ...
 
     def spelling(self, id: int) -> str: ...
+
+
+class MarkedTokenizer(TextTokenizer, Protocol):
+    """One that tells the special tokens of a template from those that a message spells: all that `build` gives."""
+
+    def encode_marked(self, text: str, marked: str) -> list[int]: ...
 
 
 def build(vocabulary: Vocabulary) -> TextTokenizer:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
 from ..checks import integer, items
 from ..errors import OutOfMemoryError, PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
-from .special import Finder, end_ids, looks_like_control, looks_special
+from .special import Finder, counting, end_ids, looks_like_control, looks_special
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 __all__ = [
@@ -202,19 +202,29 @@ class VocabularyTokenizer:
         v = self.vocabulary
         ids = [v.bos] if add_special and v.add_bos and v.bos is not None else []
         if parse_special:
-            special = None
-            for position, part in self._finder.split(text):
-                if isinstance(part, str):
-                    kept = part.lstrip() if special in v.strips else part
-                    if kept:
-                        ids += self._encode_plain(kept, position + len(part) - len(kept))
-                else:
-                    special = part
-                    ids.append(part)
+            ids += self._encode_parsed(text)
         elif text:
             ids += self._encode_plain(text, 0)
         if add_special and v.add_eos and v.eos is not None:
             ids.append(v.eos)
+        return ids
+
+    def encode_marked(self, text: str, marked: str) -> list[int]:
+        """As :meth:`encode` with ``parse_special``, and nothing added, where control tokens count only if `marked`,
+        which is the text with some of its characters replaced, spells them too."""
+        return self._encode_parsed(check_text(text), counting(text, marked, self._always))
+
+    def _encode_parsed(self, text: str, counts: Callable[[int, int], bool] | None = None) -> list[int]:
+        ids: list[int] = []
+        special = None
+        for position, part in self._finder.split(text, counts):
+            if isinstance(part, str):
+                kept = part.lstrip() if special in self.vocabulary.strips else part
+                if kept:
+                    ids += self._encode_plain(kept, position + len(part) - len(kept))
+            else:
+                special = part
+                ids.append(part)
         return ids
 
     def _encode_plain(self, text: str, offset: int) -> list[int]:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..checks import flag
 from ..errors import ChatTemplateError, one_line
@@ -19,12 +19,11 @@ from .budget import Budget
 from .conversation import Marks, Reader, read_messages, read_tables
 from .dialects import find
 from .dialects.messages import Writer
-from .special import Finder
 from .turns import turns
 from .vocabulary import quoted
 
 if TYPE_CHECKING:
-    from . import TextTokenizer
+    from . import MarkedTokenizer, TextTokenizer
 
 __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate"]
 
@@ -220,13 +219,12 @@ class Chat:
             )
         self._tokenizer = tokenizer
         special = self.specials = tokenizer.special  # tokens by their spellings
-        self._finder = Finder(special)
         try:
             self.template = ChatTemplate(source, special_names(tokenizer, names), tuple(special))
         except ChatTemplateError as error:
             raise BrokenTemplateError(error.message, line=error.line) if own else error from None
         self._writer = Writer(self.template, find(source), tuple(special))
-        self._known_ids = lru_cache(8)(lambda marked, text, back: self._ids(marked, text, dict(back)))
+        self._known_ids = lru_cache(8)(self._ids)
 
     @property
     def source(self) -> str:
@@ -250,7 +248,7 @@ class Chat:
         """
         marked, back = self._write(messages, tags, options)
         text = marked.translate(back)
-        return ChatPrompt(text, self._ids(marked, text, back))
+        return ChatPrompt(text, self._ids(marked, text))
 
     def opening(
         self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
@@ -266,28 +264,23 @@ class Chat:
         marked, back = self._write(prepared.messages, prepared.tags, {"tools": prepared.tools, **options})
         if len(marked) > MOST_OPENING:
             return []
-        return self._known_ids(marked, marked.translate(back), tuple(back.items()))
+        return self._known_ids(marked, marked.translate(back))
 
     def _write(self, messages: Any, tags: Mapping[str, str], options: Mapping[str, Any]) -> tuple[str, dict[int, str]]:
         marked, back = self.template.render(messages, **options)
         return marked.translate({ord(mark): tag for mark, tag in tags.items()}) if tags else marked, back
 
-    def _ids(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
+    def _ids(self, marked: str, text: str) -> list[int]:
         tokenizer = self._tokenizer
-        ids = self._encode(marked, text, back)
+        ids = self._encode(marked, text)
         if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
             ids.insert(0, tokenizer.bos)
         return ids
 
-    def _encode(self, marked: str, text: str, back: dict[int, str]) -> list[int]:
-        encode = self._tokenizer.encode
-        # Marks matter only if they keep a special token from being found.
-        if marked == text or _places(self._finder, marked) == _places(self._finder, text):
-            return encode(text, add_special=False, parse_special=True)
-        ids: list[int] = []
-        for _, part in self._finder.split(marked):
-            ids += [part] if isinstance(part, int) else encode(part.translate(back), add_special=False)
-        return ids
+    def _encode(self, marked: str, text: str) -> list[int]:
+        if marked == text:
+            return self._tokenizer.encode(text, add_special=False, parse_special=True)
+        return cast("MarkedTokenizer", self._tokenizer).encode_marked(text, marked)
 
 
 def special_names(tokenizer: TextTokenizer, named: Mapping[str, str | None] = {}) -> dict[str, str]:
@@ -298,10 +291,6 @@ def special_names(tokenizer: TextTokenizer, named: Mapping[str, str | None] = {}
     found = {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}
     every = {**found, **named}
     return {name: spelling for name, spelling in every.items() if spelling is not None}
-
-
-def _places(finder: Finder, text: str) -> list[tuple[int, int]]:
-    return [(position, part) for position, part in finder.split(text) if isinstance(part, int)]
 
 
 def _variables(variables: Any, reader: Reader) -> dict[str, Any]:

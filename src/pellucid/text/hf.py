@@ -21,8 +21,9 @@ from .base import (
 )
 from .bpe import byte_characters, characters_to_bytes
 from .description import Description
+from .marked import MarkedEncoder
 from .pattern import Pattern
-from .special import END, ends_a_message, looks_like_control
+from .special import END, counting, ends_a_message, looks_like_control
 from .vocabulary import quoted
 
 __all__ = ["JsonTokenizer"]
@@ -183,6 +184,29 @@ class JsonTokenizer:
             ids: list[int] = model.encode(text, add_special_tokens=bool(add_special)).ids
         if ids and max(ids) >= self.vocab_size:
             raise TokenizerError(f"the text became id {max(ids)}; the vocabulary has {self.vocab_size} tokens")
+        return ids
+
+    @cached_property
+    def _marked(self) -> MarkedEncoder:
+        return MarkedEncoder(self._plain, self._added, self.vocab_size)
+
+    def encode_marked(self, text: str, marked: str) -> list[int]:
+        """As :meth:`VocabularyTokenizer.encode_marked`."""
+        finder, counts = self._marked.finder, counting(text, marked)
+        parts = [(at, part) for at, part in finder.split(text) if isinstance(part, int)]
+        if parts == [(at, part) for at, part in finder.split(text, counts) if isinstance(part, int)]:
+            return self.encode(text, add_special=False, parse_special=True)
+        raw = to_utf8(check_text(text))
+        if self._encodable is not None:
+            check_encodable(text, raw, 0, self._encodable)
+        self._check_cost(text, len(raw))
+        with package_errors("the text could not be encoded"):
+            found = self._marked.encode(text, marked)
+        if found is not None:
+            return found
+        ids: list[int] = []
+        for _, one in finder.split(text, counts):
+            ids += [one] if isinstance(one, int) else self.encode(one, add_special=False)
         return ids
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from .vocabulary import CONTROL, Vocabulary
 
-__all__ = ["END", "Finder", "end_ids", "ends_a_message", "looks_like_control", "looks_special"]
+__all__ = ["END", "Finder", "counting", "end_ids", "ends_a_message", "looks_like_control", "looks_special"]
 
 # Spellings that end a turn, or begin another file or repository; model files name at most one of them as EOS.
 END = frozenset(
@@ -57,6 +57,17 @@ def ends_a_message(known: Mapping[str, int]) -> bool:
     return bool(calls and others)
 
 
+def counting(text: str, marked: str, always: Container[str] = ()) -> Callable[[int, int], bool]:
+    """For :meth:`Finder.split`: those count that `marked`, the text with some characters replaced, has too. always:
+    spellings that count everywhere."""
+
+    def counts(start: int, end: int) -> bool:
+        spelled = text[start:end]
+        return spelled == marked[start:end] or spelled in always
+
+    return counts
+
+
 class Finder:
     """Finds the given texts inside a longer one: leftmost first, and of those the longest.
 
@@ -73,14 +84,17 @@ class Finder:
         self._lengths = {start: sorted(sizes, reverse=True) for start, sizes in lengths.items()}
         self._starts = re.compile("|".join(map(re.escape, self._lengths))) if lengths else None
 
-    def split(self, text: str) -> Iterator[tuple[int, str | int]]:
-        """Yield ``(position, part)`` in order: an id for a special text, a non-empty string for what lies between."""
+    def split(self, text: str, counts: Callable[[int, int], bool] | None = None) -> Iterator[tuple[int, str | int]]:
+        """Yield ``(position, part)`` in order: an id for a special text, a non-empty string for what lies between.
+
+        counts: whether a special text from the first position to the second is one; by default, all are.
+        """
         done = at = 0
         while self._starts is not None and (match := self._starts.search(text, at)) is not None:
             at = match.start()
             for size in self._lengths[match.group()]:
                 found = self.ids.get(text[at : at + size])
-                if found is not None:
+                if found is not None and (counts is None or counts(at, at + size)):
                     if at > done:
                         yield done, text[done:at]
                     yield at, found
