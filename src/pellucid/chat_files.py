@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["ForChats", "named_tokens"]
+__all__ = ["ForChats", "named_templates", "named_tokens"]
 
 _USUAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _GROUPS = ("model_specific_special_tokens", "extra_special_tokens")  # tables of further names
@@ -15,9 +15,11 @@ class ForChats(NamedTuple):
     """What a model's files say for chat templates, beside the vocabulary and the usual template.
 
     names: spellings of special tokens by the names that templates have for them; None: there is no such token.
+    tool_template: the template of conversations with tools, where it is another one.
     """
 
     names: Mapping[str, str | None] = {}
+    tool_template: str | None = None
 
 
 def named_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, str | None]:
@@ -39,6 +41,18 @@ def named_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[s
             if (spelling := _spelled(value)) is not None:
                 found[name] = spelling
     return found
+
+
+def named_templates(value: Any) -> dict[str, str]:
+    """Templates by their names, of a configuration's `chat_template`: a text, or several in a table or a list."""
+    if isinstance(value, list):
+        value = {one["name"]: one.get("template") for one in value if isinstance(one, dict) and _named(one)}
+    given = value if isinstance(value, dict) else {"default": value}
+    return {name: source for name, source in given.items() if isinstance(source, str)}
+
+
+def _named(template: dict[str, Any]) -> bool:
+    return isinstance(template.get("name"), str)
 
 
 def _spelled(value: Any) -> str | None:

@@ -37,6 +37,7 @@ _NAMES = {
     "strip_accents": "tokenizer.ggml.normalizer.strip_accents",
     **{name: f"tokenizer.ggml.{name}_token_id" for name in _FIM_ENDS},
     "chat_template": "tokenizer.chat_template",
+    "tool_template": "tokenizer.chat_template.tool_use",
     "eog": "pellucid.eog_token_ids",  # those that no other key has
 }
 
@@ -121,9 +122,8 @@ def for_chats(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> ForChats:
     """What GGUF metadata says for chat templates beside its `vocabulary`. Raises ``TokenizerError``."""
     read = _Reader(metadata, vocabulary.source)
     ids = {f"{name}_token": read.token(name) for name in ("sep", "cls", "mask")}
-    return ForChats(
-        {name: vocabulary.spelling(i) for name, i in ids.items() if i is not None and 0 <= i < len(vocabulary)}
-    )
+    names = {name: vocabulary.spelling(i) for name, i in ids.items() if i is not None and 0 <= i < len(vocabulary)}
+    return ForChats(names, read.text("tool_template"))
 
 
 def _known(ids: Iterable[int | None], n: int) -> list[int]:

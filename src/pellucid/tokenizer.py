@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .chat_files import ForChats, named_tokens
+from .chat_files import ForChats, named_templates, named_tokens
 from .checks import flag, string
 from .errors import ModelFileError, TokenizerError, WrongType, shown
 from .gguf_vocabulary import for_chats, vocabulary_of
@@ -127,13 +127,17 @@ class Tokenizer:
 
         Raises ``ChatTemplateError`` if there is none, or if it is broken.
         """
-        from .text.chat import Chat
+        from .text.chat import Chat, ToolChat
 
         if template is not None:
             template = string("template", template, "text")
         made = self._chats.get(template)
         if made is None:
-            made = Chat(self._text, template, self.for_chats.names)
+            names, tools = self.for_chats
+            if template is None and tools is not None:
+                made = ToolChat(self._text, names, tools)
+            else:
+                made = Chat(self._text, template, names)
             if len(self._chats) >= _CHATS:
                 self._chats.clear()
             self._chats[template] = made
@@ -274,24 +278,29 @@ def _spelling(config: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _template(config: Mapping[str, Any], folder: Path) -> str | None:
-    """chat_template.jinja; else tokenizer_config.json's, or of several its "default"; else chat_template.json's."""
-    file = folder / "chat_template.jinja"
-    if file.exists():
-        return _read(file, _JSON_LIMIT).decode("utf-8", "replace")
+def _templates(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The chat templates "default" and "tool_use", of files of their own; else of tokenizer_config.json; else of
+    chat_template.json."""
+    files = {"default": folder / "chat_template.jinja"}
+    for name in ("default", "tool_use"):
+        if (file := folder / "additional_chat_templates" / f"{name}.jinja").exists():
+            files[name] = file
+    found = {name: _read(file, _JSON_LIMIT).decode("utf-8", "replace") for name, file in files.items() if file.exists()}
+    if "default" in found:
+        return found
     value = config.get("chat_template") or _json_table(folder / "chat_template.json").get("chat_template")
-    if isinstance(value, list):
-        named = [one.get("template") for one in value if isinstance(one, dict) and one.get("name") == "default"]
-        value = named[-1] if named else None
-    return value if isinstance(value, str) else None
+    return {**named_templates(value), **found}
+
+
+def _template(config: Mapping[str, Any], folder: Path) -> str | None:
+    return _templates(config, folder).get("default")
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], Ends]:
     """tokenizer_config.json with the chat template, and the ids that end a generation."""
     config = _json_table(folder / "tokenizer_config.json")
-    template = _template(config, folder)
-    if template is not None:
-        config = {**config, "chat_template": template}
+    if templates := _templates(config, folder):
+        config = {**config, "chat_template": templates}
     return config, folder_ends(folder)
 
 
@@ -332,7 +341,8 @@ def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> T
         if (file := Path(path) / name).exists():
             config, ends = _settings(file.parent)
             made = read(file, config, ends, rows)
-            made.for_chats = ForChats(named_tokens(config, _json_table(file.with_name("special_tokens_map.json"))))
+            names = named_tokens(config, _json_table(file.with_name("special_tokens_map.json")))
+            made.for_chats = ForChats(names, named_templates(config.get("chat_template")).get("tool_use"))
             return made
     raise TokenizerError(f"{path}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
 

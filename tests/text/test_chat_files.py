@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pellucid import Tokenizer
-from pellucid.errors import TokenizerError
+from pellucid.errors import ChatTemplateError, TokenizerError
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.weights.writer import Value, write_gguf
 from tests.making.test_convert import MAKE
@@ -131,3 +131,68 @@ def test_names_of_gguf(own: Path) -> None:
     write_gguf(own / "made.gguf", metadata, [])
     with pytest.raises(TokenizerError, match="tokenizer.ggml.mask_token_id"):
         Tokenizer.load(own / "made.gguf")
+
+
+# ---- templates -----------------------------------------------------------------------------------------------------
+
+SAID, TOOL = "D{{ messages[0].content }}", "T{{ tools[0].function.name }}{{ messages[0].content }}"
+BOTH = [{"name": "default", "template": SAID}, {"name": "tool_use", "template": TOOL}]
+JINJA, DEFAULT, TOOL_USE = "chat_template.jinja", "additional_chat_templates/default.jinja", "tool_use.jinja"
+TOOL_USE = f"additional_chat_templates/{TOOL_USE}"
+# Files beside a configuration's template -> (prompt, with tools); None: nothing is known of them.
+TEMPLATES: dict[str, tuple[Any, dict[str, str], str, str]] = {
+    "a list": (BOTH, {}, "Dx", "Tfx"),
+    "a list with one twice": ([{"name": "default", "template": "A"}, *BOTH], {}, "Dx", "Tfx"),
+    "a table": ({"default": SAID, "tool_use": TOOL}, {}, "Dx", "Tfx"),
+    "a file for tools": (None, {JINJA: SAID, TOOL_USE: TOOL}, "Dx", "Tfx"),
+    "files of the other folder alone": ("C", {DEFAULT: SAID, TOOL_USE: TOOL}, "Dx", "Tfx"),
+    "two files": ("C", {DEFAULT: SAID, JINJA: "J", TOOL_USE: TOOL}, "Dx", "Tfx"),
+    "files win over the configuration": ([{"name": "default", "template": "C"}], {JINJA: SAID, TOOL_USE: TOOL}, "Dx",
+                                         "Tfx"),
+}  # fmt: skip
+WITHOUT = {
+    "a table of one": ({"default": SAID + "{{ tools[0].function.name }}"}, {}),
+    "a file wins over a list": (BOTH, {JINJA: SAID + "{{ tools[0].function.name }}"}),
+    "one file": (None, {DEFAULT: SAID + "{{ tools[0].function.name }}"}),
+}
+
+
+def templates(folder: Path, value: Any, files: dict[str, str]) -> Path:
+    return write(folder, {**files, "tokenizer_config.json": {**FAST, **({"chat_template": value} if value else {})}})
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_for_tools(case: str, folder: Path) -> None:
+    value, files, plain, tools = TEMPLATES[case]
+    for path in (templates(folder, value, files), converted(folder)):
+        assert (shown(path), shown(path, TOOLS)) == (plain, tools)
+        chat = Tokenizer.load(path).chat()
+        assert shown(path, []) == plain and chat.of([]) is chat and chat.of(TOOLS).source == TOOL
+        assert chat.prompt(USER, tools=TOOLS).text == tools
+        prompt = chat.conversation([*USER, *USER], tools=TOOLS)
+        assert chat.opening(prompt, USER, tools=TOOLS)[:2] == prompt.ids[:2] != chat.opening(prompt, USER)[:2]
+        given = Tokenizer.load(path).chat("G{{ tools[0].function.name }}")
+        assert given.conversation(USER, tools=TOOLS).text == "Gf"
+
+
+@pytest.mark.parametrize("case", WITHOUT)
+def test_no_template_for_tools(case: str, folder: Path) -> None:
+    assert shown(templates(folder, *WITHOUT[case]), TOOLS) == "Dxf"
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("case", [*TEMPLATES, *WITHOUT])
+def test_they_are_chosen_as_transformers_chooses(case: str, own: Path) -> None:
+    import transformers
+
+    value, files, *expected = TEMPLATES[case] if case in TEMPLATES else (*WITHOUT[case], "", "Dxf")
+    theirs = transformers.AutoTokenizer.from_pretrained(templates(own, value, files))
+    assert theirs.apply_chat_template(USER, tools=TOOLS, tokenize=False) == expected[1]
+    assert not expected[0] or theirs.apply_chat_template(USER, tokenize=False) == expected[0]
+
+
+def test_a_broken_template_for_tools(folder: Path) -> None:
+    made = templates(folder, {"default": SAID, "tool_use": "{% if %}"}, {})
+    assert shown(made) == "Dx"
+    with pytest.raises(ChatTemplateError, match="of conversations with tools: the chat template is broken"):
+        shown(made, TOOLS)

@@ -276,4 +276,7 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
         made["pellucid.eog_token_ids"] = Value("array of int32", more)
     if own.chat_template is not None:
         made["tokenizer.chat_template"] = Value("string", own.chat_template)
+    if own.for_chats.tool_template is not None:
+        made["tokenizer.chat_templates"] = Value("array of string", ["tool_use"])
+        made["tokenizer.chat_template.tool_use"] = Value("string", own.for_chats.tool_template)
     return made

@@ -210,7 +210,7 @@ def _opening(core: Core, prompt: ChatPrompt, messages: Any, template: str | None
 
 
 def _reply(core: Core, prompt: ChatPrompt, call: ChatCall) -> Reply | None:
-    chat = core.need_tokenizer().chat(call.own.get("template"))
+    chat = core.need_tokenizer().chat(call.own.get("template")).of(call.own.get("tools"))
     return Reply.of(core.piece, chat.specials, chat.source, prompt.text, call.asked)
 
 

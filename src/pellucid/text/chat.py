@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -25,7 +25,7 @@ from .vocabulary import quoted
 if TYPE_CHECKING:
     from . import MarkedTokenizer, TextTokenizer
 
-__all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate"]
+__all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate", "ToolChat"]
 
 MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000 and compile in 1 s
 MOST_MESSAGE = 500  # characters of an error's text
@@ -226,6 +226,10 @@ class Chat:
         self._writer = Writer(self.template, find(source), tuple(special))
         self._known_ids = lru_cache(8)(self._ids)
 
+    def of(self, tools: Any) -> Chat:
+        """The one that writes conversations with these tools."""
+        return self
+
     @property
     def source(self) -> str:
         """The template."""
@@ -281,6 +285,44 @@ class Chat:
         if marked == text:
             return self._tokenizer.encode(text, add_special=False, parse_special=True)
         return cast("MarkedTokenizer", self._tokenizer).encode_marked(text, marked)
+
+
+class ToolChat(Chat):
+    """One for a tokenizer whose model has a further template, `tools`, for conversations with tools."""
+
+    def __init__(self, tokenizer: TextTokenizer, names: Mapping[str, str | None], tools: str) -> None:
+        super().__init__(tokenizer, None, names)
+        self._with_tools = _later(lambda: Chat(tokenizer, tools, names))
+
+    def of(self, tools: Any) -> Chat:
+        return self if tools is None or (isinstance(tools, (list, tuple)) and not tools) else self._with_tools()
+
+    def conversation(self, messages: Any, *, tools: Any = None, name: str = "messages", **options: Any) -> ChatPrompt:
+        write = super().conversation if (chat := self.of(tools)) is self else chat.conversation
+        return write(messages, tools=tools, name=name, **options)
+
+    def prompt(self, messages: Any, *, tags: Mapping[str, str] = {}, **options: Any) -> ChatPrompt:
+        write = super().prompt if (chat := self.of(options.get("tools"))) is self else chat.prompt
+        return write(messages, tags=tags, **options)
+
+    def opening(
+        self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
+    ) -> list[int]:
+        write = super().opening if (chat := self.of(tools)) is self else chat.opening
+        return write(prompt, messages, tools=tools, **options)
+
+
+def _later(make: Callable[[], Chat]) -> Callable[[], Chat]:
+    """What makes it when it is needed first: it may be broken, and never needed."""
+
+    @lru_cache(1)
+    def made() -> Chat:
+        try:
+            return make()
+        except ChatTemplateError as error:
+            raise BrokenTemplateError(f"of conversations with tools: {error.message}", line=error.line) from None
+
+    return made
 
 
 def special_names(tokenizer: TextTokenizer, named: Mapping[str, str | None] = {}) -> dict[str, str]:
