@@ -54,6 +54,8 @@ FOREVER = {
     "sorting again and again": "{% for a in range(99999) %}{% set b = range(99999)|map('string')|sort %}{% endfor %}",
     "comparing again and again": BIG + "{% set b = a + '' %}" + "{% if 'xy' in a %}{% endif %}" * 2000,
     "comparing in one expression": BIG + "{{ " + " or ".join(["'xy' in a"] * 3000) + " }}",
+    "wrapping a long word": "{% set a = 'a' * 120000 %}{{ a|wordwrap(1) }}",
+    "wrapping hyphens": "{% set a = '-a' * 60000 %}{{ a|wordwrap(3) }}",
     "searching from the end": "{% set a = 'a' * 4000000 %}{{ a.rfind('b' + 'a' * 2000000) }}",
     "splitting from the end": "{% set a = 'a' * 4000000 %}{{ a.rsplit('b' + 'a' * 2000000)|length }}",
     "stripping many characters": "{% set a = 'a' * 2000000 %}{{ a.strip('b' * 2000000) }}",

@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dictsort": ({"b": 1, "A": 2}, {"case_sensitive": True, "by": "value", "reverse": True}),
     "e": ("<", {}),
     "escape": ("<", {}),
+    "filesizeformat": ("123456", {"binary": True}),
     "first": ([1, 2], {}),
     "float": ("x", {"default": 2.5}),
     "format": ("%s", {"args": 3}),
@@ -59,6 +60,11 @@ ARGUMENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "truncate": ("a b c d e f", {"length": 6, "killwords": True, "end": "!", "leeway": 0}),
     "unique": (ROWS, {"case_sensitive": True, "attribute": "b"}),
     "upper": ("ab", {}),
+    "wordcount": ("ab cd-e", {}),
+    "wordwrap": (
+        "ab cd-e\nfghijklm",
+        {"width": 5, "break_long_words": False, "wrapstring": "/", "break_on_hyphens": False},
+    ),
 }
 LAZY = frozenset("batch items map reject rejectattr select selectattr slice unique".split())
 CALLS = [
@@ -115,6 +121,7 @@ def test_filters_take_what_jinja_s_take(name: str, count: int, named: bool, sand
         "3 is divisibleby(3)",
         "'a' is in(seq='abc')", "range(2, 8, 3)|list", "dict([('a', 1)], b=2)", "namespace(a=1).a",
         "'a'.center(5, '*')",
+        "'a\tb'.expandtabs()", "'a\tb'.expandtabs(3)", "'a\tb'.expandtabs(tabsize=2)", "1024|filesizeformat",
         "'a b c'.split(sep=' ', maxsplit=1)", "'a\nb'.splitlines(keepends=true)", "'a-b'.replace('-', '+', 1)",
     ],
 )  # fmt: skip

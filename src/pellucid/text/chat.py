@@ -45,8 +45,10 @@ class ChatPrompt(NamedTuple):
 class ChatTemplate:
     """A compiled template, which several threads may use.
 
-    ``source``: Jinja, with everything that transformers gives to templates. ``tokens``: ``{"bos_token": "<s>", ...}``.
-    ``specials``: spellings of special tokens, which are ordinary text in a message.
+    ``source``: Jinja, with what transformers gives to templates but ``cycler`` and filters that are for pages or differ
+    each time (``pprint``, ``random``, ``striptags``, ``urlencode``, ``urlize``, ``xmlattr``, ``forceescape``).
+    ``tokens``: ``{"bos_token": "<s>", ...}``. ``specials``: spellings of special tokens, which are ordinary text in a
+    message.
 
     Raises ``ChatTemplateError``, with the line, if the source is broken, too long or too deeply nested.
     """

@@ -20,11 +20,13 @@ from .budget import ELEMENT, MOST_BITS, STEP, Budget
 __all__ = ["NUMBER", "WIDEST", "Filters"]
 
 FILTERS = (
-    "abs attr batch capitalize center count d default dictsort e escape first float format groupby indent int items"
-    " join last length list lower map max min reject rejectattr replace reverse round safe select selectattr slice sort"
-    " string sum title trim truncate unique upper"
+    "abs attr batch capitalize center count d default dictsort e escape filesizeformat first float format groupby"
+    " indent int items join last length list lower map max min reject rejectattr replace reverse round safe"
+    " select selectattr slice sort string sum title trim truncate unique upper wordcount wordwrap"
 ).split()
-WRITES = frozenset("capitalize center e escape indent lower replace safe string title trim truncate upper".split())
+WRITES = frozenset(
+    "capitalize center e escape indent lower replace safe string title trim truncate upper wordcount wordwrap".split()
+)
 ORDERS = frozenset("dictsort groupby max min sort sum".split())  # read all that a list holds, some several times
 LISTS = frozenset("batch groupby join list slice sort title".split())  # of a text's characters or words
 # Tests that compare, by their operator.
@@ -36,6 +38,7 @@ _TESTS = {
 }
 _PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 NUMBER = re.compile(r"\d+")
+_WORD, _NO_SPACE = re.compile(r"\w+"), re.compile(r"\S+")
 LAZY = frozenset("batch map reject rejectattr select selectattr slice".split())  # may read many values for one
 MOST_PARTS = 32  # of an attribute's name, as in "function.arguments"
 WIDEST = 10_000  # characters that a number's width may ask for
@@ -183,6 +186,22 @@ class Filters:
 
     def _before_float(self, value: Any, given: dict[str, Any]) -> None:
         self.budget.spend(self.budget.size(value))
+
+    def _before_filesizeformat(self, value: Any, given: dict[str, Any]) -> None:
+        self.budget.spend(self.budget.size(value))
+
+    def _before_wordcount(self, value: Any, given: dict[str, Any]) -> None:
+        self.budget.room(ELEMENT * sum(1 for _ in _WORD.finditer(str(value))))
+
+    def _before_wordwrap(self, value: Any, given: dict[str, Any]) -> None:
+        """Python cuts a long word piece by piece, and copies what is left of it each time."""
+        text = str(value)
+        lengths = (match.end() - match.start() for match in _NO_SPACE.finditer(text))
+        self.budget.spend(sum(length * length for length in lengths) // 16)
+        self.budget.look()
+        end = len(str(self.budget.text(given.get("wrapstring") or "")))
+        self.budget.room(ELEMENT * len(text) + len(text) * end)
+        self.check_lines(text)
 
     def _before_sum(self, value: Any, given: dict[str, Any]) -> None:
         if not isinstance(given.get("start", 0), (int, float)):  # adding lists up takes the square of their length

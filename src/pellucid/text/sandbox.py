@@ -44,8 +44,8 @@ ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
     for kind, names in (
         (
             str,
-            "capitalize casefold center count endswith find format format_map index isalnum isalpha isascii isdecimal"
-            " isdigit islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition"
+            "capitalize casefold center count endswith expandtabs find format format_map index isalnum isalpha isascii"
+            " isdecimal isdigit islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition"
             " removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith"
             " strip swapcase title upper zfill",
         ),
@@ -291,6 +291,10 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
         if name in ("center", "ljust", "rjust", "zfill"):
             if isinstance(first, int):
                 budget.room(first)
+        elif name == "expandtabs":
+            width = kwargs.get("tabsize", 8) if first is None else first
+            if isinstance(width, int):
+                budget.room(len(text) + text.count("\t") * max(width, 0))
         elif name == "replace":
             self.check_replace(text, first, args[1] if len(args) > 1 else kwargs.get("new"))
         elif name == "join":
