@@ -22,21 +22,17 @@ class ForChats(NamedTuple):
     tool_template: str | None = None
 
 
-def named_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, str | None]:
+def named_tokens(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Spellings of special tokens by their names, as templates know them; None: the folder says that there is none.
-
-    config: tokenizer_config.json. listed: special_tokens_map.json, which counts where the former does not describe
-    added tokens, as in transformers.
-    """
-    given = dict(config) if "added_tokens_decoder" in config else {**config, **listed}
+    config: tokenizer_config.json, with what special_tokens_map.json adds to it."""
     found: dict[str, str | None] = {}
-    for name, value in given.items():
+    for name, value in config.items():
         if name.endswith("_token"):
             spelling = _spelled(value)
             if spelling is not None or (value is None and name in _USUAL):
                 found[name] = spelling
     for group in _GROUPS:
-        table = given.get(group)
+        table = config.get(group)
         for name, value in table.items() if isinstance(table, dict) else ():
             if (spelling := _spelled(value)) is not None:
                 found[name] = spelling

@@ -7,7 +7,8 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
+from .tokenizer_classes import tokenizer_class, with_map
 
 if TYPE_CHECKING:
     from .text.chat import Chat
@@ -76,9 +78,9 @@ class Tokenizer:
                 raise TokenizerError(f"{where}: tokenizer.ggml.model: missing; the file holds no vocabulary")
             return made
         if head.lstrip()[:1] == b"{":
-            return _from_json(where, {}, _no_ends)
+            return _from_json(where, _Settings())
         if head[:1] == b"\n":
-            return _from_spm(where, {}, _no_ends)
+            return _from_spm(where, _Settings())
         raise TokenizerError(f"{where}: not a vocabulary; expected a GGUF file, a tokenizer.json or a tokenizer.model")
 
     @classmethod
@@ -270,6 +272,15 @@ def _no_ends(size: int) -> list[int]:
     return []
 
 
+class _Settings(NamedTuple):
+    """What a folder says beside the vocabulary: tokenizer_config.json with the chat template, config.json, and the ids
+    that end a generation."""
+
+    config: Mapping[str, Any] = MappingProxyType({})
+    model: Mapping[str, Any] = MappingProxyType({})
+    ends: Ends = _no_ends
+
+
 def _spelling(config: Mapping[str, Any], name: str) -> str | None:
     """A special token's spelling, which the file gives as text or as a table with ``content``."""
     value = config.get(name)
@@ -296,12 +307,12 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
     return _templates(config, folder).get("default")
 
 
-def _settings(folder: Path) -> tuple[dict[str, Any], Ends]:
-    """tokenizer_config.json with the chat template, and the ids that end a generation."""
+def _settings(folder: Path) -> _Settings:
     config = _json_table(folder / "tokenizer_config.json")
+    config = with_map(config, _json_table(folder / "special_tokens_map.json"))
     if templates := _templates(config, folder):
         config = {**config, "chat_template": templates}
-    return config, folder_ends(folder)
+    return _Settings(config, _json_table(folder / "config.json"), folder_ends(folder))
 
 
 def folder_ends(path: str | os.PathLike[str]) -> Ends:
@@ -339,23 +350,28 @@ def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> T
     what spells them stays text. Raises ``TokenizerError``."""
     for name, read in (("tokenizer.json", _from_json), ("tokenizer.model", _from_spm)):
         if (file := Path(path) / name).exists():
-            config, ends = _settings(file.parent)
-            made = read(file, config, ends, rows)
-            names = named_tokens(config, _json_table(file.with_name("special_tokens_map.json")))
-            made.for_chats = ForChats(names, named_templates(config.get("chat_template")).get("tool_use"))
+            settings = _settings(file.parent)
+            made = read(file, settings, rows)
+            tool_template = named_templates(settings.config.get("chat_template")).get("tool_use")
+            made.for_chats = ForChats(named_tokens(settings.config), tool_template)
             return made
     raise TokenizerError(f"{path}: no vocabulary; expected tokenizer.json or tokenizer.model in the folder")
 
 
-def _from_json(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None = None) -> Tokenizer:
+def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Tokenizer:
     from .text.hf import JsonTokenizer
 
+    config = settings.config
     try:
         description = _read(path, _JSON_LIMIT).decode()
+        own = tokenizer_class(config, settings.model, description)
         made = JsonTokenizer(
             description,
             bos=_spelling(config, "bos_token"),
             eos=_spelling(config, "eos_token"),
+            usual={
+                key: one for key, one in (("bos_token", own.bos), ("eos_token", own.eos)) if one and key not in config
+            },
             chat_template=_template(config, path.parent) if config else None,
             rows=rows,
         )
@@ -363,23 +379,24 @@ def _from_json(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | No
         raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; expected JSON") from None
     except (TokenizerError, ValueError) as error:
         raise TokenizerError(f"{path}: {error}") from error
-    made.end_with(ends(made.vocab_size))
+    made.end_with(settings.ends(made.vocab_size))
     return Tokenizer(made)
 
 
-def _from_spm(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None = None) -> Tokenizer:
-    return Tokenizer(build(_sentencepiece(path, config, ends, rows)))
+def _from_spm(path: Path, settings: _Settings, rows: int | None = None) -> Tokenizer:
+    return Tokenizer(build(_sentencepiece(path, settings, rows)))
 
 
 def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocabulary:
     """The vocabulary of a folder's tokenizer.model, with the tokens that its configuration adds, up to `rows`. Raises
     ``TokenizerError``."""
-    return _sentencepiece(Path(folder) / "tokenizer.model", *_settings(Path(folder)), rows)
+    return _sentencepiece(Path(folder) / "tokenizer.model", _settings(Path(folder)), rows)
 
 
-def _sentencepiece(path: Path, config: Mapping[str, Any], ends: Ends, rows: int | None) -> Vocabulary:
+def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabulary:
     from ._spm import decode_model
 
+    config = settings.config
     try:
         parts = decode_model(_read(path, _JSON_LIMIT))
     except TokenizerError as error:
@@ -406,11 +423,12 @@ def _sentencepiece(path: Path, config: Mapping[str, Any], ends: Ends, rows: int 
         types[types == BYTE] = CONTROL
     index = {piece: i for i, piece in enumerate(pieces)}
 
-    def id_of(name: str, default: bytes) -> int | None:
+    def id_of(name: str, default: str) -> int | None:
         spelling = _spelling(config, name)
-        return index.get(default if spelling is None else spelling.encode())
+        return index.get((default if spelling is None else spelling).encode())
 
-    bos = id_of("bos_token", b"<s>")
+    own = tokenizer_class(config, settings.model)
+    bos = id_of("bos_token", own.bos or "<s>")
     add_bos, add_eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
     return Vocabulary(
         model=_SPM_MODELS[parts["model_type"]],
@@ -418,10 +436,10 @@ def _sentencepiece(path: Path, config: Mapping[str, Any], ends: Ends, rows: int 
         scores=scores,
         types=types,
         bos=bos,
-        eos=id_of("eos_token", b"</s>"),
-        unk=id_of("unk_token", b"<unk>"),
-        pad=id_of("pad_token", b"<pad>"),
-        eog=tuple(ends(len(pieces))),
+        eos=id_of("eos_token", own.eos or "</s>"),
+        unk=id_of("unk_token", "<unk>"),
+        pad=id_of("pad_token", "<pad>"),
+        eog=tuple(settings.ends(len(pieces))),
         strips=frozenset(strips),
         add_bos=bool(add_bos) and bos is not None,
         add_eos=bool(add_eos),

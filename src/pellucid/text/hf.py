@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import TokenizerError
@@ -37,10 +38,10 @@ _MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
-    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``rows``: as of
-    ``Description``. Truncation and padding are ignored; the description's normaliser and its post-processor (which adds
-    BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be
-    turned into bytes.
+    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``usual``: of bos_token and
+    eos_token, spellings that count where these are None and the vocabulary has them; ``rows``: as of ``Description``.
+    Truncation and padding are ignored; the description's normaliser and its post-processor (which adds BOS) are used.
+    Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be turned into bytes.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class JsonTokenizer:
         *,
         bos: str | None = None,
         eos: str | None = None,
+        usual: Mapping[str, str] = MappingProxyType({}),
         chat_template: str | None = None,
         rows: int | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class JsonTokenizer:
             self._plain = self._make(special=False)
         self._check_added(table.get("added_tokens") or [])
         self.vocab_size = self._checked.bound
-        self.bos, self.eos = self._id_of("bos_token", bos), self._id_of("eos_token", eos)
+        self.bos, self.eos = self._id_of("bos_token", bos, usual), self._id_of("eos_token", eos, usual)
         self.eog = self._ends()
         self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
         self._encodable: bytes | None = None
@@ -145,12 +147,13 @@ class JsonTokenizer:
         """As :attr:`VocabularyTokenizer.special`."""
         return {token.content: i for i, token in self._added.items() if token.special and token.content}
 
-    def _id_of(self, name: str, spelling: str | None) -> int | None:
-        if spelling is None:
+    def _id_of(self, name: str, spelling: str | None, usual: Mapping[str, str]) -> int | None:
+        wanted = usual.get(name) if spelling is None else spelling
+        if wanted is None:
             return None
         with package_errors(name):
-            found: int | None = self._plain.token_to_id(spelling)
-        if found is None:
+            found: int | None = self._plain.token_to_id(wanted)
+        if found is None and spelling is not None:
             raise TokenizerError(f"{name}: {quoted(spelling)} is not in the vocabulary")
         return found
 

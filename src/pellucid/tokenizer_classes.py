@@ -1,0 +1,82 @@
+"""The tokenizer classes of transformers: which one a folder asks for, and what it does beside the folder's files.
+
+Source: transformers' AutoTokenizer and its classes (version 5.24).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["TokenizerClass", "tokenizer_class", "with_map"]
+
+
+class TokenizerClass(NamedTuple):
+    """``bos``, ``eos``: their spellings where no file has the key. ``bert``: BERT's normaliser is made from
+    tokenizer_config.json, whatever tokenizer.json has. ``prefixes``: add_prefix_space is that file's, too.
+    ``typed``: tokens have types."""
+
+    bos: str | None = None
+    eos: str | None = None
+    bert: bool = False
+    prefixes: bool = False
+    typed: bool = False
+
+
+_END = "<|endoftext|>"
+_GENERAL = TokenizerClass()
+_BERT = TokenizerClass(bert=True, typed=True)
+_GPT2 = TokenizerClass(_END, _END, prefixes=True)
+_QWEN = TokenizerClass(None, _END, prefixes=True)
+_LLAMA = TokenizerClass("<s>", "</s>")
+_ROBERTA = TokenizerClass("<s>", "</s>", prefixes=True)
+# Names without "Tokenizer" and "Fast". Any other class is the general one, which takes tokenizer.json as it is.
+_CLASSES = {
+    "Bert": _BERT, "ConvBert": _BERT, "Electra": _BERT, "LayoutLM": _BERT, "Lxmert": _BERT, "MobileBert": _BERT,
+    "SqueezeBert": _BERT, "DistilBert": _BERT._replace(typed=False),
+    "Funnel": TokenizerClass("<s>", "</s>", bert=True), "MPNet": TokenizerClass("<s>", "</s>", bert=True),
+    "CodeGen": _GPT2, "GPT2": _GPT2, "GPTNeoX": _GPT2, "Qwen2": _QWEN, "Qwen3_5": _QWEN,
+    "Cohere": TokenizerClass("<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", prefixes=True),
+    "CodeLlama": _LLAMA, "Llama": _LLAMA, "Gemma": TokenizerClass("<bos>", "<eos>"),
+    "Bart": _ROBERTA, "Roberta": _ROBERTA, "Camembert": _LLAMA, "XLMRoberta": _LLAMA,
+}  # fmt: skip
+# Models that have a class of their own; it counts where the files name none.
+_OWN = {
+    "bert": "Bert", "nomic_bert": "Bert", "cohere": "Cohere", "cohere2": "Cohere", "gemma": "Gemma", "gemma2": "Gemma",
+    "gemma3": "Gemma", "gemma3_text": "Gemma", "gpt2": "GPT2", "phi": "GPT2", "starcoder2": "GPT2",
+    "gpt_neox": "GPTNeoX", "mamba2": "GPTNeoX", "olmoe": "GPTNeoX", "idefics2": "Llama", "internvl": "Qwen2",
+    "lighton_ocr": "Qwen2", "qwen2": "Qwen2", "qwen2_5_vl": "Qwen2", "qwen2_audio": "Qwen2", "qwen2_moe": "Qwen2",
+    "qwen2_vl": "Qwen2", "qwen3": "Qwen2", "qwen3_moe": "Qwen2", "qwen3_next": "Qwen2", "qwen3_vl": "Qwen2",
+    "qwen3_vl_moe": "Qwen2", "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5", "qwen3_5_moe_text": "Qwen3_5",
+    "qwen3_5_text": "Qwen3_5", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
+}  # fmt: skip
+# Of these, the class that the files name is wrong.
+_MISNAMED = {"qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text"}
+# Models whose files are taken as they are by the general class, whatever class they name.
+_PLAIN = {
+    "ernie4_5", "ernie4_5_moe", "glm4", "glm4_moe", "glm4_moe_lite", "glmasr", "got_ocr2", "granite", "granitemoe",
+    "granitemoehybrid", "granitemoeshared", "kimi_linear", "llava", "llava_next", "minicpm3", "minicpmv4_6",
+    "modernbert", "nemotron", "olmo2", "olmo3", "phi3", "phimoe", "smolvlm", "stablelm", "vipllava",
+    "ministral3", "mistral", "mistral3", "mixtral", "voxtral",
+}  # fmt: skip
+
+
+def tokenizer_class(config: Mapping[str, Any], model: Mapping[str, Any], description: str = "") -> TokenizerClass:
+    """The class of a folder with this tokenizer_config.json, config.json and tokenizer.json (its text)."""
+    kind, named = model.get("model_type"), config.get("tokenizer_class") or model.get("tokenizer_class")
+    kind = kind if isinstance(kind, str) else ""
+    if kind in _PLAIN:
+        return _GENERAL
+    own = _OWN.get(kind)
+    if not isinstance(named, str) or (own and kind in _MISNAMED):
+        return _CLASSES.get(own or "", _GENERAL)
+    name = named.removesuffix("Fast")
+    if name == "LlamaTokenizer" and '"ByteLevel"' in description:
+        return _GENERAL
+    return _CLASSES.get(name.removesuffix("Tokenizer"), _GENERAL) if name.endswith("Tokenizer") else _GENERAL
+
+
+def with_map(config: dict[str, Any], map: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json with what special_tokens_map.json says, which counts where the former lists no added
+    tokens."""
+    return config if "added_tokens_decoder" in config else {**config, **map}

@@ -1,0 +1,142 @@
+"""What a folder's other files say of its tokenizer: special tokens, and what the class that they name does.
+
+Each expectation is also what transformers gives (`--live`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Made
+
+from pellucid import _spm
+from pellucid.text.bpe import byte_characters
+from pellucid.tokenizer import Tokenizer
+
+E_O_T = "<|endoftext|>"
+SPECIAL = ["<s>", "</s>", E_O_T, "<|im_end|>", "<bos>", "<eos>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"]
+GENERAL = {"tokenizer_class": "PreTrainedTokenizerFast"}
+END = {"content": "<|im_end|>", "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+
+
+def bytes_and_words() -> Any:
+    """Byte-level BPE."""
+    pieces = [*byte_characters().values(), "he", "Ġhe"]
+    made = Made(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[("h", "e"), ("Ġ", "he")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
+    return made
+
+
+class Case(NamedTuple):
+    """Files of a folder -> spellings of BOS and EOS."""
+
+    files: dict[str, Any]
+    bos: str | None = None
+    eos: str | None = None
+
+
+def write(folder: Path, files: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def theirs(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder))
+
+
+MAP = {"bos_token": "<s>", "eos_token": END, "pad_token": None}
+LISTED = {"added_tokens_decoder": {"258": {"content": "<s>", "special": True}}}
+ENDS = {
+    "map": Case({"tokenizer_config.json": GENERAL, "special_tokens_map.json": MAP}, "<s>", "<|im_end|>"),
+    "map alone": Case({"special_tokens_map.json": MAP}, "<s>", "<|im_end|>"),
+    "map wins": Case(
+        {"tokenizer_config.json": {**GENERAL, "eos_token": "</s>"}, "special_tokens_map.json": MAP}, "<s>", "<|im_end|>"
+    ),
+    "added tokens win": Case(
+        {"tokenizer_config.json": {**GENERAL, **LISTED, "eos_token": "</s>"}, "special_tokens_map.json": MAP},
+        None,
+        "</s>",
+    ),
+    "general": Case({"tokenizer_config.json": GENERAL}),
+    "no class": Case({"config.json": {"model_type": "llama"}}),
+    **{
+        f"{name}{fast}": Case({"tokenizer_config.json": {"tokenizer_class": f"{name}Tokenizer{fast}"}}, bos, eos)
+        for name, bos, eos, fast in (
+            ("GPT2", E_O_T, E_O_T, ""),
+            ("GPT2", E_O_T, E_O_T, "Fast"),
+            ("GPTNeoX", E_O_T, E_O_T, "Fast"),
+            ("CodeGen", E_O_T, E_O_T, ""),
+            ("Qwen2", None, E_O_T, "Fast"),
+            ("Cohere", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "Fast"),
+            ("Gemma", "<bos>", "<eos>", ""),
+            ("Llama", None, None, "Fast"),  # bytes are not its own: the general class
+        )
+    },
+    "given": Case({"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<s>"}}, "<s>", E_O_T),
+    "null": Case({"tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": None}}),
+    "model": Case({"config.json": {"model_type": "gpt_neox"}}, E_O_T, E_O_T),
+    "model's class": Case({"config.json": {"model_type": "gemma", "tokenizer_class": "Qwen2Tokenizer"}}, None, E_O_T),
+    "model wins": Case(
+        {"config.json": {"model_type": "qwen2"}, "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}},
+        None,
+        E_O_T,
+    ),
+    "general model": Case(
+        {"config.json": {"model_type": "granite"}, "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}}
+    ),
+    "model without one": Case(
+        {"config.json": {"model_type": "llama"}, "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}},
+        E_O_T,
+        E_O_T,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_first_and_last_tokens(name: str, tmp_path: Path) -> None:
+    case = ENDS[name]
+    made = Tokenizer.load(write(tmp_path, {"tokenizer.json": json.loads(bytes_and_words().to_str()), **case.files}))
+    found = tuple(None if i is None else made.spelling(i) for i in (made.bos, made.eos))
+    assert found == (case.bos, case.eos)
+    assert made.eos is None or made.eos in made.eog
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", ENDS)
+def test_first_and_last_tokens_in_transformers(name: str, tmp_path: Path) -> None:
+    case = ENDS[name]
+    made = theirs(write(tmp_path, {"tokenizer.json": json.loads(bytes_and_words().to_str()), **case.files}))
+    assert (made.bos_token, made.eos_token) == (case.bos, case.eos)
+
+
+def test_a_class_names_tokens_that_are_not_there(tmp_path: Path) -> None:
+    """transformers then adds them, beyond the model's embedding."""
+    table = json.loads(bytes_and_words().to_str())
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] != E_O_T]
+    for i, token in enumerate(table["added_tokens"]):
+        token["id"] = 258 + i
+    config = {"tokenizer_class": "GPT2Tokenizer"}
+    made = Tokenizer.load(write(tmp_path, {"tokenizer.json": table, "tokenizer_config.json": config}))
+    assert made.bos is None and made.eos is None
+
+
+def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:
+    model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    folder = write(tmp_path, {"tokenizer.model": model})
+    assert Tokenizer.load(folder).bos is None and Tokenizer.load(folder).eos is None
+    write(folder, {"config.json": {"model_type": "gemma2"}})
+    made = Tokenizer.load(folder)
+    assert (made.bos, made.eos) == (2, 1)
+    write(folder, {"special_tokens_map.json": {"bos_token": "<eos>"}})
+    assert Tokenizer.load(folder).bos == 1
