@@ -208,7 +208,7 @@ EDGES = {
     "experts": ("plan", "_engine"),
     "latent": ("plan",),
     "recurrent": ("plan", "_engine"),
-    "weights": ("parts", "_gguf", "_engine", "folder", "log", "pooling", "rotary"),
+    "weights": ("parts", "_gguf", "_engine", "folder", "log", "pooling", "rotary", "tokenizer_classes"),
     "text": ("_spm", "checks", "native", "structure"),
     "plan": ("tables", "parts"),
     "tables": ("entries", "parts"),

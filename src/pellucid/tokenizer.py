@@ -20,7 +20,7 @@ from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
 from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
-from .tokenizer_classes import tokenizer_class, with_map
+from .tokenizer_classes import adapt, tokenizer_class, with_map
 
 if TYPE_CHECKING:
     from .text.chat import Chat
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .weights.base import ModelFile
     from .weights.store import Progress
 
-__all__ = ["Tokenizer", "folder_tokenizer", "pieces_of"]
+__all__ = ["Tokenizer", "folder_description", "folder_tokenizer", "pieces_of"]
 
 Ends = Callable[[int], list[int]]  # the size of a vocabulary -> ids that end a generation, beside those it knows itself
 
@@ -374,6 +374,7 @@ def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Toke
             },
             chat_template=_template(config, path.parent) if config else None,
             rows=rows,
+            adapt=lambda table: adapt(own, path.parent, config, table),
         )
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path}: not UTF-8 at byte {error.start}; expected JSON") from None
@@ -381,6 +382,19 @@ def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Toke
         raise TokenizerError(f"{path}: {error}") from error
     made.end_with(settings.ends(made.vocab_size))
     return Tokenizer(made)
+
+
+def folder_description(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The table of a folder's tokenizer.json as the folder's class changes it. Raises as ``Tokenizer.load``."""
+    file, settings = Path(path) / "tokenizer.json", _settings(Path(path))
+    text = _read(file, _JSON_LIMIT)
+    try:
+        description = text.decode()
+        table: dict[str, Any] = json.loads(description)
+        adapt(tokenizer_class(settings.config, settings.model, description), path, settings.config, table)
+    except (TokenizerError, ValueError) as error:
+        raise TokenizerError(f"{file}: {error}") from error
+    return table
 
 
 def _from_spm(path: Path, settings: _Settings, rows: int | None = None) -> Tokenizer:

@@ -5,10 +5,13 @@ Source: transformers' AutoTokenizer and its classes (version 5.24).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["TokenizerClass", "tokenizer_class", "with_map"]
+from .errors import ModelFileError, shown
+
+__all__ = ["TokenizerClass", "adapt", "tokenizer_class", "with_map"]
 
 
 class TokenizerClass(NamedTuple):
@@ -32,7 +35,7 @@ _LLAMA = TokenizerClass("<s>", "</s>")
 _ROBERTA = TokenizerClass("<s>", "</s>", prefixes=True)
 # Names without "Tokenizer" and "Fast". Any other class is the general one, which takes tokenizer.json as it is.
 _CLASSES = {
-    "Bert": _BERT, "ConvBert": _BERT, "Electra": _BERT, "LayoutLM": _BERT, "Lxmert": _BERT, "MobileBert": _BERT,
+    "Bert": _BERT, "Electra": _BERT, "LayoutLM": _BERT, "Lxmert": _BERT, "MobileBert": _BERT,
     "SqueezeBert": _BERT, "DistilBert": _BERT._replace(typed=False),
     "Funnel": TokenizerClass("<s>", "</s>", bert=True), "MPNet": TokenizerClass("<s>", "</s>", bert=True),
     "CodeGen": _GPT2, "GPT2": _GPT2, "GPTNeoX": _GPT2, "Qwen2": _QWEN, "Qwen3_5": _QWEN,
@@ -74,6 +77,43 @@ def tokenizer_class(config: Mapping[str, Any], model: Mapping[str, Any], descrip
     if name == "LlamaTokenizer" and '"ByteLevel"' in description:
         return _GENERAL
     return _CLASSES.get(name.removesuffix("Tokenizer"), _GENERAL) if name.endswith("Tokenizer") else _GENERAL
+
+
+def adapt(
+    own: TokenizerClass, folder: str | os.PathLike[str], config: Mapping[str, Any], table: dict[str, Any]
+) -> bool:
+    """Makes of a tokenizer.json's table, which may be any, what the class makes of it -> whether that changed it.
+    ``config``: the folder's tokenizer_config.json; where it is empty, the table stays as it is.
+
+    Raises ``ModelFileError`` for a value there that is not true or false.
+    """
+    if own.bert and config and _is_wordpiece(table.get("model")):
+        accents = "strip_accents"
+        step = {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": _flag(folder, config, "tokenize_chinese_chars", True),
+            accents: None if config.get(accents) is None else _flag(folder, config, accents, False),
+            "lowercase": _flag(folder, config, "do_lower_case", True),
+        }
+        if table.get("normalizer") != step:
+            table["normalizer"] = step
+            return True
+    return False
+
+
+def _is_wordpiece(model: object) -> bool:
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or "merges" in model:
+        return False
+    return bool(model.get("type", "WordPiece") == "WordPiece")
+
+
+def _flag(folder: str | os.PathLike[str], config: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        file = os.path.join(folder, "tokenizer_config.json")
+        raise ModelFileError(f"it is {shown(value)}", file=file, field=key, expected="true or false")
+    return value
 
 
 def with_map(config: dict[str, Any], map: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Made
 
 from pellucid import _spm
+from pellucid.errors import ModelFileError
+from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.bpe import byte_characters
-from pellucid.tokenizer import Tokenizer
+from pellucid.tokenizer import Tokenizer, folder_description
 
 E_O_T = "<|endoftext|>"
 SPECIAL = ["<s>", "</s>", E_O_T, "<|im_end|>", "<bos>", "<eos>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"]
@@ -30,6 +32,20 @@ def bytes_and_words() -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
+    return made
+
+
+LETTERS = "abhileovnHEïé你好"
+
+
+def words() -> Any:
+    """WordPiece that keeps capitals and accents, and has pieces for the text without them, too."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{c}" for c in LETTERS)]
+    made = Made(models.WordPiece(vocab={p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=False)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.add_special_tokens(pieces[:4])
     return made
 
 
@@ -129,6 +145,65 @@ def test_a_class_names_tokens_that_are_not_there(tmp_path: Path) -> None:
     config = {"tokenizer_class": "GPT2Tokenizer"}
     made = Tokenizer.load(write(tmp_path, {"tokenizer.json": table, "tokenizer_config.json": config}))
     assert made.bos is None and made.eos is None
+
+
+SPELLED = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+BERT = {"tokenizer_class": "BertTokenizer"}
+TEXT = "Hï 你好"
+CAPITALS, SMALL, ACCENTS = "H ##ï 你 好", "h ##i 你 好", "h ##ï 你 好"
+LETTERS_OF = [
+    (BERT, SMALL),
+    ({**BERT, "do_lower_case": False}, CAPITALS),
+    ({**BERT, "do_lower_case": False, "strip_accents": True}, "H ##i 你 好"),
+    ({**BERT, "strip_accents": False}, ACCENTS),
+    ({**BERT, "strip_accents": None}, SMALL),
+    ({**BERT, "tokenize_chinese_chars": False}, "h ##i 你 ##好"),
+    *(
+        ({"tokenizer_class": f"{name}Tokenizer{fast}", "do_lower_case": lower}, SMALL if lower else CAPITALS)
+        for name, fast in (("Bert", "Fast"), ("DistilBert", ""), ("Electra", "Fast"), ("MPNet", "Fast"))
+        for lower in (True, False)
+    ),
+    ({"model_max_length": 512, "model_type": "bert"}, SMALL),
+    ({"model_max_length": 512, "model_type": "nomic_bert", "do_lower_case": False}, CAPITALS),
+    ({**GENERAL, "do_lower_case": True, "model_type": "bert"}, CAPITALS),
+    ({**BERT, "do_lower_case": True, "model_type": "modernbert"}, CAPITALS),
+]  # fmt: skip
+
+
+def word_folder(folder: Path, config: dict[str, Any]) -> Path:
+    """model_type is that of config.json."""
+    files: dict[str, Any] = {"tokenizer.json": json.loads(words().to_str())}
+    files["tokenizer_config.json"] = {**SPELLED, **{key: value for key, value in config.items() if key != "model_type"}}
+    if "model_type" in config:
+        files["config.json"] = {"model_type": config["model_type"]}
+    return write(folder, files)
+
+
+@pytest.mark.parametrize(("config", "expected"), LETTERS_OF, ids=str)
+def test_options_of_bert(config: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    folder = word_folder(tmp_path, config)
+    made = Tokenizer.load(folder)
+    assert " ".join(made.spelling(i) for i in made.encode(TEXT, add_special=False)) == expected
+    assert folder_description(folder)["normalizer"]["lowercase"] == (expected[0] == "h")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("config", "expected"), LETTERS_OF, ids=str)
+def test_options_of_bert_in_transformers(config: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    assert " ".join(theirs(word_folder(tmp_path, config)).tokenize(TEXT)) == expected
+
+
+@pytest.mark.parametrize("key", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_options_of_bert_that_are_no_flags(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=f"tokenizer_config.json: {key}: it is 'no'; expected true or false"):
+        Tokenizer.load(word_folder(tmp_path, {**BERT, key: "no"}))
+
+
+def test_converted_files_have_the_options(tmp_path: Path) -> None:
+    folder = word_folder(tmp_path, {**BERT, "do_lower_case": True, "strip_accents": False})
+    made = tokenizer_metadata(str(folder), 40)
+    assert made["tokenizer.ggml.normalizer.lowercase"].value is True
+    assert made["tokenizer.ggml.normalizer.strip_accents"].value is False
 
 
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:

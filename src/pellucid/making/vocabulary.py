@@ -7,7 +7,6 @@ pieces and merges, under each name, must give the ids of the folder's own tokeni
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,13 +20,17 @@ from pellucid.text.description import guessed_model
 from pellucid.text.special import end_ids
 from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from pellucid.text.words import WORDS
-from pellucid.tokenizer import Tokenizer, folder_ends, folder_tokenizer, sentencepiece_vocabulary
-from pellucid.weights.base import read_file
+from pellucid.tokenizer import (
+    Tokenizer,
+    folder_description,
+    folder_ends,
+    folder_tokenizer,
+    sentencepiece_vocabulary,
+)
 from pellucid.weights.writer import Value
 
 __all__ = ["tokenizer_metadata"]
 
-_LIMIT = 1 << 28  # bytes of a tokenizer.json
 _PREFIX = "tokenizer.ggml."
 # What differs between the ways of cutting words: contractions, runs of digits, of spaces and of marks, capitals, lines,
 # scripts, words with marks before and after them.
@@ -46,8 +49,7 @@ def tokenizer_metadata(folder: str, rows: int) -> dict[str, Value]:
 
     Raises TokenizerError for a broken tokenizer, UnsupportedModelError for one that no GGUF vocabulary reproduces.
     """
-    paths = {name: os.path.join(folder, name) for name in ("tokenizer.json", "tokenizer.model")}
-    there = [name for name, path in paths.items() if os.path.exists(path)]
+    there = [name for name in ("tokenizer.json", "tokenizer.model") if os.path.exists(os.path.join(folder, name))]
     if not there:
         return {_PREFIX + "model": Value("string", "none")}
     own = folder_tokenizer(folder, rows)
@@ -55,8 +57,7 @@ def tokenizer_metadata(folder: str, rows: int) -> dict[str, Value]:
     if "tokenizer.model" in there:
         candidates.append(_from_sentencepiece(folder, rows, only=len(there) == 1))
     if "tokenizer.json" in there:
-        table = json.loads(read_file(paths["tokenizer.json"], _LIMIT, "a tokenizer.json"))
-        candidates.append(_from_json(table, own))
+        candidates.append(_from_json(folder_description(folder), own))
     for vocabulary in chain.from_iterable(candidates):
         if _agrees(vocabulary, own):
             return _metadata(vocabulary, own, folder, rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class Description:
     """What a tokenizer.json says. Raises ``TokenizerError`` naming the component, e.g. ``normalizer.normalizers[3]``.
 
     ``table``: its JSON, in which some steps are replaced by their equals that take linear time (``changed``).
+    ``adapt``: makes changes to the table before it is checked, and says whether it made any.
     ``rows``: of a model's embedding: added tokens beyond it are left out (``changed``), if all others are in it.
     ``growth``: bytes that one byte of text may become. ``expressions``: those whose time is to be bounded for each
     text. ``compared``: the steps that finding pieces takes for each byte of text. ``bound``: larger than every id.
@@ -64,6 +66,7 @@ class Description:
 
     text: str
     rows: int | None = None
+    adapt: Callable[[Table], bool] | None = None
     table: Table = field(init=False)
     changed: bool = False
     growth: float = 1.0
@@ -79,6 +82,7 @@ class Description:
         if not isinstance(table, dict) or not isinstance(table.get("model"), dict):
             raise TokenizerError('model: missing; expected a table with "model", "decoder" and so on')
         self.table = table
+        self.changed = self.adapt is not None and self.adapt(table)
         self._components = 0
         self._exact = True
         self._check_model(table["model"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -39,9 +39,10 @@ class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
     ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``usual``: of bos_token and
-    eos_token, spellings that count where these are None and the vocabulary has them; ``rows``: as of ``Description``.
-    Truncation and padding are ignored; the description's normaliser and its post-processor (which adds BOS) are used.
-    Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be turned into bytes.
+    eos_token, spellings that count where these are None and the vocabulary has them; ``rows``, ``adapt``: as of
+    ``Description``. Truncation and padding are ignored; the description's normaliser and its post-processor (which adds
+    BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be
+    turned into bytes.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class JsonTokenizer:
         usual: Mapping[str, str] = MappingProxyType({}),
         chat_template: str | None = None,
         rows: int | None = None,
+        adapt: Callable[[dict[str, Any]], bool] | None = None,
     ) -> None:
-        self._checked = Description(description, rows)
+        self._checked = Description(description, rows, adapt)
         table = self._checked.table
         self.chat_template = chat_template
         self._byte_level, self._spaces, self._inside = _kind(table.get("decoder"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.pooling import Messages
+from pellucid.tokenizer_classes import adapt, tokenizer_class
 from pellucid.weights.base import read_file
 from pellucid.weights.safetensors import json_table
 
@@ -157,7 +158,11 @@ def _lowers(path: str) -> bool:
     file = os.path.join(path, "tokenizer.json")
     if not os.path.lexists(file):
         return False
-    normalizer = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file).get("normalizer")
+    table = json_table(read_file(file, _MOST_TOKENIZER, "a tokenizer"), file)
+    _, config = read_table(path, "tokenizer_config.json", needed=False)
+    _, model = read_table(path, "config.json", needed=False)
+    adapt(tokenizer_class(config, model), path, config, table)
+    normalizer = table.get("normalizer")
     steps = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
     for step in steps if isinstance(steps, list) else [normalizer]:
         kind, lowers = (step.get("type"), step.get("lowercase")) if isinstance(step, dict) else (None, None)
