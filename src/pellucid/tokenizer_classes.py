@@ -96,10 +96,25 @@ def adapt(
             accents: None if config.get(accents) is None else _flag(folder, config, accents, False),
             "lowercase": _flag(folder, config, "do_lower_case", True),
         }
-        if table.get("normalizer") != step:
-            table["normalizer"] = step
-            return True
-    return False
+        changed = table.get("normalizer") != step
+        table["normalizer"] = step
+        return changed
+    return bool(own.prefixes and config) and _prefix(folder, config, table.get("pre_tokenizer"))
+
+
+def _prefix(folder: str | os.PathLike[str], config: Mapping[str, Any], step: object) -> bool:
+    """Whether a space is put before the text, in the steps that write bytes as letters."""
+    if not isinstance(step, dict):
+        return False
+    inside = step.get("pretokenizers")
+    if step.get("type") == "Sequence" and isinstance(inside, list):
+        return any([_prefix(folder, config, one) for one in inside])
+    key = "add_prefix_space"
+    value = config.get(key) is not None and _flag(folder, config, key, False)
+    if step.get("type") != "ByteLevel" or step.get(key, True) is value:
+        return False
+    step[key] = value
+    return True
 
 
 def _is_wordpiece(model: object) -> bool:

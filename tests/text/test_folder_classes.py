@@ -206,6 +206,58 @@ def test_converted_files_have_the_options(tmp_path: Path) -> None:
     assert made["tokenizer.ggml.normalizer.strip_accents"].value is False
 
 
+# (class, add_prefix_space of tokenizer_config.json, that of tokenizer.json, whether a space is put before the text)
+PREFIXES = [
+    *(
+        (f"{name}TokenizerFast", given, own, bool(given))
+        for name in ("GPT2", "GPTNeoX", "Qwen2", "Cohere", "Roberta")
+        for given in (None, True, False)
+        for own in (False, True)
+    ),
+    ("PreTrainedTokenizerFast", True, False, False),
+    ("PreTrainedTokenizerFast", False, True, True),
+]
+
+
+def prefix_folder(folder: Path, name: str, given: bool | None, own: bool, nested: bool = False) -> Path:
+    table = json.loads(bytes_and_words().to_str())
+    table["pre_tokenizer"]["add_prefix_space"] = own
+    if nested:
+        steps = [{"type": "Digits", "individual_digits": True}, table["pre_tokenizer"]]
+        table["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    more = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<s>", "pad_token": "<s>", "mask_token": "<s>"}
+    config: dict[str, Any] = {"tokenizer_class": name, **more, "bos_token": "<s>", "eos_token": "</s>"}
+    config |= {} if given is None else {"add_prefix_space": given}
+    return write(folder, {"tokenizer.json": table, "tokenizer_config.json": config})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("name", "given", "own", "prefixed"), PREFIXES)
+def test_a_space_before_the_text(
+    name: str, given: bool | None, own: bool, prefixed: bool, nested: bool, tmp_path: Path
+) -> None:
+    made = Tokenizer.load(prefix_folder(tmp_path, name, given, own, nested))
+    ids = made.encode("hex", add_special=False)
+    assert [made.spelling(i) for i in ids] == ["Ġhe" if prefixed else "he", "x"]
+    assert made.decode(ids) == "hex"
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("name", "given", "own", "prefixed"), PREFIXES)
+def test_a_space_before_the_text_in_transformers(
+    name: str, given: bool | None, own: bool, prefixed: bool, tmp_path: Path
+) -> None:
+    assert theirs(prefix_folder(tmp_path, name, given, own)).tokenize("hex") == ["Ġhe" if prefixed else "he", "x"]
+
+
+def test_a_space_that_is_no_flag(tmp_path: Path) -> None:
+    folder = prefix_folder(tmp_path, "GPT2Tokenizer", 1, own=False)  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelFileError, match="tokenizer_config.json: add_prefix_space: it is 1; expected true or false"
+    ):
+        Tokenizer.load(folder)
+
+
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:
     model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     folder = write(tmp_path, {"tokenizer.model": model})
