@@ -38,6 +38,7 @@ _NAMES = {
     **{name: f"tokenizer.ggml.{name}_token_id" for name in _FIM_ENDS},
     "chat_template": "tokenizer.chat_template",
     "tool_template": "tokenizer.chat_template.tool_use",
+    "prefixes_once": "pellucid.add_space_prefix_once",  # false in other files
     "eog": "pellucid.eog_token_ids",  # those that no other key has
 }
 
@@ -105,6 +106,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
         add_bos=add_bos,
         add_eos=add_eos or False,
         add_space_prefix=model in ("llama", "t5") if add_space is None else add_space,
+        prefixes_once=read.flag("prefixes_once") or False,
         charsmap=read.table("charsmap") if model == "t5" else b"",
         squeezes=bool(read.flag("squeezes")) if model == "t5" else False,
         lowercase=read.flag("lowercase"),

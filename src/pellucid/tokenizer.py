@@ -19,8 +19,8 @@ from .gguf_vocabulary import for_chats, vocabulary_of
 from .progress import reporting
 from .text import TextTokenizer, Vocabulary, build
 from .text.stream import TextStream
-from .text.vocabulary import BYTE, CONTROL, USER_DEFINED, quoted
-from .tokenizer_classes import adapt, tokenizer_class, with_map
+from .text.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, quoted
+from .tokenizer_classes import adapt, added_tokens, tokenizer_class, with_map
 
 if TYPE_CHECKING:
     from .text.chat import Chat
@@ -273,12 +273,13 @@ def _no_ends(size: int) -> list[int]:
 
 
 class _Settings(NamedTuple):
-    """What a folder says beside the vocabulary: tokenizer_config.json with the chat template, config.json, and the ids
-    that end a generation."""
+    """What a folder says beside the vocabulary: tokenizer_config.json with the chat template, config.json, the ids that
+    end a generation, and added_tokens.json."""
 
     config: Mapping[str, Any] = MappingProxyType({})
     model: Mapping[str, Any] = MappingProxyType({})
     ends: Ends = _no_ends
+    added: Mapping[str, Any] = MappingProxyType({})
 
 
 def _spelling(config: Mapping[str, Any], name: str) -> str | None:
@@ -312,7 +313,8 @@ def _settings(folder: Path) -> _Settings:
     config = with_map(config, _json_table(folder / "special_tokens_map.json"))
     if templates := _templates(config, folder):
         config = {**config, "chat_template": templates}
-    return _Settings(config, _json_table(folder / "config.json"), folder_ends(folder))
+    added = _json_table(folder / "added_tokens.json")
+    return _Settings(config, _json_table(folder / "config.json"), folder_ends(folder), added)
 
 
 def folder_ends(path: str | os.PathLike[str]) -> Ends:
@@ -422,17 +424,9 @@ def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabul
         if parts[name] != value:
             raise TokenizerError(f"{path}: {name} is {quoted(parts[name])}; only {quoted(value)} is supported")
     pieces, scores, types = parts["pieces"], parts["scores"], parts["types"]
-    added = config.get("added_tokens_decoder")
-    strips = set()
-    for key, token in sorted(
-        (added if isinstance(added, dict) else {}).items(), key=lambda item: (len(item[0]), item[0])
-    ):
-        if key == str(len(pieces)) != str(rows) and isinstance(token, dict) and isinstance(token.get("content"), str):
-            if token.get("special") and token.get("rstrip") is True:
-                strips.add(len(pieces))
-            pieces.append(token["content"].encode("utf-8", "replace"))
-            scores = np.append(scores, np.float32(0))
-            types = np.append(types, np.int32(CONTROL if token.get("special") else USER_DEFINED))
+    tokens = added_tokens(config, settings.added)
+    types = _add_tokens(pieces, types, tokens, rows)
+    scores = np.append(scores, np.zeros(len(pieces) - len(scores), np.float32))
     if not parts["byte_fallback"]:
         types[types == BYTE] = CONTROL
     index = {piece: i for i, piece in enumerate(pieces)}
@@ -454,10 +448,32 @@ def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabul
         unk=id_of("unk_token", "<unk>"),
         pad=id_of("pad_token", "<pad>"),
         eog=tuple(settings.ends(len(pieces))),
-        strips=frozenset(strips),
+        strips=_stripping(pieces, tokens, "rstrip"),
+        strips_before=_stripping(pieces, tokens, "lstrip"),
         add_bos=bool(add_bos) and bos is not None,
         add_eos=bool(add_eos),
         add_space_prefix=bool(parts["add_dummy_prefix"]),
+        prefixes_once=bool(parts["add_dummy_prefix"]) and not config.get("legacy", own.legacy),
         chat_template=_template(config, path.parent) if config else None,
         source=str(path),
     )
+
+
+def _add_tokens(pieces: list[bytes], types: Any, tokens: Mapping[int, Mapping[str, Any]], rows: int | None) -> Any:
+    """Renames pieces that are added tokens, and adds those that follow the pieces, up to `rows` -> all types."""
+    kept = {piece for i, piece in enumerate(pieces) if i not in tokens}
+    types = types.copy()
+    for i, token in tokens.items():
+        text, kind = token["content"].encode("utf-8", "replace"), CONTROL if token.get("special") else USER_DEFINED
+        if i == len(pieces) != rows:
+            pieces.append(text)
+            types = np.append(types, np.int32(kind))
+        elif i < len(pieces) and text not in kept and (text != pieces[i] or types[i] == NORMAL):
+            pieces[i], types[i] = text, kind
+    return types
+
+
+def _stripping(pieces: list[bytes], tokens: Mapping[int, Mapping[str, Any]], key: str) -> frozenset[int]:
+    """Added tokens that remove the white space beside them."""
+    spelled = {i: token["content"].encode("utf-8", "replace") for i, token in tokens.items() if token.get(key) is True}
+    return frozenset(i for i, text in spelled.items() if i < len(pieces) and pieces[i] == text)

@@ -11,19 +11,24 @@ from typing import Any, NamedTuple
 
 from .errors import ModelFileError, shown
 
-__all__ = ["TokenizerClass", "adapt", "tokenizer_class", "with_map"]
+__all__ = ["TokenizerClass", "adapt", "added_tokens", "tokenizer_class", "with_map"]
+
+
+_TOKENS = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
 
 
 class TokenizerClass(NamedTuple):
     """``bos``, ``eos``: their spellings where no file has the key. ``bert``: BERT's normaliser is made from
     tokenizer_config.json, whatever tokenizer.json has. ``prefixes``: add_prefix_space is that file's, too.
-    ``typed``: tokens have types."""
+    ``typed``: tokens have types. ``legacy``: of a tokenizer.model: where the key is missing, a space is put after each
+    special token, too."""
 
     bos: str | None = None
     eos: str | None = None
     bert: bool = False
     prefixes: bool = False
     typed: bool = False
+    legacy: bool = True
 
 
 _END = "<|endoftext|>"
@@ -31,7 +36,8 @@ _GENERAL = TokenizerClass()
 _BERT = TokenizerClass(bert=True, typed=True)
 _GPT2 = TokenizerClass(_END, _END, prefixes=True)
 _QWEN = TokenizerClass(None, _END, prefixes=True)
-_LLAMA = TokenizerClass("<s>", "</s>")
+_LLAMA = TokenizerClass("<s>", "</s>", legacy=False)
+_XLM = TokenizerClass("<s>", "</s>")
 _ROBERTA = TokenizerClass("<s>", "</s>", prefixes=True)
 # Names without "Tokenizer" and "Fast". Any other class is the general one, which takes tokenizer.json as it is.
 _CLASSES = {
@@ -41,7 +47,7 @@ _CLASSES = {
     "CodeGen": _GPT2, "GPT2": _GPT2, "GPTNeoX": _GPT2, "Qwen2": _QWEN, "Qwen3_5": _QWEN,
     "Cohere": TokenizerClass("<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", prefixes=True),
     "CodeLlama": _LLAMA, "Llama": _LLAMA, "Gemma": TokenizerClass("<bos>", "<eos>"),
-    "Bart": _ROBERTA, "Roberta": _ROBERTA, "Camembert": _LLAMA, "XLMRoberta": _LLAMA,
+    "Bart": _ROBERTA, "Roberta": _ROBERTA, "Camembert": _XLM, "XLMRoberta": _XLM,
 }  # fmt: skip
 # Models that have a class of their own; it counts where the files name none.
 _OWN = {
@@ -135,3 +141,23 @@ def with_map(config: dict[str, Any], map: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json with what special_tokens_map.json says, which counts where the former lists no added
     tokens."""
     return config if "added_tokens_decoder" in config else {**config, **map}
+
+
+def added_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """id -> token, ascending, as added_tokens_decoder of tokenizer_config.json has them; where there is no such key, as
+    ``listed`` (added_tokens.json: spelling -> id) has them."""
+    given = config.get("added_tokens_decoder")
+    if "added_tokens_decoder" not in config:
+        values = [config.get(name) for name in _TOKENS]
+        more = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+        values += more if isinstance(more, list) else []
+        special = [value.get("content") if isinstance(value, dict) else value for value in values]
+        given = {
+            str(id): {"content": text, "special": text in special} for text, id in listed.items() if type(id) is int
+        }
+    found = {
+        int(key): token
+        for key, token in (given if isinstance(given, dict) else {}).items()
+        if key.isdecimal() and len(key) < 10 and isinstance(token, dict)
+    }
+    return {i: found[i] for i in sorted(found) if isinstance(found[i].get("content"), str) and found[i]["content"]}

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Made
@@ -17,7 +18,9 @@ from pellucid import _spm
 from pellucid.errors import ModelFileError
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.bpe import byte_characters
+from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 from pellucid.tokenizer import Tokenizer, folder_description
+from pellucid.weights.writer import write_gguf
 
 E_O_T = "<|endoftext|>"
 SPECIAL = ["<s>", "</s>", E_O_T, "<|im_end|>", "<bos>", "<eos>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"]
@@ -256,6 +259,79 @@ def test_a_space_that_is_no_flag(tmp_path: Path) -> None:
         ModelFileError, match="tokenizer_config.json: add_prefix_space: it is 1; expected true or false"
     ):
         Tokenizer.load(folder)
+
+
+MODEL = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcxy", "▁a", "▁x", "[SPARE]"]
+N = len(MODEL)
+SP = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": False}
+OWN = {str(i): {"content": text, "special": True} for i, text in enumerate(MODEL[:3])}
+
+
+def marks(**more: Any) -> dict[str, Any]:
+    """added_tokens_decoder with a special token, the options being its own, and one that is not."""
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    return {
+        "added_tokens_decoder": {
+            **OWN,
+            str(N): {**flags, "content": "<x>", "special": True, **more},
+            str(N + 1): {**flags, "content": "<b>", "special": False},
+        }
+    }
+
+
+NEW = {"<x>": N, "<b>": N + 1}
+SENTENCEPIECE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    (marks(), {}, "a<x>a <b>c", "▁a <x> ▁a ▁ <b> ▁ c"),
+    (SP, {"added_tokens.json": NEW}, "a<x>a", "▁a <x> ▁a"),
+    ({"added_tokens_decoder": {**OWN, str(N - 1): {"content": "<x>", "special": True}}}, {}, "a<x>a", "▁a <x> ▁a"),
+    ({**marks(), "legacy": False}, {}, "a<x>a<b>a x", "▁a <x> a <b> a ▁x"),
+    ({**marks(), "legacy": False}, {}, " a", "▁a"),
+    ({**marks(), "legacy": True}, {}, " a", "▁ ▁a"),
+    ({**marks(), "legacy": False}, {}, "<x>a", "<x> a"),
+    (marks(lstrip=True), {}, "a <x> a", "▁a <x> ▁ ▁a"),
+    (marks(rstrip=True), {}, "a <x> a", "▁a ▁ <x> ▁a"),
+    (marks(lstrip=True, rstrip=True), {}, "a  <x> a  ", "▁a <x> ▁a ▁ ▁"),
+    (marks(rstrip=True, special=False), {}, "a <x> a", "▁a ▁ <x> ▁a"),
+    (marks(lstrip=True, special=False), {}, "a <x> a", "▁a <x> ▁ ▁a"),
+]
+
+
+def sentencepiece_folder(folder: Path, config: dict[str, Any], files: dict[str, Any]) -> Path:
+    kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * (N - 259)]
+    scores = [0.0] * 259 + [-10.0 - i for i in range(6)] + [-1.0, -2.0, -50.0]
+    model = _spm.encode_model(MODEL, np.array(scores, np.float32), np.array(kinds, np.int32), True)
+    model += b"\x1a\x02\x18\x01"  # a space is put before a text
+    config = {**SP, **config}
+    return write(folder, {"config.json": {"model_type": "mistral"}, "tokenizer.model": model,
+                          "tokenizer_config.json": config, **files})  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "files", "text", "expected"), SENTENCEPIECE)
+def test_added_tokens_of_a_sentencepiece_model(
+    config: dict[str, Any], files: dict[str, Any], text: str, expected: str, tmp_path: Path
+) -> None:
+    folder = sentencepiece_folder(tmp_path, config, files)
+    made = Tokenizer.load(folder)
+    assert " ".join(made.spelling(i) for i in made.encode(text, add_special=False, parse_special=True)) == expected
+    if config.get("legacy") is False:  # so it is in the GGUF file that is made of it
+        write_gguf(tmp_path / "made.gguf", tokenizer_metadata(str(folder), N + 2), [])
+        again = Tokenizer.load(tmp_path / "made.gguf")
+        assert again.encode(text, False, True) == made.encode(text, False, True)
+    assert "<x>" in {made.spelling(i) for i in range(N - 1, made.vocab_size)}
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("config", "files", "text", "expected"), SENTENCEPIECE)
+def test_added_tokens_of_a_sentencepiece_model_in_transformers(
+    config: dict[str, Any], files: dict[str, Any], text: str, expected: str, tmp_path: Path
+) -> None:
+    made = theirs(sentencepiece_folder(tmp_path, config, files))
+    assert " ".join(made.convert_ids_to_tokens(made(text)["input_ids"])) == expected
+
+
+def test_user_defined_tokens_strip_in_ordinary_text(tmp_path: Path) -> None:
+    made = Tokenizer.load(sentencepiece_folder(tmp_path, marks(rstrip=True, special=False), {}))
+    assert made.encode("a <x> a", False) == made.encode("a <x>a", False) == made.encode("a <x> a", False, True)
 
 
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:

@@ -275,6 +275,8 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
     made = {_PREFIX + key: value for key, value in found.items()}
     if more := sorted(own.eog - end_ids(replace(v, eos=eos, eot=eot, eom=eom, eog=()))):
         made["pellucid.eog_token_ids"] = Value("array of int32", more)
+    if v.prefixes_once:
+        made["pellucid.add_space_prefix_once"] = Value("bool", True)
     if own.chat_template is not None:
         made["tokenizer.chat_template"] = Value("string", own.chat_template)
     if own.for_chats.tool_template is not None:

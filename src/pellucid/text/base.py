@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -162,6 +162,12 @@ class VocabularyTokenizer:
         return found
 
     @cached_property
+    def _stripping(self) -> Finder | None:
+        """Finds user-defined tokens in any text, if one of them removes white space beside it."""
+        strips = self.vocabulary.strips | self.vocabulary.strips_before
+        return None if strips.isdisjoint(self._always.values()) else Finder(self._always)
+
+    @cached_property
     def _finder(self) -> Finder:
         """Finds every spelling that matches with ``parse_special=True``."""
         ids = self.vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
@@ -201,8 +207,9 @@ class VocabularyTokenizer:
         check_text(text)
         v = self.vocabulary
         ids = [v.bos] if add_special and v.add_bos and v.bos is not None else []
-        if parse_special:
-            ids += self._encode_parsed(text)
+        finder = self._finder if parse_special else self._stripping
+        if finder is not None:
+            ids += self._encode_parts(finder.split(text))
         elif text:
             ids += self._encode_plain(text, 0)
         if add_special and v.add_eos and v.eos is not None:
@@ -212,16 +219,19 @@ class VocabularyTokenizer:
     def encode_marked(self, text: str, marked: str) -> list[int]:
         """As :meth:`encode` with ``parse_special``, and nothing added, where control tokens count only if `marked`,
         which is the text with some of its characters replaced, spells them too."""
-        return self._encode_parsed(check_text(text), counting(text, marked, self._always))
+        return self._encode_parts(self._finder.split(check_text(text), counting(text, marked, self._always)))
 
-    def _encode_parsed(self, text: str, counts: Callable[[int, int], bool] | None = None) -> list[int]:
+    def _encode_parts(self, split: Iterator[tuple[int, str | int]]) -> list[int]:
+        parts, v = [*split], self.vocabulary
         ids: list[int] = []
         special = None
-        for position, part in self._finder.split(text, counts):
+        for i, (position, part) in enumerate(parts, 1):
             if isinstance(part, str):
-                kept = part.lstrip() if special in self.vocabulary.strips else part
-                if kept:
-                    ids += self._encode_plain(kept, position + len(part) - len(kept))
+                following = parts[i][1] if i < len(parts) else None
+                kept = part.lstrip() if special in v.strips else part
+                position += len(part) - len(kept)
+                if kept := kept.rstrip() if following in v.strips_before else kept:
+                    ids += self._encode_plain(kept, position)
             else:
                 special = part
                 ids.append(part)

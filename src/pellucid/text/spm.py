@@ -46,7 +46,8 @@ def _varint(value: int) -> bytes:
 class SpmTokenizer(VocabularyTokenizer):
     """SentencePiece. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
 
-    With ``add_space_prefix`` a space is put before the text, and before the text after each control token;
+    With ``add_space_prefix`` a space is put before the text, and, without ``prefixes_once``, before the text after each
+    control token;
     ``decode`` drops the first.
     """
 
@@ -135,7 +136,9 @@ class SpmTokenizer(VocabularyTokenizer):
 
     def _encode_plain(self, text: str, offset: int) -> list[int]:
         to_utf8(text, offset)
-        if self.vocabulary.add_space_prefix and not self.vocabulary.squeezes:
+        v = self.vocabulary
+        once = v.prefixes_once and (offset > 0 or text[:1] == " ")
+        if v.add_space_prefix and not v.squeezes and not once:
             text = " " + text
             offset -= 1
         if self._byte_ids is None or _SPACE not in text:

@@ -33,7 +33,9 @@ class Vocabulary:
     all are normal.
     ``merges``: pairs "left right", best first, for "bpe"; for "spm" they replace the scores.
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those that are known by their spelling.
-    ``strips``: ids of control tokens that remove the white space after them, when control tokens in text are parsed.
+    ``strips``, ``strips_before``: ids of tokens that remove the white space after and before them: control tokens where
+    these are parsed, user-defined ones always.
+    ``prefixes_once``: of ``add_space_prefix``: no space is put after tokens within the text, or before a space.
     ``charsmap``: of "unigram": the table of characters that text is normalised by; ``squeezes``: spaces at its ends
     are removed, and runs of spaces become one.
     ``lowercase``, ``strip_accents``: of "wordpiece": what is done to text before it is cut. None: lower case where no
@@ -57,9 +59,11 @@ class Vocabulary:
     pad: int | None = None
     eog: tuple[int, ...] = ()
     strips: frozenset[int] = frozenset()
+    strips_before: frozenset[int] = frozenset()
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    prefixes_once: bool = False
     charsmap: bytes = b""
     squeezes: bool = False
     lowercase: bool | None = None

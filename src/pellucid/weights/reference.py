@@ -32,7 +32,8 @@ _LONGEST_NAME = 200  # bytes; locks and records add to it, and file systems allo
 # The files of a Hugging Face folder that Pellucid reads.
 _FOLDER_FILES = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer\.model|tokenizer_config\.json"
-    r"|special_tokens_map\.json|chat_template\.(json|jinja)|additional_chat_templates/(default|tool_use)\.jinja|model(-[0-9]+-of-[0-9]+)?\.safetensors"
+    r"|special_tokens_map\.json|added_tokens\.json|chat_template\.(json|jinja)"
+    r"|additional_chat_templates/(default|tool_use)\.jinja|model(-[0-9]+-of-[0-9]+)?\.safetensors"
     r"|model\.safetensors\.index\.json"
 )
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE | re.DOTALL)
