@@ -433,7 +433,11 @@ def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabul
 
     def id_of(name: str, default: str) -> int | None:
         spelling = _spelling(config, name)
-        return index.get((default if spelling is None else spelling).encode())
+        try:
+            return index.get((default if spelling is None else spelling).encode())
+        except UnicodeEncodeError:
+            file = path.parent / "tokenizer_config.json"
+            raise TokenizerError(f"{file}: {name}: it is {quoted(spelling)}; expected text that is UTF-8") from None
 
     own = tokenizer_class(config, settings.model)
     bos = id_of("bos_token", own.bos or "<s>")

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Made
 
 from pellucid import _spm
-from pellucid.errors import ModelFileError
+from pellucid.errors import ModelFileError, TokenizerError
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.bpe import byte_characters
 from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
@@ -332,6 +332,12 @@ def test_added_tokens_of_a_sentencepiece_model_in_transformers(
 def test_user_defined_tokens_strip_in_ordinary_text(tmp_path: Path) -> None:
     made = Tokenizer.load(sentencepiece_folder(tmp_path, marks(rstrip=True, special=False), {}))
     assert made.encode("a <x> a", False) == made.encode("a <x>a", False) == made.encode("a <x> a", False, True)
+
+
+def test_a_spelling_that_no_text_has(tmp_path: Path) -> None:
+    folder = sentencepiece_folder(tmp_path, {"bos_token": "\ud800"}, {})
+    with pytest.raises(TokenizerError, match="tokenizer_config.json: bos_token: it is .*; expected text that is UTF-8"):
+        Tokenizer.load(folder)
 
 
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:
