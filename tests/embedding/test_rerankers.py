@@ -151,6 +151,19 @@ def test_types_of_tokens(tmp_path: Path) -> None:
         Model.load(path)
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Electra", "DistilBert", "MPNet", "Roberta", "Unknown"])
+def test_types_of_tokens_by_class(kind: str, tmp_path: Path) -> None:
+    """Of model_input_names in transformers' classes."""
+    path = folder("bert_reranker", tmp_path / "m")
+    found = {}
+    for name in (f"{kind}Tokenizer", f"{kind}TokenizerFast"):
+        for more in ({}, {"model_input_names": ["input_ids"]}, {"model_input_names": ["token_type_ids"]}):
+            (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, **more}))
+            found[len(more) and more["model_input_names"][0]] = scores(path)
+        assert (found[0] == found["token_type_ids"]) == (kind in ("Bert", "Electra"))
+        assert (found[0] == found["input_ids"]) == (kind not in ("Bert", "Electra"))
+
+
 @pytest.mark.parametrize("name", ["bert_reranker", "xlm_reranker"])
 def test_what_is_refused(name: str, tmp_path: Path) -> None:
     path = folder(name, tmp_path / "m")

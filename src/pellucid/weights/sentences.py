@@ -15,6 +15,7 @@ import numpy as np
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.folder import SCORES, Settings
 from pellucid.pooling import Dense, Embedder
+from pellucid.tokenizer_classes import tokenizer_class
 from pellucid.weights.base import SourceFile, Tensor, read_file
 from pellucid.weights.safetensors import json_value, read_header
 from pellucid.weights.transformer_keys import check_keys, read_table, read_transformer, refused
@@ -201,11 +202,13 @@ def _floats(t: Tensor, shape: tuple[int, ...]) -> Any:
 
 
 def _typed(path: str) -> bool:
-    """Whether the tokenizer gives types of tokens: those of BERT do, the general class only if it is told to."""
+    """Whether the tokenizer gives types of tokens: BERT's class does, others only if they are told to."""
     file, table = read_table(path, "tokenizer_config.json", needed=False)
     names = table.get("model_input_names")
     if names is None:
-        return table.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        if not table:  # the model's own
+            return True
+        return tokenizer_class(table, read_table(path, "config.json", needed=False)[1]).typed
     if not isinstance(names, list):
         raise ModelFileError(f"it is {names!r:.80}", file=file, field="model_input_names", expected="a list of names")
     return "token_type_ids" in names
