@@ -340,6 +340,66 @@ def test_a_spelling_that_no_text_has(tmp_path: Path) -> None:
         Tokenizer.load(folder)
 
 
+SPACES: dict[str, Any] = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+BYTES, FUSE = {"type": "ByteFallback"}, {"type": "Fuse"}
+STRIP: dict[str, Any] = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+LETTER = {"type": "Replace", "pattern": {"String": "x"}, "content": "yy"}
+EVERY = [SPACES, BYTES, FUSE, STRIP]
+
+
+def decoder_folder(folder: Path, steps: list[Any], sign: str = "▁") -> Path:
+    pieces = [["<unk>", 0.0], [f"{sign}a", -1.0], [f"{sign}x", -1.0], [sign, -2.0], ["a", -3.0], ["x", -3.0]]
+    step = {"type": "Metaspace", "replacement": sign, "prepend_scheme": "always", "split": True}
+    table: dict[str, Any] = {
+        "model": {"type": "Unigram", "vocab": pieces, "unk_id": 0, "byte_fallback": False},
+        "pre_tokenizer": step,
+        "decoder": {"type": "Sequence", "decoders": steps} if steps else step,
+        "normalizer": None, "post_processor": None, "truncation": None, "padding": None, "version": "1.0",
+        "added_tokens": [],
+    }  # fmt: skip
+    return write(folder, {"tokenizer.json": table, "tokenizer_config.json": GENERAL})
+
+
+DECODERS: list[tuple[list[Any], str, str]] = [
+    ([], "_", "a xa"),
+    ([], "▁", "a xa"),
+    (EVERY, "▁", "a xa"),
+    ([LETTER, *EVERY], "▁", "a yya"),
+    ([{**SPACES, "pattern": {"String": "_"}}, *EVERY[1:]], "_", "a xa"),
+]
+
+
+@pytest.mark.parametrize(("steps", "sign", "expected"), DECODERS)
+def test_decoders(steps: list[Any], sign: str, expected: str, tmp_path: Path) -> None:
+    made = Tokenizer.load(decoder_folder(tmp_path, steps, sign))
+    assert made.decode(made.encode("a xa")) == expected
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(("steps", "sign", "expected"), DECODERS)
+def test_decoders_in_transformers(steps: list[Any], sign: str, expected: str, tmp_path: Path) -> None:
+    made = theirs(decoder_folder(tmp_path, steps, sign))
+    assert made.decode(made("a xa")["input_ids"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([*EVERY, LETTER], r"decoder.decoders\[4\]: Replace of 'x' is not supported after"),
+        ([{**LETTER, "pattern": {"Regex": "x"}}, *EVERY], r"decoders\[0\].pattern: .*only a String is supported"),
+        ([*EVERY[:3], {**STRIP, "stop": 1}], r"decoders\[3\].stop: it is 1; only 0 is supported"),
+        ([*EVERY[:3], {**STRIP, "start": 2}], r"decoders\[3\].start: it is 2; only 1 is supported"),
+        ([*EVERY[:3], {**STRIP, "content": "a"}], r"decoders\[3\].content: it is 'a'; only ' ' is supported"),
+        ([{"type": "ByteLevel"}, STRIP], r"decoders\[1\]: 'Strip' is not supported beside ByteLevel"),
+        ([LETTER, {"type": "ByteLevel"}], r"decoders\[0\]: 'Replace' is not supported beside ByteLevel"),
+        ([{"type": "BPEDecoder"}, BYTES], r"decoders\[0\]: 'BPEDecoder' is not supported"),
+    ],
+)
+def test_decoders_that_are_refused(steps: list[Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.load(decoder_folder(tmp_path, steps))
+
+
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:
     model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     folder = write(tmp_path, {"tokenizer.model": model})

@@ -59,7 +59,7 @@ class JsonTokenizer:
         self._checked = Description(description, rows, adapt)
         table = self._checked.table
         self.chat_template = chat_template
-        self._byte_level, self._spaces, self._inside = _kind(table.get("decoder"))
+        self._byte_level, self._replaced, self._inside = _kind(table.get("decoder"))
         # Ordinary tokens by the description, which must not match in ordinary text; decoding still shows them.
         self._markers = set()
         for token in table.get("added_tokens") or []:
@@ -295,7 +295,9 @@ class JsonTokenizer:
             return bytes([int(match[1], 16)])
         if self._inside is not None:  # pieces inside a word begin so; others begin a word
             text = text.removeprefix(self._inside) if text.startswith(self._inside) else f" {text}"
-        return (text.replace(_SPACE, " ") if self._spaces else text).encode("utf-8", "replace")
+        for old, new in self._replaced:
+            text = text.replace(old, new)
+        return text.encode("utf-8", "replace")
 
 
 def _without_control_pieces(table: dict[str, Any]) -> Any:
@@ -328,16 +330,51 @@ def _apart(model: dict[str, Any], control: Container[str]) -> dict[str, Any]:
     return made
 
 
-def _kind(decoder: object) -> tuple[bool, bool, str | None]:
-    """(whether pieces are in the byte alphabet, whether U+2581 is a space, how a piece of WordPiece begins that begins
-    no word), from the description's decoders."""
-    steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
-    kinds = [step.get("type") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
-    if "ByteLevel" in kinds:
-        return True, False, None
-    if "Metaspace" in kinds or "ByteFallback" in kinds:
-        return False, True, None
+def _kind(decoder: object) -> tuple[bool, list[tuple[str, str]], str | None]:
+    """(whether pieces are in the byte alphabet, what is replaced in a piece by what, how a piece of WordPiece begins
+    that begins no word), from the description's decoders. Raises ``TokenizerError`` for steps that are not done here.
+    """
+    listed = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
+    steps = [step for step in listed if isinstance(step, dict)] if isinstance(listed, list) else []
+    kinds = [step.get("type") for step in steps]
     if kinds == ["WordPiece"]:
-        return False, False, steps[0].get("prefix", "##")
-    shown = quoted("+".join(map(str, kinds)) or None)
-    raise TokenizerError(f"decoder: {shown} is not supported; expected ByteLevel, ByteFallback, Metaspace or WordPiece")
+        return False, [], steps[0].get("prefix", "##")
+    byte_level = "ByteLevel" in kinds
+    if not byte_level and "Metaspace" not in kinds and "ByteFallback" not in kinds:
+        shown = quoted("+".join(map(str, kinds)) or None)
+        expected = "expected ByteLevel, ByteFallback, Metaspace or WordPiece"
+        raise TokenizerError(f"decoder: {shown} is not supported; {expected}")
+    replaced: list[tuple[str, str]] = []
+    for i, step in enumerate(steps):
+        place = f"decoder.decoders[{i}]" if "decoders" in decoder else "decoder"  # type: ignore[operator]
+        kind = step.get("type")
+        if kind == "Metaspace" and not byte_level:
+            replaced.append((str(step.get("replacement", step.get("str_rep", _SPACE))), " "))
+        elif kind == "Replace" and not byte_level:
+            replaced.append(_replaced(step, kinds[:i], place))
+        elif kind == "Strip" and not byte_level:
+            _check_strip(step, place)
+        elif kind not in ("ByteLevel", "ByteFallback", "Fuse"):
+            beside = " beside ByteLevel" if byte_level else ""
+            raise TokenizerError(f"{place}: {quoted(kind)} is not supported{beside}")
+    return byte_level, replaced, None
+
+
+def _replaced(step: dict[str, Any], before: list[Any], place: str) -> tuple[str, str]:
+    """Text in a piece, and what it becomes."""
+    pattern = step.get("pattern")
+    old = pattern.get("String") if isinstance(pattern, dict) else None
+    new = step.get("content")
+    if not isinstance(old, str) or not isinstance(new, str):
+        raise TokenizerError(f"{place}.pattern: it is {quoted(pattern)}; only a String is supported")
+    if (old, new) != (_SPACE, " ") and {"ByteFallback", "Fuse"} & {*before}:  # what several pieces make is searched
+        raise TokenizerError(f"{place}: Replace of {quoted(old)} is not supported after ByteFallback or Fuse")
+    return old, new
+
+
+def _check_strip(step: dict[str, Any], place: str) -> None:
+    """The space that encoding put before the text is all that may go."""
+    for key, allowed in (("content", (" ",)), ("start", (0, 1)), ("stop", (0,))):
+        value = step.get(key, allowed[0])
+        if value not in allowed:
+            raise TokenizerError(f"{place}.{key}: it is {quoted(value)}; only {quoted(allowed[-1])} is supported")
