@@ -129,6 +129,8 @@ class Folder:
     numbers: Mapping[str, str] = field(default_factory=dict)
     norm_offset: float = 0.0  # added to the weights of norms ...
     plain_norms: tuple[str, ...] = ()  # ... but these, by GGUF's names
+    # transformers' rope_parameters where neither these nor rope_scaling are given, or are null
+    rope: Mapping[str, Any] = field(default_factory=dict)
     ropes: bool = False  # rope_parameters has a table for each kind of layer
     proportional: bool = False  # layers with full attention may have the rotation of this name, and no scaled one
     partial: float | None = None  # default of partial_rotary_factor; None: all columns of a head are rotated

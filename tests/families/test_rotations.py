@@ -3,6 +3,7 @@ give every value. With `--live`, transformers computes the same of both."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def without(table: Keys, key: str) -> Keys:
 
 
 ORIGINAL = "original_max_position_embeddings"
+# Those of transformers' classes.
+OSS = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, ORIGINAL: 4096}
+APERTUS = {**LLAMA3, "rope_theta": 12e6, ORIGINAL: 8192}
+MISTRAL = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 128.0, ORIGINAL: 8192, "beta_fast": 32.0, "beta_slow": 1.0,
+           "mscale_all_dim": 1.0, "mscale": 1.0, "llama_4_scaling_beta": 0.1}  # fmt: skip
+GEMMA = two({"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+            {**DEFAULT, "rope_theta": 1e4})  # fmt: skip
 SAME: list[tuple[str, Keys, Keys]] = [
     ("gptneox", {}, one(DEFAULT, 1e4, 0.25)),
     ("gptneox", {"rotary_pct": 1.0}, one(DEFAULT, 1e4, 1.0)),
@@ -52,6 +60,19 @@ SAME: list[tuple[str, Keys, Keys]] = [
      one(DEFAULT, 500.0, 0.5)),
     ("gpt_oss", {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": None}},
      {"rope_parameters": {**YARN, "rope_theta": 500.0, "truncate": False}}),
+    *(
+        (name, nothing, {"rope_parameters": table})
+        for name, table in (("apertus", APERTUS), ("mistral4", MISTRAL), ("gpt_oss", {**OSS, "rope_theta": 150000.0}))
+        for nothing in ({}, {"rope_parameters": None}, {"rope_parameters": None, "rope_scaling": None})
+    ),
+    ("gpt_oss", {"rope_theta": 500.0}, {"rope_parameters": {**OSS, "rope_theta": 500.0}}),
+    ("apertus", {"rope_theta": 500.0}, {"rope_parameters": APERTUS}),
+    ("apertus", {"rope_theta": 500.0, "rope_scaling": LLAMA3}, {"rope_parameters": {**LLAMA3, "rope_theta": 500.0}}),
+    ("mistral4", {"rope_theta": 500.0,
+     "rope_scaling": {**without(MISTRAL, "rope_theta"), "partial_rotary_factor": 1 / 3}},
+     {"rope_parameters": {**MISTRAL, "rope_theta": 500.0}}),
+    ("gemma4", {}, GEMMA),
+    ("gemma4", {"rope_parameters": None}, GEMMA),
     ("embedding_gemma", {}, based(DEFAULT, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": YARN}, based(YARN, 1e6, 1e4)),
     ("embedding_gemma", {"rope_scaling": LLAMA3}, based(LLAMA3, 1e6, 1e4)),
@@ -91,7 +112,6 @@ REFUSED = [
      'config.rope_parameters.rope_type = "yarn" is not supported; supported: default; others belong in its tables'),
     ("olmo3", {"rope_parameters": {"type": "linear", "factor": 2.0}}, 'config.rope_parameters.type = "linear"'),
     ("olmo3", {"rope_parameters": {**DEFAULT, "factor": 2.0}}, "config.rope_parameters.factor = 2.0"),
-    ("gpt_oss", {}, "a model without config.rope_parameters is not supported; supported: a table"),
     ("lfm3", {}, "a model without config.rope_parameters is not supported; supported: a table"),
 ]  # fmt: skip
 
@@ -129,6 +149,7 @@ def theirs(name: str, path: Path) -> Array:
 
     from tests.families.test_families_live import reference_results
 
+    importlib.import_module("tests.reference.hf")  # it names Mistral 4's class to AutoModelForCausalLM
     model = getattr(transformers, MODELS[name].auto).from_pretrained(path, dtype=torch.float32).eval()
     found: Array = reference_results(model, ids_of(MODELS[name], golden_of(name))[:100])
     return found

@@ -60,12 +60,9 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    """Without a rotation, transformers assumes a scaled one, which no file relies on. With another activation there
-    are no parameters of xIELU, and the key is named rather than those."""
+    """With another activation there are no parameters of xIELU, and the key is named rather than those."""
     if c.get_str("hidden_act", "xielu") != "xielu":
         raise c.refuse("hidden_act", "xielu")
-    if c.get_table("rope_parameters", None) is None and c.get_table("rope_scaling", None) is None:
-        raise c.fail("rope_parameters", "no such key", "a table")
     return {}
 
 
@@ -78,6 +75,14 @@ FOLDERS = {
             "max_position_embeddings": 65536,
             "hidden_act": "xielu",
             "rope_theta": 12000000.0,
+        },
+        rope={
+            "rope_type": "llama3",
+            "rope_theta": 12000000.0,
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
         },
         inert={"qk_norm": True},
         biases={"attention_bias": QKVO},

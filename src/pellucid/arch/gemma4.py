@@ -242,10 +242,10 @@ _TEXT = Folder(
         "hidden_size_per_layer_input": 256,
         "vocab_size_per_layer_input": 262144,
         "num_kv_shared_layers": 0,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
-        },
+    },
+    rope={
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
     },
     biases={"attention_bias": QKVO},
     names={

@@ -44,8 +44,6 @@ def _derive(c: Settings) -> Mapping[str, Any]:
             raise c.refuse(key, f"{only:g}")
     if c.get_str("hidden_act", "silu") != "silu":  # the key is not used, but says silu
         raise c.refuse("hidden_act", "silu")
-    if c.get_any("rope_parameters", None) is None and c.get_any("rope_scaling", None) is None:
-        raise c.refuse("rope_parameters", "a table")  # transformers has one of its own then
     local = windows(c, lambda i: i % 2 == 0)
     return {"attention.sliding_window_pattern": local}
 
@@ -94,6 +92,14 @@ FOLDERS = {
             "num_experts_per_tok": 4,
             "rope_theta": 150000.0,
             "attention_bias": True,
+        },
+        rope={
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
         },
         inert={"initial_context_length": ANY, "experts_per_token": Same("num_experts_per_tok")},
         biases={"attention_bias": QKVO},

@@ -20,13 +20,12 @@ def config(source: Source) -> Config:
 
 def _derive(c: Settings) -> Mapping[str, Any]:
     only(c, moe_layer_freq=1, scoring_func="softmax")
-    if c.get_table("rope_parameters", None) is None:  # transformers then assumes a scaled rotation
-        raise c.fail("rope_parameters", "no such key", "a table")
-    c.get_int("rope_parameters.max_position_embeddings", None, min=1)  # a copy of the one beside the table
-    original = c.get_int("rope_parameters.original_max_position_embeddings", min=1, max=1 << 24)
+    where = "rope_parameters" if c.get_table("rope_parameters", None) is not None else "rope_scaling"
+    c.get_int(f"{where}.max_position_embeddings", None, min=1)  # a copy of the one beside the table
+    original = c.get_int(f"{where}.original_max_position_embeddings", min=1, max=1 << 24)
     return {
         **latent_keys(c),
-        "attention.temperature_scale": c.get_float("rope_parameters.llama_4_scaling_beta", min=0.0, max=1e3),
+        "attention.temperature_scale": c.get_float(f"{where}.llama_4_scaling_beta", min=0.0, max=1e3),
         "rope.scaling.original_context_length": c.get_int("original_max_position_embeddings", original, min=1),
         "expert_choice_bias": False,
     }
@@ -61,6 +60,17 @@ FOLDERS = {
             "norm_topk_prob": True,
             "first_k_dense_replace": 0,
             "rope_interleave": True,
+        },
+        rope={
+            "type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 128.0,
+            "original_max_position_embeddings": 8192,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale_all_dim": 1.0,
+            "mscale": 1.0,
+            "llama_4_scaling_beta": 0.1,
         },
         names={**LATENT_NAMES, **EXPERTS, **SHARED_EXPERT},
         derive=_derive,

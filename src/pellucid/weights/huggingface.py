@@ -117,7 +117,10 @@ def _with_defaults(table: Folder, config: Mapping[str, Any], within: bool = Fals
     it is a wrapper's text_config."""
     given = {table.keys[key] for key in config if key in table.keys}
     known = {**table.sizes, **table.defaults} if within else table.defaults
-    return {**{k: v for k, v in known.items() if table.keys.get(k, k) not in given}, **config}
+    made = {**{k: v for k, v in known.items() if table.keys.get(k, k) not in given}, **config}
+    if table.rope and made.get("rope_parameters") is None and not made.get("rope_scaling"):
+        made["rope_parameters"] = dict(table.rope)
+    return made
 
 
 def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
