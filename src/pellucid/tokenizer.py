@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from bisect import bisect_left, bisect_right
@@ -50,6 +51,13 @@ class Tokenizer:
         self._text = text
         self.for_chats = ForChats()
         self._chats: dict[str | None, Chat] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made again where it is needed: templates and grammars, which cannot be pickled."""
+        text = copy.copy(self._text)
+        for name in ("_grammars", "_marked"):
+            vars(text).pop(name, None)
+        return {**vars(self), "_text": text, "_chats": {}}
 
     def __repr__(self) -> str:
         return f"<Tokenizer: {self.vocab_size} tokens, BOS {self.bos}, EOS {self.eos}>"

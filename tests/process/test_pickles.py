@@ -51,6 +51,16 @@ def test_names_stay_names(path: Path) -> None:
     assert pickled.Recipe(str(path), {"draft": "owner/name"}).arguments == {"draft": "owner/name"}
 
 
+def test_a_tokenizer_that_was_used(smollm2: Path) -> None:
+    """Compiled templates and grammars stay behind."""
+    said = [{"role": "user", "content": "<|im_end|>"}]
+    with Model.load(smollm2, threads=1) as model:
+        model.chat(said, max_tokens=1, schema={"type": "object"})
+        expected = model.tokenizer.chat().prompt(said)
+        for again in (pickle.loads(pickle.dumps(model.tokenizer)), copy.deepcopy(model.tokenizer)):
+            assert again.chat().prompt(said) == expected
+
+
 def test_a_process_has_a_model_once(path: Path) -> None:
     with Model.load(path, context=64, threads=1) as model:
         data = pickle.dumps(model)
