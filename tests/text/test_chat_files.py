@@ -191,6 +191,12 @@ def test_they_are_chosen_as_transformers_chooses(case: str, own: Path) -> None:
     assert not expected[0] or theirs.apply_chat_template(USER, tokenize=False) == expected[0]
 
 
+def test_a_template_for_tools_that_writes_no_name(folder: Path) -> None:
+    """It gets them all the same; nothing is written for it."""
+    made = templates(folder, {"default": SAID, "tool_use": "{{ tools | length }}{{ messages[0].content }}"}, {})
+    assert shown(made, TOOLS) == f"{len(TOOLS)}x"
+
+
 def test_a_broken_template_for_tools(folder: Path) -> None:
     made = templates(folder, {"default": SAID, "tool_use": "{% if %}"}, {})
     assert shown(made) == "Dx"

@@ -205,13 +205,18 @@ class BrokenTemplateError(ChatTemplateError):
 
 class Chat:
     """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own. ``names``:
-    further special tokens that it knows by name.
+    further special tokens that it knows by name. ``for_tools``: it is the one for conversations with tools.
 
     Raises ``ChatTemplateError`` if there is none, or if it is broken.
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, source: str | None = None, names: Mapping[str, str | None] = {}
+        self,
+        tokenizer: TextTokenizer,
+        source: str | None = None,
+        names: Mapping[str, str | None] = {},
+        *,
+        for_tools: bool = False,
     ) -> None:
         own = source is None
         source = tokenizer.chat_template if source is None else source
@@ -225,7 +230,7 @@ class Chat:
             self.template = ChatTemplate(source, special_names(tokenizer, names), tuple(special))
         except ChatTemplateError as error:
             raise BrokenTemplateError(error.message, line=error.line) if own else error from None
-        self._writer = Writer(self.template, find(source), tuple(special))
+        self._writer = Writer(self.template, find(source), tuple(special), for_tools=for_tools)
         self._known_ids = lru_cache(8)(self._ids)
 
     def of(self, tools: Any) -> Chat:
@@ -294,7 +299,7 @@ class ToolChat(Chat):
 
     def __init__(self, tokenizer: TextTokenizer, names: Mapping[str, str | None], tools: str) -> None:
         super().__init__(tokenizer, None, names)
-        self._with_tools = _later(lambda: Chat(tokenizer, tools, names))
+        self._with_tools = _later(lambda: Chat(tokenizer, tools, names, for_tools=True))
 
     def of(self, tools: Any) -> Chat:
         return self if tools is None or (isinstance(tools, (list, tuple)) and not tools) else self._with_tools()

@@ -42,10 +42,14 @@ class Prepared(NamedTuple):
 
 
 class Writer:
-    """Prepares conversations for a template. specials: spellings of its special tokens."""
+    """Prepares conversations for a template. specials: spellings of its special tokens. for_tools: it is the model's for
+    conversations with tools, and gets them whatever it writes of them."""
 
-    def __init__(self, template: _Template, dialect: Dialect, specials: Sequence[str]) -> None:
+    def __init__(
+        self, template: _Template, dialect: Dialect, specials: Sequence[str], *, for_tools: bool = False
+    ) -> None:
         self._template = template
+        self._for_tools = for_tools
         self._dialect = dialect
         self._specials = frozenset(specials)
         self._forms: dict[bool, tuple[str, str | None]] = {}
@@ -90,7 +94,9 @@ class Writer:
         """In which form it writes tools: "nested" in OpenAI's, "flat" ones alone, or "" """
         if _NAME in self._try([_USER], [{"type": "function", "function": _FUNCTION}]):
             return "nested"
-        return "flat" if _NAME in self._try([_USER], [_FUNCTION]) else ""
+        if _NAME in self._try([_USER], [_FUNCTION]):
+            return "flat"
+        return "nested" if self._for_tools else ""
 
     @cached_property
     def _writes_any(self) -> bool:
