@@ -56,8 +56,9 @@ def test_a_tokenizer_that_was_used(smollm2: Path) -> None:
     said = [{"role": "user", "content": "<|im_end|>"}]
     with Model.load(smollm2, threads=1) as model:
         model.chat(said, max_tokens=1, schema={"type": "object"})
-        expected = model.tokenizer.chat().prompt(said)
-        for again in (pickle.loads(pickle.dumps(model.tokenizer)), copy.deepcopy(model.tokenizer)):
+        tokenizer = model.core.need_tokenizer()
+        expected = tokenizer.chat().prompt(said)
+        for again in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
             assert again.chat().prompt(said) == expected
 
 

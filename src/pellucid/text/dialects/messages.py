@@ -42,8 +42,8 @@ class Prepared(NamedTuple):
 
 
 class Writer:
-    """Prepares conversations for a template. specials: spellings of its special tokens. for_tools: it is the model's for
-    conversations with tools, and gets them whatever it writes of them."""
+    """Prepares conversations for a template. specials: spellings of its special tokens. for_tools: it is the model's
+    for conversations with tools, and gets them whatever it writes of them."""
 
     def __init__(
         self, template: _Template, dialect: Dialect, specials: Sequence[str], *, for_tools: bool = False
