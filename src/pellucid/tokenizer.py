@@ -281,13 +281,14 @@ def _no_ends(size: int) -> list[int]:
 
 
 class _Settings(NamedTuple):
-    """What a folder says beside the vocabulary: tokenizer_config.json with the chat template, config.json, the ids that
-    end a generation, and added_tokens.json."""
+    """What a folder says beside the vocabulary: tokenizer_config.json with special_tokens_map.json and the chat
+    template, config.json, the ids that end a generation, added_tokens.json, and tokenizer_config.json alone."""
 
     config: Mapping[str, Any] = MappingProxyType({})
     model: Mapping[str, Any] = MappingProxyType({})
     ends: Ends = _no_ends
     added: Mapping[str, Any] = MappingProxyType({})
+    given: Mapping[str, Any] = MappingProxyType({})
 
 
 def _spelling(config: Mapping[str, Any], name: str) -> str | None:
@@ -317,12 +318,12 @@ def _template(config: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def _settings(folder: Path) -> _Settings:
-    config = _json_table(folder / "tokenizer_config.json")
-    config = with_map(config, _json_table(folder / "special_tokens_map.json"))
+    given = _json_table(folder / "tokenizer_config.json")
+    config = with_map(given, _json_table(folder / "special_tokens_map.json"))
     if templates := _templates(config, folder):
         config = {**config, "chat_template": templates}
     added = _json_table(folder / "added_tokens.json")
-    return _Settings(config, _json_table(folder / "config.json"), folder_ends(folder), added)
+    return _Settings(config, _json_table(folder / "config.json"), folder_ends(folder), added, given)
 
 
 def folder_ends(path: str | os.PathLike[str]) -> Ends:
@@ -377,10 +378,12 @@ def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Toke
         own = tokenizer_class(config, settings.model, description)
         made = JsonTokenizer(
             description,
-            bos=_spelling(config, "bos_token"),
-            eos=_spelling(config, "eos_token"),
+            bos=_spelling(settings.given, "bos_token"),
+            eos=_spelling(settings.given, "eos_token"),
             usual={
-                key: one for key, one in (("bos_token", own.bos), ("eos_token", own.eos)) if one and key not in config
+                key: one
+                for key, default in (("bos_token", own.bos), ("eos_token", own.eos))
+                if (one := _spelling(config, key) if key in config else default) is not None
             },
             chat_template=_template(config, path.parent) if config else None,
             rows=rows,

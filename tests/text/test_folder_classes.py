@@ -6,6 +6,7 @@ Each expectation is also what transformers gives (`--live`).
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +138,19 @@ def test_first_and_last_tokens_in_transformers(name: str, tmp_path: Path) -> Non
     case = ENDS[name]
     made = theirs(write(tmp_path, {"tokenizer.json": json.loads(bytes_and_words().to_str()), **case.files}))
     assert (made.bos_token, made.eos_token) == (case.bos, case.eos)
+
+
+def test_a_map_names_tokens_that_are_not_there(tmp_path: Path) -> None:
+    """Those of tokenizer_config.json count then, and none where it has none. The tokenizer goes into a pickle."""
+    files = {
+        "tokenizer.json": json.loads(bytes_and_words().to_str()),
+        "special_tokens_map.json": {"eos_token": "<none>"},
+    }
+    for config, expected in (({"eos_token": "</s>"}, "</s>"), ({}, None)):
+        folder = write(tmp_path / str(len(config)), {**files, "tokenizer_config.json": {**GENERAL, **config}})
+        for made in (Tokenizer.load(folder), pickle.loads(pickle.dumps(Tokenizer.load(folder)))):
+            assert (None if made.eos is None else made.spelling(made.eos)) == expected
+            assert made.decode(made.encode("he he")) == "he he"
 
 
 def test_a_class_names_tokens_that_are_not_there(tmp_path: Path) -> None:
@@ -391,6 +405,10 @@ def test_decoders_in_transformers(steps: list[Any], sign: str, expected: str, tm
         ([*EVERY[:3], {**STRIP, "start": 2}], r"decoders\[3\].start: it is 2; only 1 is supported"),
         ([*EVERY[:3], {**STRIP, "content": "a"}], r"decoders\[3\].content: it is 'a'; only ' ' is supported"),
         ([{"type": "ByteLevel"}, STRIP], r"decoders\[1\]: 'Strip' is not supported beside ByteLevel"),
+        (
+            [{**LETTER, "content": "x" * 5}, {**LETTER, "content": "x" * 5}, *EVERY],
+            "25 times as long; at most 16",
+        ),
         ([LETTER, {"type": "ByteLevel"}], r"decoders\[0\]: 'Replace' is not supported beside ByteLevel"),
         ([{"type": "BPEDecoder"}, BYTES], r"decoders\[0\]: 'BPEDecoder' is not supported"),
     ],

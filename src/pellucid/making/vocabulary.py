@@ -78,10 +78,14 @@ def _agrees(vocabulary: Vocabulary, own: Tokenizer) -> bool:
 def _from_sentencepiece(folder: str, rows: int, only: bool) -> Iterator[Vocabulary]:
     """only: the folder has no other vocabulary; else a tokenizer.model that is not SentencePiece's is no error."""
     try:
-        yield sentencepiece_vocabulary(folder, rows)
+        found = sentencepiece_vocabulary(folder, rows)
     except TokenizerError:
         if only:
             raise
+        return
+    yield found
+    if found.add_space_prefix:  # a tokenizer.json beside it may say otherwise
+        yield replace(found, prefixes_once=not found.prefixes_once)
 
 
 def _from_json(table: dict[str, Any], own: Tokenizer) -> Iterator[Vocabulary]:
@@ -254,7 +258,7 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
     known = {piece: i for piece, i in special.items() if types[i] == CONTROL}
     for key, name in _NAMED.items():
         if ids.get(key) is None:
-            ids[key] = special.get((own.for_chats.names.get(name) or "").encode())
+            ids[key] = special.get((own.for_chats.names.get(name) or "").encode("utf-8", "surrogatepass"))
     for name, spellings in _SPELLINGS.items():
         if ids.get(name) is None:
             ids[name] = next((known[one] for one in spellings if one in known), None)

@@ -83,6 +83,7 @@ class Description:
             raise TokenizerError('model: missing; expected a table with "model", "decoder" and so on')
         self.table = table
         self.changed = self.adapt is not None and self.adapt(table)
+        self.adapt = None  # a function of its caller's, which no pickle can have
         self._components = 0
         self._exact = True
         self._check_model(table["model"])

@@ -32,6 +32,7 @@ __all__ = ["JsonTokenizer"]
 _SPACE = "\u2581"
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 _MOST_BYTES = 1 << 25  # that a text may become before it is cut into pieces; the package takes 20 times the memory
+_MOST_GROWTH = 16  # of a piece, by its decoder
 _MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
 
 
@@ -39,7 +40,7 @@ class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
     ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``usual``: of bos_token and
-    eos_token, spellings that count where these are None and the vocabulary has them; ``rows``, ``adapt``: as of
+    eos_token, spellings that count before these where the vocabulary has them; ``rows``, ``adapt``: as of
     ``Description``. Truncation and padding are ignored; the description's normaliser and its post-processor (which adds
     BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be
     turned into bytes.
@@ -150,11 +151,11 @@ class JsonTokenizer:
         return {token.content: i for i, token in self._added.items() if token.special and token.content}
 
     def _id_of(self, name: str, spelling: str | None, usual: Mapping[str, str]) -> int | None:
-        wanted = usual.get(name) if spelling is None else spelling
-        if wanted is None:
-            return None
+        found: int | None = None
         with package_errors(name):
-            found: int | None = self._plain.token_to_id(wanted)
+            for one in (usual.get(name), spelling):
+                if found is None and one is not None:
+                    found = self._plain.token_to_id(one)
         if found is None and spelling is not None:
             raise TokenizerError(f"{name}: {quoted(spelling)} is not in the vocabulary")
         return found
@@ -345,13 +346,18 @@ def _kind(decoder: object) -> tuple[bool, list[tuple[str, str]], str | None]:
         expected = "expected ByteLevel, ByteFallback, Metaspace or WordPiece"
         raise TokenizerError(f"decoder: {shown} is not supported; {expected}")
     replaced: list[tuple[str, str]] = []
+    growth = 1.0
     for i, step in enumerate(steps):
         place = f"decoder.decoders[{i}]" if "decoders" in decoder else "decoder"  # type: ignore[operator]
         kind = step.get("type")
         if kind == "Metaspace" and not byte_level:
             replaced.append((str(step.get("replacement", step.get("str_rep", _SPACE))), " "))
         elif kind == "Replace" and not byte_level:
-            replaced.append(_replaced(step, kinds[:i], place))
+            old, new = _replaced(step, kinds[:i], place)
+            growth *= max(len(new) / len(old), 1)  # of text that is not empty
+            if growth > _MOST_GROWTH:
+                raise TokenizerError(f"{place}: pieces become {growth:.0f} times as long; at most {_MOST_GROWTH}")
+            replaced.append((old, new))
         elif kind == "Strip" and not byte_level:
             _check_strip(step, place)
         elif kind not in ("ByteLevel", "ByteFallback", "Fuse"):

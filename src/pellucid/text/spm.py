@@ -47,8 +47,7 @@ class SpmTokenizer(VocabularyTokenizer):
     """SentencePiece. Raises ``TokenizerError`` naming the field if the vocabulary is impossible.
 
     With ``add_space_prefix`` a space is put before the text, and, without ``prefixes_once``, before the text after each
-    control token;
-    ``decode`` drops the first.
+    control token; ``decode`` drops the first.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
