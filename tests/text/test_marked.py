@@ -12,6 +12,7 @@ import pytest
 
 from pellucid import Tokenizer
 from pellucid.text import Vocabulary
+from pellucid.text.bpe import byte_characters
 from pellucid.text.marked import MarkedEncoder
 from pellucid.text.vocabulary import CONTROL
 
@@ -108,6 +109,25 @@ def test_tokens_that_the_file_s_rules_exclude(kind: str, tmp_path: Path) -> None
         assert names[-1] == "<|im_end|>" and "</s>" not in names
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_ids_without_pieces(normalized: bool, tmp_path: Path) -> None:
+    """What stands for these is in no special token, also where its second character is a digit."""
+    listed = sorted(byte_characters().values())
+    table: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    table["model"]["vocab"] = {**{piece: i for i, piece in enumerate(listed)}, "zz": 300}
+    table["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    table["pre_tokenizer"] = table["decoder"]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    table["added_tokens"] = [
+        {"id": len(listed) + 1 + i, "content": text, "special": True, "normalized": normalized, **flags}
+        for i, text in enumerate(("<1>", "<e>"))
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = tokenizer.chat("<1>{{ messages[0].content }}<e>").prompt([{"role": "user", "content": "h<e>"}]).ids
+    assert [tokenizer.spelling(i) for i in ids] == ["<1>", "h", "<", "e", ">", "<e>"]
+
+
 def test_without_the_package_s_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no character is free to mark tokens with, each part is encoded alone."""
     tokenizer = make(tmp_path, "bytes")
@@ -122,6 +142,7 @@ def test_the_second_tokenizer_s_number_is_bounded(tmp_path: Path) -> None:
     marks = [chr(0x2801 + i) for i in range(12)]
     for i in range(len(marks)):
         assert around(tokenizer, f"{''.join(marks[:i])}</s>")[2] == around(tokenizer, "x")[2]
+    assert 0 < len(tokenizer._text._marked._made) <= 4  # type: ignore[attr-defined]
 
 
 def test_many_spellings_take_linear_time(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class MarkedEncoder:
             made.normalizer = plain.normalizer
         if plain.pre_tokenizer is not None:
             made.pre_tokenizer = plain.pre_tokenizer
-        # The package numbers tokens itself, from the number of the model's pieces on: here, from the size on.
+        # The package numbers tokens itself, from the number of the model's pieces on: here, from the size on. No name
+        # of a special token has two marks.
         unused = range(self._size - made.get_vocab_size(False))
         names: dict[int, Any] = {}
         for i, token in self._added.items():
@@ -78,7 +79,7 @@ class MarkedEncoder:
                 content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
                 normalized=token.normalized, special=token.special,
             )  # fmt: skip
-        made.add_tokens([*(AddedToken(f"{mark}{n}", normalized=False) for n in unused), *names.values()])
+        made.add_tokens([*(AddedToken(f"{mark}{mark}{n}", normalized=False) for n in unused), *names.values()])
         numbers: dict[int, int] = {made.token_to_id(token.content): i for i, token in names.items() if token.content}
         special = frozenset(number for number, i in numbers.items() if self._added[i].special)
         return made, numbers, special
