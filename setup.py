@@ -36,6 +36,8 @@ CSRC = Path("csrc")
 PACKAGES = Path("src")
 MACOS = sys.platform == "darwin"
 BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "kernels/scalar")
+# What runs once for a model, and computes nothing: compiled to be small.
+ONCE = ("engine/error.c", "engine/forms.c", "engine/model.c", "engine/plan.c", "cpu/detect.c", "cpu/topology.c")
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread")
 # Functions that take or return wide vectors are all inlined: how they would be passed is no concern.
@@ -185,7 +187,9 @@ def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
 def core_jobs(cc: list[str], built: list[Isa]) -> list[tuple[str, list[str], Path]]:
     """(tier, flags, file) for every file of csrc. built: the tiers that the compiler knows."""
     core = [*COMMON, *openmp(), *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
-    jobs = [("scalar", core, p) for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
+    small = {CSRC / name for name in ONCE}
+    files = [p for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
+    jobs = [("scalar", [*core, "-Os"] if p in small else core, p) for p in files]
     for tier in built:
         flags = [*core, *shlex.split(tier.flags)]
         jobs += [(tier.name, flags, p) for p in sorted((CSRC / "kernels" / tier.sources).glob("*.c"))]
