@@ -106,7 +106,8 @@ class Place:
         """Opens the lock once more, for the child: it may use the weights longer than its parent."""
         folder, _, key = self._names
         with suppress(OSError):
-            if os.pread(self._lock, 1, 0):  # else this process packs, which the child will not
+            # Where it is empty, this process packs, which the child will not.
+            if self._finalizer.alive and os.pread(self._lock, 1, 0):
                 self._lent = os.open(f"{key}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
                 if not _is_named(folder, key, self._lock) or not _take(self._lent, fcntl.LOCK_SH):
                     self.after_fork()
@@ -118,7 +119,8 @@ class Place:
             os.close(lent)
 
     def in_child(self) -> None:
-        self._finalizer.detach()
+        if self._finalizer.detach() is None:  # its use has ended: its descriptors are closed, or other files'
+            return
         os.close(self._lock)
         if self._lent is None:  # the weights that are mapped stay
             os.close(self.fd)

@@ -430,6 +430,33 @@ def test_a_child_made_while_the_parent_packs(path: Path, root: Path, monkeypatch
     assert not files(root)
 
 
+def test_a_child_of_a_child_made_while_the_parent_packs(
+    path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The descriptors that the child closed are those of other files by then, which stay open."""
+    ends: list[int] = []
+
+    def fork(place: Any) -> None:
+        child = os.fork()
+        if child == 0:
+            own = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+            grandchild = os.fork()
+            if grandchild == 0:
+                try:
+                    assert {place.fd, place._lock} <= set(own)
+                    for one in own:
+                        os.fstat(one)
+                except BaseException:
+                    os._exit(1)
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+        ends.append(os.waitpid(child, 0)[1])
+
+    monkeypatch.setattr(sharing.Place, "finish", fork)
+    load(path)
+    assert ends == [0]
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_pools_processes_leave_nothing(method: str, path: Path, root: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
