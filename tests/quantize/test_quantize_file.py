@@ -255,6 +255,22 @@ def test_systems_that_have_no_files_without_names(tmp_path: Path, monkeypatch: p
         assert sorted(p.name for p in tmp_path.iterdir()) == ["want.gguf", "x.gguf"]
 
 
+def test_the_umask_holds_and_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the process's: other threads make files meanwhile."""
+    path, umask = tmp_path / "x.gguf", os.umask
+    before = umask(0o027)
+    try:
+        monkeypatch.delattr(os, "umask")
+        write_gguf(path, {"a": Value("uint8", 1)}, [])
+        assert path.stat().st_mode & 0o777 == 0o640
+        path.unlink()
+        monkeypatch.delattr(os, "O_TMPFILE")
+        write_gguf(path, {"a": Value("uint8", 1)}, [])
+        assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        umask(before)
+
+
 def test_no_device_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match="this is a FIFO"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple
@@ -124,16 +123,12 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
         if os.path.exists(target):
             check_regular(path, os.stat(target).st_mode, "the name of a file to write")
         fd = _nameless(folder)
-        if fd is None:
-            fd, draft = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder)
-        with open(fd, "wb") as file:
+        draft = _draft(folder, name) if fd is None else ""
+        with open(draft, "xb") if fd is None else open(fd, "wb") as file:
             yield file
             file.flush()
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(fd, 0o666 & ~mask)
-            os.fsync(fd)
-            draft = draft or _named(fd, folder, name)
+            os.fsync(file.fileno())
+            draft = draft or _named(file.fileno(), folder, name)
         os.replace(draft, target)
         _sync_folder(folder)
     except BaseException as error:
@@ -147,12 +142,12 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 def _nameless(folder: str) -> int | None:
     """A new file in the folder that has no name yet: the system frees it when the process ends, however that ends. None
     where the system has no such files, or cannot name them later, which is tried with another one."""
-    flags = getattr(os, "O_TMPFILE", 0)
-    if not flags:
+    flags, mask = getattr(os, "O_TMPFILE", 0), _umask()
+    if not flags or mask is None:
         return None
     for last in (False, True):
         try:
-            fd = os.open(folder, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = os.open(folder, flags | os.O_RDWR | os.O_CLOEXEC, 0o666 & ~mask)  # Linux before 6.0 may not mask it
         except OSError:
             return None
         if last:
@@ -166,9 +161,21 @@ def _nameless(folder: str) -> int | None:
     return None
 
 
+def _umask() -> int | None:
+    """That of the process; None where the system does not say. os.umask would change it, for other threads too."""
+    with suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith(b"Umask:")), None)
+    return None
+
+
+def _draft(folder: str, name: str) -> str:
+    """The path of a file until it is whole, which no other file has."""
+    return os.path.join(folder, f".{name[:100]}.{os.urandom(8).hex()}.part")
+
+
 def _named(fd: int, folder: str, name: str) -> str:
     """Gives a file that has no name one in the folder -> its path."""
-    path = os.path.join(folder, f".{name[:100]}.{os.urandom(4).hex()}.part")
+    path = _draft(folder, name)
     os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # src_dir_fd: link() follows no links
     return path
 
