@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model
+from pellucid.errors import ModelFileError
 
 from .conftest import Run, error_line
 from .terminal import Terminal, on_terminal
@@ -167,9 +168,9 @@ def test_saving_is_all_or_nothing(tmp_path: Path, model: Model, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", fail)
     session.messages = []
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(ModelFileError, match="no space left on device") as caught:
         session.command(f"/save {file}", notes.append)
-    assert caught.value.filename == str(file)
+    assert caught.value.file == str(file)
     assert file.read_text() == before and len(list(tmp_path.iterdir())) == 2
     assert notes == ["saved 1 messages"]
 

@@ -169,10 +169,6 @@ class Talk:
                 self.error(f"{error}; {_FULL}")
             except (PellucidError, ValueError) as error:
                 self.error(str(error))
-            except OSError as error:
-                if isinstance(error, BrokenPipeError) or not error.filename:
-                    raise
-                self.error(f"{error.filename}: {(error.strerror or str(error)).lower()}")
         return self.failed and not self.typed
 
     def once(self, text: str) -> bool:

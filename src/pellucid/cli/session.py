@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ class Session:
     def command(self, line: str, show: Callable[[str], None]) -> bool:
         """Runs a line that begins with a slash -> whether the conversation continues. ``show`` prints a line.
 
-        Raises ``ValueError`` for a wrong command, ``OSError`` or ``PellucidError`` for a wrong file.
+        Raises ``ValueError`` for a wrong command, ``PellucidError`` for a wrong file.
         """
         name, _, rest = line[1:].partition(" ")
         name, rest = name.strip(), rest.strip()
@@ -133,24 +132,14 @@ class Session:
 
     def save(self, path: str, show: Callable[[str], None]) -> None:
         """Writes the conversation as JSON; if that fails, no file is written."""
+        from pellucid.weights.writer import whole_file
+
         path = os.path.expanduser(path)
-        target = os.path.realpath(path)
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError(f"{path} is not a regular file")
         text = json.dumps({"messages": self.said()}, ensure_ascii=False, indent=1) + "\n"
-        part = f"{target}.{os.getpid()}.part"
-        try:
-            with open(part, "x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        except OSError as error:
-            error.filename, error.filename2 = path, None
-            raise
-        finally:
-            if os.path.exists(part):
-                os.unlink(part)
+        with whole_file(path) as file:
+            file.write(text.encode())
         show(f"saved {len(self.messages)} messages")
 
     def load(self, path: str, show: Callable[[str], None]) -> None:
