@@ -155,17 +155,17 @@ class Edits:
     # ---- what heads attend to ---------------------------------------------------------------------------------
 
     def cut(self, layer: Any, head: Any, positions: Any, sources: Any) -> None:
-        number, found = self._attending(layer)
+        found = self._attending(layer)
         heads = select("head", head, self._core.config.attention.n_q)
         ranges, cut = self._ranges(positions), self._positions(sources, "sources")
         allowed = np.ones(max(cut) + 1, np.float32)
         allowed[cut] = 0
         for h in heads:
             for start, end in ranges:
-                self._made.ops.append(again(self._plan, found, number, h, allowed, start, end))
+                self._made.ops.append(again(self._plan, found, h, allowed, start, end))
 
     def patch_pattern(self, layer: Any, head: Any, positions: Any, weights: npt.ArrayLike) -> None:
-        number, found = self._attending(layer)
+        found = self._attending(layer)
         (head,) = select("head", [head], self._core.config.attention.n_q)
         at, rows = self._positions(positions), self._floats("weights", weights, 1, 2)
         width = rows.shape[-1]
@@ -173,14 +173,14 @@ class Edits:
             raise WrongValue("weights", f" has shape {rows.shape}, expected ({len(at)}, tokens)")
         rows = np.broadcast_to(rows, (len(at), width))[np.argsort(at)]
         for own, start, end in _runs_of(at, rows):
-            self._made.ops.append(again(self._plan, found, number, head, own, start, end, weights=True))
+            self._made.ops.append(again(self._plan, found, head, own, start, end, weights=True))
 
-    def _attending(self, layer: Any) -> tuple[int, places.Layer]:
+    def _attending(self, layer: Any) -> places.Layer:
         number = self._layer(layer)
         found = self._places.layers[number]
         if found.attend < 0:
             raise WrongValue("layer", f"={number}: it has no attention heads")
-        return number, found
+        return found
 
     def _reads(self, number: int) -> Change:
         """Before an operation, and before what puts the columns of its input in order."""

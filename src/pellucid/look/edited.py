@@ -78,7 +78,6 @@ def copied(where: Change, layer: int, buffer: int, width: int) -> Inserted:
 def again(
     plan: Plan,
     layer: places.Layer,
-    number: int,
     head: int,
     rows: Floats,
     start: int,

@@ -18,7 +18,7 @@ from pellucid.generation import prefill
 from pellucid.look import record
 from pellucid.look.attributions import token_id
 from pellucid.look.edit import Edits
-from pellucid.look.places import Layer, Places, Tap, find
+from pellucid.look.places import Layer, Tap, find
 from pellucid.look.recorded import Token
 from pellucid.look.sizes import Selection, select
 from pellucid.look.trace import prompts, watch
@@ -115,12 +115,12 @@ def patching(
     chosen = select("layers", layers, core.config.layers), select("positions", positions, n)
     which = select("heads", heads, core.config.attention.n_q)
     places = find(engine.plan)
-    spots = {i: _spot(engine.plan, places.layers[i], what) for i in chosen[0]}
+    spots = {i: _spot(places.layers[i], what) for i in chosen[0]}
     if not any(spots.values()):
         raise WrongValue("what", f"={what!r}: no selected layer has it")
     if n > together(engine):
         return _one_by_one(core, ids, measure, what, [i for i in chosen[0] if spots[i]], *chosen, which, seen)
-    taps = [_taps(engine.plan, places, i, spot) for i, spot in spots.items() if spot is not None]
+    taps = [_taps(engine.plan, spot) for spot in spots.values() if spot is not None]
     wanted = sorted({*(tap for row in taps for tap in row)})
     changes = sum(spot is not None for spot in spots.values()) * len(chosen[1]) * (len(which) if what == "mixed" else 1)
     seen.total = changes
@@ -230,7 +230,7 @@ class _Spot:
     pairs: tuple[tuple[Tap, Tap], ...] = ()
 
 
-def _spot(plan: Plan, layer: Layer, what: str) -> _Spot | None:
+def _spot(layer: Layer, what: str) -> _Spot | None:
     if what == "hidden":
         return _Spot(layer.hidden.op + 1, layer.hidden.buffer, (layer.hidden,))
     if what == "mixed":
@@ -264,7 +264,7 @@ def _keeps(kind: str) -> bool:
     return kind in ("GATE", "SCALE_ADD", "NORM", "ROPE_APPEND", "HEAD_NORM", "LINEAR_ADD", "EXPERTS_ADD", "REATTEND")
 
 
-def _taps(plan: Plan, places: Places, number: int, spot: _Spot) -> list[Tap]:
+def _taps(plan: Plan, spot: _Spot) -> list[Tap]:
     needed = [Tap(spot.start - 1, buffer) for buffer in live(plan, spot.start)]
     return [*needed, *spot.of, *(tap for pair in spot.pairs for tap in pair)]
 
