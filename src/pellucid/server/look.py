@@ -23,7 +23,7 @@ from pellucid.look.live import Live
 from pellucid.model import Model
 from pellucid.openai.fields import OPTIONS
 from pellucid.sampling import SamplingOptions
-from pellucid.server.failures import Disconnected, Failure, busy, failing
+from pellucid.server.failures import Disconnected, Failure, busy, failing, stopping
 from pellucid.server.generate import read
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
@@ -219,7 +219,7 @@ async def _unless_left(request: Request, work: asyncio.Future[T], left: threadin
         try:
             return work.result()
         except _Stopped:
-            raise busy(503, "the server is stopping", "shutting_down", 10) from None
+            raise stopping() from None
     finally:
         left.set()
         gone.cancel()

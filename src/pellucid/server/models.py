@@ -271,7 +271,8 @@ class Models:
         model, one.model = one.model, None
         if model is not None:
             one.past.update({name: value for name, value in model.stats().to_dict().items() if value})
-            one.nbytes = int(model.core.engine.info()["packed_bytes"] + model.core.engine.info()["work_bytes"])
+            info = model.core.engine.info()
+            one.nbytes = int(info["packed_bytes"] + info["work_bytes"])
             await in_thread(lambda: self._end(model), UNLOAD)
             log.info("unloaded %s", one.name)
 

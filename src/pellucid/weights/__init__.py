@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid._gguf import StringArray
 from pellucid.errors import ModelFileError, WrongType, WrongValue
-from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
+from pellucid.weights.base import ModelFile, Tensor, open_regular, os_reason, stat_file
 from pellucid.weights.gguf import open_gguf
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordere
     try:
         magic = os.read(fd, 4)
     except OSError as error:
-        raise ModelFileError((error.strerror or str(error)).lower(), file=path) from None
+        raise ModelFileError(os_reason(error), file=path) from None
     finally:
         os.close(fd)
     if size == 0:
