@@ -26,6 +26,7 @@ from pellucid.core import Core
 from pellucid.errors import OutOfMemoryError, PellucidError, one_line
 from pellucid.schedule import run
 from pellucid.schedule.prefix import common
+from pellucid.weights.base import os_reason
 
 __all__ = ["load", "save"]
 
@@ -78,7 +79,8 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
                     break
                 saved.write(path, core, sequence, ids, root)
                 del sequence
-            os.utime(path, (used, used))
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it, as in what follows
+                os.utime(path, (used, used))
             if whole:
                 _remove_shorter(known, path, root, ids)
         _make_room(folder, limit, now + 1)
@@ -103,6 +105,9 @@ def load(core: Core, folder: str, tell: Tell) -> int:
                 sequence, ids, root = saved.read_cached(file.path, core)
             except OutOfMemoryError:
                 break
+            except OSError as error:  # too many open files, or another process has removed it
+                tell(one_line(f"{file.path}: {os_reason(error)}"))
+                continue
             except PellucidError as error:
                 tell(one_line(str(error)))
                 with contextlib.suppress(OSError):
@@ -157,8 +162,9 @@ def _files(folder: str) -> list[_File]:
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                info = entry.stat(follow_symlinks=False)
-                found.append(_File(info.st_mtime, entry.path, info.st_size))
+                with contextlib.suppress(FileNotFoundError):
+                    info = entry.stat(follow_symlinks=False)
+                    found.append(_File(info.st_mtime, entry.path, info.st_size))
     return sorted(found)
 
 
@@ -181,7 +187,8 @@ def _make_room(folder: str, limit: int, before: float) -> bool:
     for file in files:
         if size <= limit or file.used >= before:
             break
-        os.unlink(file.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(file.path)
         size -= file.size
     return size <= limit
 
@@ -191,5 +198,7 @@ def _clean(folder: str) -> None:
     for own in _subfolders(folder):
         with os.scandir(own) as entries:
             for entry in entries:
-                if DRAFT.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE:
-                    os.unlink(entry.path)
+                if DRAFT.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE:
+                            os.unlink(entry.path)

@@ -130,18 +130,16 @@ def read(path: str, core: Core) -> tuple[_engine.Sequence, list[int]]:
 
 
 def read_cached(path: str, core: Core) -> tuple[_engine.Sequence, list[int], str]:
-    """As `read`, of a sequence of the prefix cache: with its key there. The file must be a regular one."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ModelFileError("not a regular file", file=path)
-            reader = _Reader(path, file, core)
-            sequence, ids = reader.read()
-            if not ids or sequence.length != len(ids) or not isinstance(reader.root, str):
-                raise ModelFileError("not of a prefix cache", file=path)
-            return sequence, ids, reader.root
-    except OSError as error:
-        raise ModelFileError(os_reason(error), file=path) from None
+    """As `read`, of a sequence of the prefix cache: with its key there. The file must be a regular one. Raises OSError
+    where it cannot be read, perhaps for now."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ModelFileError("not a regular file", file=path)
+        reader = _Reader(path, file, core)
+        sequence, ids = reader.read()
+        if not ids or sequence.length != len(ids) or not isinstance(reader.root, str):
+            raise ModelFileError("not of a prefix cache", file=path)
+        return sequence, ids, reader.root
 
 
 class _Reader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import random
@@ -184,6 +186,61 @@ def test_hostile_files(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert model.load_cache(folder) == 1
         assert content(model.generate(PROMPTS[0], **GREEDY)) == expected
     assert "damaged" in caplog.text or "ends" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_now_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, folder = models.write(tmp_path, "llama_gqa"), tmp_path / "cache"
+    filled(path, folder, PROMPTS[:1])
+    (file,) = files(folder)
+    whole = os.open
+
+    def refused(name: Any, *rest: Any, **more: Any) -> int:
+        if name == str(file):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        return whole(name, *rest, **more)
+
+    with load(path) as model:
+        monkeypatch.setattr(os, "open", refused)
+        assert model.load_cache(folder) == 0
+        monkeypatch.undo()
+        assert "too many open files" in caplog.text
+        assert model.load_cache(folder) == 1
+
+
+def test_another_process_removes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the list of a folder and what follows."""
+    caplog.set_level(logging.WARNING)
+    path, folder = models.write(tmp_path, "llama_gqa"), tmp_path / "cache"
+    filled(path, folder)
+    first, second, third = files(folder)
+    draft = first.parent / f".{'a' * 64}.sequence.x.part"
+    draft.write_text("x")
+    whole = os.scandir
+
+    def scandir(name: Any) -> Any:
+        with whole(name) as entries:
+            found = [*entries]
+        draft.unlink(missing_ok=True)
+        first.unlink(missing_ok=True)
+        return contextlib.nullcontext(found)
+
+    with load(path) as model:
+        monkeypatch.setattr(os, "scandir", scandir)
+        assert model.load_cache(folder) == 2
+        list_files = cache_folder._files
+
+        def listed(own: str) -> Any:
+            found = list_files(own)
+            second.unlink(missing_ok=True)
+            return found
+
+        monkeypatch.setattr(cache_folder, "_files", listed)
+        assert model.save_cache(folder, third.stat().st_size) == 1
+    assert files(folder) == [third] and "cannot be" not in caplog.text
 
 
 def test_a_saved_context_is_none(tmp_path: Path) -> None:
