@@ -35,8 +35,8 @@ static pl_status check_matrices(const pl_plan *p, pl_error *error)
         int64_t row = pl_row_bytes(f, m->k);
         if (row < 0 || (!f->is_float && m->k % PL_BLOCK))
             FAIL("matrix %d: %d columns are not a multiple of %s's block", i, m->k, f->name);
-        if (m->stack < 1 || m->stack > PL_MAX_EXPERTS || (m->plain && m->stack > 1))
-            FAIL("matrix %d: a stack of %d", i, m->stack);
+        if (m->stack < 1 || m->stack > PL_MAX_EXPERTS || (m->plain && m->stack > 1) || m->rows > INT32_MAX / m->stack)
+            FAIL("matrix %d: a stack of %d with %d rows each", i, m->stack, m->rows);
         if (m->bytes != row * m->rows * m->stack)
             FAIL("matrix %d: %lld bytes, expected %lld", i, (long long)m->bytes, (long long)(row * m->rows * m->stack));
     }

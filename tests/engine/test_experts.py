@@ -11,7 +11,7 @@ import pytest
 
 from pellucid import _engine
 from pellucid.errors import PellucidError
-from pellucid.plan import Experts, Kind
+from pellucid.plan import Experts, Kind, Matrix
 from tests.engine import arithmetic, mixtures
 from tests.engine.models import extend, ids_for, rows, same, sequence
 
@@ -240,3 +240,12 @@ def test_wrong_stacks_and_routes() -> None:
     fails("nothing has written", without_route)
     fails("has no route to its experts", route_overwritten)
     fails("has no route to its experts", fewer_experts)
+
+
+def test_more_rows_than_are_counted() -> None:
+    """A file may have a hole of that size."""
+    p = mixtures.plan(PLAIN, layers=1)
+    data = np.broadcast_to(np.uint8(0), 128 * (1 << 24) * 4)
+    p.matrices.append(Matrix("many", "F32", 1 << 24, 1, data, False, stack=128))
+    with pytest.raises(PellucidError, match="a stack of 128 with 16777216 rows each"):
+        _engine.packed_bytes(p)
