@@ -9,7 +9,7 @@ __all__ = ["address_space_is_limited", "available", "cache_limit", "prefix_limit
 CACHE_SHARE = 2  # keys and values without a limit of their own may take this part of the memory that is left, 1/2
 LEAST_CACHE = 64 << 20  # bytes, however little is left
 PREFIX_SHARE = 4  # a prefix cache without a limit of its own may take this part of it, 1/4
-PREFIX_BYTES = 1 << 30  # where the system does not tell how much is left
+PREFIX_BYTES = 1 << 30  # where the system does not say how much is left
 
 
 def cache_limit(weights: int, whole: int) -> tuple[int | None, str]:
@@ -18,7 +18,7 @@ def cache_limit(weights: int, whole: int) -> tuple[int | None, str]:
     so much. weights: bytes that are about to be loaded."""
     left = available()
     if left is None:
-        return None, "the system does not tell how much memory is left"
+        return None, "the system does not say how much memory is left"
     left = max(left - weights, 0)
     whole = min(whole, left)
     if whole > left // CACHE_SHARE:
@@ -43,7 +43,7 @@ def prefix_limit() -> int:
 
 def available(root: Path = Path("/")) -> int | None:
     """Bytes that the process can take before the system or a control group runs short; None where the system does not
-    tell. root: where /proc and /sys are."""
+    say. root: where /proc and /sys are."""
     found = [_system(root / "proc/meminfo"), *_groups(root)]
     return min((n for n in found if n is not None), default=None)
 

