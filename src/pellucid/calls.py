@@ -373,9 +373,11 @@ class Calls:
 
         The model must be a Qwen3-Reranker, whose score is the probability that it answers "yes" rather than "no" to
         its own prompt; or a BERT, XLM-R or ModernBERT with a classifier that reads both texts at once (a
-        cross-encoder), whose score is between 0 and 1, or any number where its files say that no sigmoid follows.
+        cross-encoder), whose score is between 0 and 1. Either's score is any number where its files say that no sigmoid
+        follows.
 
-        instruction: what makes a document relevant, for Qwen3-Reranker; default: that it answers a web search query.
+        instruction: what makes a document relevant, for Qwen3-Reranker, or the name of one of its files' prompts;
+            default: that it answers a web search query.
 
         Raises UnsupportedModelError where the model is no reranker; ContextFullError for a document that does not fit
         the context with the query, before computing anything; NumericsError.

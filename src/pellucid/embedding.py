@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pellucid import _engine, arguments, checks, observers
 from pellucid.core import Core
 from pellucid.errors import OutOfMemoryError, TokenizerError, UnsupportedModelError, WrongType, WrongValue
-from pellucid.pooling import POOLINGS, normalized
+from pellucid.pooling import POOLINGS, Embedder, normalized
 from pellucid.schedule.turns import Turns
 from pellucid.text.base import to_utf8
 
@@ -47,6 +47,8 @@ def embed(
 ) -> Floats:
     """``Model.embed``. cancel: as in `pooled`. counted: called with the number of tokens before they are computed."""
     engine, embedder = core.open(), core.embedder
+    if embedder.answers is not None:
+        embedder = Embedder()  # its prompts and messages are of two texts
     kind = embedder.pooling if pooling is None else checks.choice("pooling", pooling, POOLINGS)
     if kind is None:
         expected = " or ".join(repr(name) for name in POOLINGS)
@@ -58,7 +60,7 @@ def embed(
         size = checks.integer("dimensions", dimensions, 1, width)
     scaled = normalize is None or checks.flag("normalize", normalize)
     several, given = arguments.prompts(texts, "texts")
-    before = _prompt(core, instruction, any(isinstance(arguments.plain(text), str) for text in given))
+    before = _prompt(embedder, instruction, any(isinstance(arguments.plain(text), str) for text in given))
     many = []
     for i, text in enumerate(given):
         text, name = arguments.plain(text), f"texts[{i}]" if several else "texts"
@@ -76,9 +78,8 @@ def embed(
     return out
 
 
-def _prompt(core: Core, instruction: Any, texts: bool) -> str:
+def _prompt(embedder: Embedder, instruction: Any, texts: bool) -> str:
     """What is put before each text. texts: whether there are any; ids are used as they are."""
-    embedder = core.embedder
     if instruction is None:
         return embedder.prompts.get(embedder.prompt or "", "")
     instruction = checks.string("instruction", instruction, "the name of one of the model's prompts, or text")
@@ -95,7 +96,14 @@ def _message(core: Core, text: str, before: str, name: str) -> list[int]:
     assert messages is not None
     with arguments.named(name):
         to_utf8(text)
-    made = core.chat_prompt(messages.of(text, before), add_generation_prompt=messages.asks)
+    return _laid_out(core, messages.of(text, before))
+
+
+def _laid_out(core: Core, conversation: list[dict[str, Any]]) -> list[int]:
+    """The ids of messages by the chat template."""
+    messages = core.embedder.messages
+    assert messages is not None
+    made = core.chat_prompt(conversation, add_generation_prompt=messages.asks)
     bos = core.need_tokenizer().bos
     if bos is not None and made.ids[:1] == [bos] and not made.text.startswith(core.spell(bos)):
         return made.ids[1:]  # it is there only if the template writes it
@@ -233,6 +241,8 @@ def rerank(
         if instruction is not None:
             raise WrongValue("instruction", ": this model has a classifier of two texts, which takes none")
         many, positions = _pairs(core, query, texts)
+    elif answers and core.embedder.answers is not None and engine.plan.ops[-1].n_seg:
+        many, positions = _conversations(core, query, texts, _prompt(core.embedder, instruction, True)), None
     elif answers and (core.embedder.scorer or engine.plan.ops[-1].n_seg):
         many, positions = _questions(core, query, texts, instruction or _INSTRUCTION), None
     else:
@@ -291,13 +301,22 @@ def _questions(core: Core, query: str, texts: Sequence[str], instruction: str) -
     return many
 
 
+def _conversations(core: Core, query: str, texts: Sequence[str], before: str) -> list[list[int]]:
+    """The model's own chat template with each text."""
+    messages = core.embedder.messages
+    assert messages is not None
+    made = ((i, _laid_out(core, messages.of_pair(query, text, before))) for i, text in enumerate(texts))
+    return [core.prompt(ids, f"documents[{i}]") for i, ids in made]
+
+
 def _answers(core: Core, engine: _engine.Engine, many: Sequence[list[int]], cancel: Any) -> list[float]:
-    """The probability of "yes" rather than "no" as the next token after the template."""
+    """The probability of "yes" rather than "no" as the next token after the template; its logit where files say so."""
     yes, no = _rows_of_answers(core, engine)
+    plain = core.embedder.answers is not None and not core.embedder.sigmoid
     scores = []
     for state in pooled(core, many, "last", cancel=cancel):
         margin = float(np.einsum("i,i", yes - no, state.astype(np.float64), optimize=False))
-        scores.append(_sigmoid(margin))
+        scores.append(margin if plain else _sigmoid(margin))
     return scores
 
 
@@ -305,11 +324,21 @@ def _rows_of_answers(core: Core, engine: _engine.Engine) -> list[npt.NDArray[np.
     """The head's rows of "yes" and "no", which a GGUF file may have apart."""
     if core.embedder.scorer:
         return [row.astype(np.float64) for row in core.embedder.scorer[0].weight]
+    matrix = engine.plan.segments[engine.plan.ops[-1].seg].matrix
+    if core.embedder.answers is not None:
+        found = [_row(engine, matrix, token) for token in core.embedder.answers if token is not None]
+        return found if len(found) == 2 else [*found, np.zeros_like(found[0])]
     tokens = [core.need_tokenizer().encode(answer, add_special=False) for answer in _ANSWERS]
     if any(len(ids) != 1 for ids in tokens):
         raise TokenizerError('the vocabulary has no tokens "yes" and "no", with which a reranker answers')
-    matrix = engine.plan.segments[engine.plan.ops[-1].seg].matrix
-    return [engine.matrix(matrix, rows=(ids[0], ids[0] + 1))[0].astype(np.float64) for ids in tokens]
+    return [_row(engine, matrix, ids[0]) for ids in tokens]
+
+
+def _row(engine: _engine.Engine, matrix: int, token: int) -> npt.NDArray[np.float64]:
+    if token >= engine.plan.matrices[matrix].rows:
+        raise TokenizerError(f"a reranker's answer is token {token}, which its head lacks")
+    row: npt.NDArray[np.float64] = engine.matrix(matrix, rows=(token, token + 1))[0].astype(np.float64)
+    return row
 
 
 def _sigmoid(x: float) -> float:

@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float32]
 
 # Which hidden states make the embedding: that of the last or the first token, or the mean of all.
 POOLINGS = ("last", "first", "mean")
+_PAIR = ("query", "document")  # roles that templates of rerankers know
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,13 @@ class Messages:
             {"role": role, "content": [{"type": "text", "text": said}] if self.parts else said} for role, said in given
         ]
 
+    def of_pair(self, query: str, document: str, prompt: str) -> list[dict[str, Any]]:
+        """As `of`, for a query and a document, whose roles have these names."""
+        before = self.of("", prompt)[:-1]
+        return before + [
+            {**self.of(said, "")[0], "role": role} for role, said in zip(_PAIR, (query, document), strict=True)
+        ]
+
 
 @dataclass(frozen=True, eq=False)
 class Embedder:
@@ -82,6 +90,8 @@ class Embedder:
     unless another number is asked for; None: all.
     ``scorer``: the layers that score two texts, from the hidden state of the first token; ``sigmoid``: whether one
     follows them; None: the model decides; ``typed``: whether the tokens of the second text have a type of their own.
+    ``answers``: the tokens whose logits score two texts, the first for and the second against; without a second, the
+    logit of the first alone counts; None: the files name none.
     """
 
     pooling: str | None = None
@@ -93,6 +103,7 @@ class Embedder:
     scorer: tuple[Dense, ...] = ()
     sigmoid: bool | None = None
     typed: bool = True
+    answers: tuple[int, int | None] | None = None
 
 
 def normalized(x: Floats) -> Floats:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from pellucid import Model, Tokenizer
 from pellucid.core import Core
 from pellucid.errors import ModelFileError, TokenizerError, UnsupportedModelError
+from pellucid.making.convert import convert_folder
 from tests.embedding.cases import BY_NAME
 from tests.embedding.files import DOCUMENTS, QUERY, load_golden, write_folder
 from tests.families.case import Array, Gguf, Settings, Weights, common_keys, write_gguf
@@ -132,6 +133,92 @@ def test_files_of_sentence_transformers(tmp_path: Path) -> None:
         own.write_text(json.dumps(table))
         with pytest.raises(UnsupportedModelError, match=words):
             Model.load(path)
+
+
+WORDS = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    '<Instruct>: {{ of("system") }}\n<Query>: {{ of("query") }}\n<Document>: {{ of("document") }}<|im_end|>\n'
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n{{ '' }}"
+)
+TEMPLATE = """{%- macro of(role) %}
+{{- messages | selectattr("role", "eq", role) | map(attribute="content") | first }}
+{%- endmacro -%}
+"""
+WEB = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+def answering(path: Path, **keys: Any) -> Path:
+    """A Qwen3-Reranker as sentence-transformers saves it. keys: of config_sentence_transformers.json."""
+    folder("qwen3_reranker", path)
+    yes, no = (Tokenizer.load(path).encode(word, add_special=False)[0] for word in ("yes", "no"))
+    kinds = ("base.modules.transformer.Transformer", "cross_encoder.modules.logit_score.LogitScore")
+    modules = [{"path": place, "type": f"sentence_transformers.{kind}"} for place, kind in zip(("", "1"), kinds)]
+    way = {"method": "forward", "method_output_name": "logits"}
+    task = {"transformer_task": "text-generation", "module_output_name": "causal_logits"}
+    (path / "1").mkdir()
+    for name, table in (
+        ("modules.json", modules),
+        ("1/config.json", {"true_token_id": yes, "false_token_id": no}),
+        ("sentence_bert_config.json", {**task, "modality_config": {"text": way, "message": {**way, "format": "flat"}}}),
+        ("config_sentence_transformers.json", {"model_type": "CrossEncoder", **keys}),
+        ("tokenizer_config.json", {"chat_template": TEMPLATE + WORDS, "eos_token": "<|endoftext|>"}),
+    ):
+        (path / name).write_text(json.dumps(table))
+    return path
+
+
+def test_logits_as_scores(tmp_path: Path) -> None:
+    """sentence-transformers' LogitScore: the prompt is the chat template's."""
+    golden = load_golden(BY_NAME["qwen3_reranker"]).results
+    prompts = {"prompts": {"web": WEB, "other": "other"}, "default_prompt_name": "web"}
+    path = answering(tmp_path / "m", activation_fn=SIGMOID, **prompts)
+    assert np.abs(np.array(scores(path)) - golden).max() < 1e-5
+    with Model.load(path) as model:
+        other = model.rerank(QUERY, DOCUMENTS, instruction="other")
+        assert np.abs(other[0].score - golden.max()) > 1e-7
+        assert model.embed("a", pooling="mean").tolist() == model.embed(model.tokenize("a"), pooling="mean").tolist()
+        assert model.generate([1, 2], max_tokens=1).ids
+    path = answering(tmp_path / "plain", activation_fn=IDENTITY, **prompts)
+    assert np.abs(np.array(scores(path)) - np.log(golden / (1 - golden))).max() < 1e-4
+    table = json.loads((path / "1/config.json").read_text())
+    (path / "1/config.json").write_text(json.dumps({**table, "false_token_id": None}))
+    with Model.load(path, threads=2) as model:
+        said = [("system", WEB), ("query", QUERY), ("document", DOCUMENTS[0])]
+        ids = model.chat_prompt([{"role": role, "content": text} for role, text in said], add_generation_prompt=False)
+        want = model.logits(ids.ids)[-1, table["true_token_id"]]
+        assert dict(model.rerank(QUERY, DOCUMENTS))[0] == pytest.approx(want, abs=1e-4)
+
+
+def test_logits_as_scores_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file has the prompt of Qwen3-Reranker, as every other."""
+    convert_folder(answering(tmp_path / "m", prompts={"web": WEB}), tmp_path / "m.gguf", "F32")
+    assert [one.getMessage().partition(": ")[2] for one in caplog.records] == [
+        "GGUF has no key for the module LogitScore: rerank uses the prompt of Qwen3-Reranker"
+    ]
+    assert np.abs(np.array(scores(tmp_path / "m.gguf")) - load_golden(BY_NAME["qwen3_reranker"]).results).max() < 1e-5
+
+
+def test_logits_as_scores_that_are_refused(tmp_path: Path) -> None:
+    path = answering(tmp_path / "m")
+    config = json.loads((path / "1/config.json").read_text())
+    options = json.loads((path / "sentence_bert_config.json").read_text())
+    texts = {**options, "modality_config": {"text": options["modality_config"]["text"]}}
+    for name, right, table, words in (
+        ("1/config.json", config, {**config, "true_token_id": None}, "true_token_id"),
+        ("1/config.json", config, {**config, "false_token_id": -1}, "false_token_id"),
+        ("1/config.json", config, {**config, "module_input_name": "scores"}, "module_input_name"),
+        ("sentence_bert_config.json", options, texts, r"LogitScore .* the chat template"),
+        ("sentence_bert_config.json", options, {**options, "transformer_task": "fill-mask"}, "transformer_task"),
+        ("config_sentence_transformers.json", {}, {"activation_fn": "mine.Act"}, "activation_fn"),
+    ):
+        (path / name).write_text(json.dumps(table))
+        with pytest.raises((ModelFileError, UnsupportedModelError), match=words):
+            Model.load(path)
+        (path / name).write_text(json.dumps(right))
+    (path / "1/config.json").write_text(json.dumps({**config, "false_token_id": 10**6}))
+    with Model.load(path) as model, pytest.raises(TokenizerError, match="token 1000000"):
+        model.rerank(QUERY, DOCUMENTS)
 
 
 def test_types_of_tokens(tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
     embedder.
     """
     found = read_embedder(file.path, c.dim, scores=bool(c.scorer))
+    if found.answers is not None:
+        logging.getLogger("pellucid").warning(
+            "%s: GGUF has no key for the module LogitScore: rerank uses the prompt of Qwen3-Reranker", file.path
+        )
+        return
     if found.messages is not None:
         raise UnsupportedModelError(
             feature="converting an embedder whose texts go through the chat template", supported="texts as they are"

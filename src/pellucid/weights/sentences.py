@@ -33,6 +33,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_PAIRS = "CrossEncoder"  # the type of models that score two texts
 _TANH = {"torch.nn.modules.activation.Tanh": True, "torch.nn.modules.linear.Identity": False}
 
 
@@ -91,7 +92,8 @@ def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
     UnsupportedModelError for one with code of its own, in which gte-Qwen2 and others see later tokens, too."""
     given = c.get_list("architectures", None, of=str) or ()
     saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given)
-    saved = saved or _has_modules(_home(c.folder.path)[0])
+    home = _home(c.folder.path)[0]
+    saved = saved or (_has_modules(home) and all(name != "LogitScore" for name, _, _ in _modules(home)[1]))
     if saved and (c.get_table("auto_map", None) or {}).get("AutoModel") is not None:
         raise c.refuse("auto_map.AutoModel", "embedders that transformers' own class computes")
     return saved and "output.weight" not in tensors
@@ -110,6 +112,7 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
     file, modules = _modules(home)
     pooling, kinds = None, []
     dense: list[Dense] = []
+    answers = None
     for i, (name, kind, place) in enumerate(modules):
         folder = os.path.join(home, place)
         if (name == "Transformer") != (i == 0) or (name == "Transformer" and place != own):
@@ -124,12 +127,19 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
         elif name == "Dense" and pooling is not None and kinds[-2] != "Normalize":
             width = dense[-1].weight.shape[0] if dense else dim
             dense.append(_dense(folder, width))
+        elif name == "LogitScore" and i == 1 and len(modules) == 2 and not scores:
+            answers = _answers(folder)
         elif name != "Normalize" or pooling is None or kinds[-2] == "Normalize":
             raise refused(file, "a module", kind, "Transformer, Pooling, Dense, Normalize, in this order")
     alone = scores and kinds == ["Transformer"]
-    messages = read_transformer(path, scores=alone) if kinds else None
+    messages = read_transformer(path, scores=alone, answers=answers is not None) if kinds else None
     if alone:
-        return Embedder(sigmoid=_sigmoid(home), typed=_typed(path))
+        return Embedder(sigmoid=_sigmoid(home, None), typed=_typed(path))
+    if answers is not None:
+        if messages is None:
+            raise refused(file, "a module", modules[1][1], "one whose texts go through the chat template")
+        prompts, prompt, _ = _prompts(home, _PAIRS)
+        return Embedder(prompts=prompts, prompt=prompt, messages=messages, sigmoid=_sigmoid(home), answers=answers)
     if pooling is None:
         raise refused(file, "modules", " and ".join(kinds) or "none", "a Pooling")
     prompts, prompt, size = _prompts(home)
@@ -201,6 +211,17 @@ def _floats(t: Tensor, shape: tuple[int, ...]) -> Any:
     raise UnsupportedModelError(feature=f"weight format {t.type} ({t.name})", supported="F32, F16, BF16")
 
 
+def _answers(folder: str) -> tuple[int, int | None]:
+    """The tokens of a LogitScore: for, and against."""
+    file, table = read_table(folder, "config.json")
+    check_keys(file, table, {"true_token_id", "false_token_id"}, {"module_input_name": "causal_logits"})
+    found = [table.get(key) for key in ("true_token_id", "false_token_id")]
+    for key, value in zip(("true_token_id", "false_token_id"), found, strict=True):
+        if (type(value) is not int or not 0 <= value < 1 << 31) and (key == "true_token_id" or value is not None):
+            raise ModelFileError(f"it is {value!r:.80}", file=file, field=key, expected="a token id")
+    return found[0], found[1]  # type: ignore[return-value]  # they were checked
+
+
 def _typed(path: str) -> bool:
     """Whether the tokenizer gives types of tokens: BERT's class does, others only if they are told to."""
     file, table = read_table(path, "tokenizer_config.json", needed=False)
@@ -214,24 +235,25 @@ def _typed(path: str) -> bool:
     return "token_type_ids" in names
 
 
-def _sigmoid(path: str) -> bool | None:
-    """Whether a sigmoid follows the classifier of a CrossEncoder; None: the file does not say."""
+def _sigmoid(path: str, *prompts: str | None) -> bool | None:
+    """Whether a sigmoid follows the score of a CrossEncoder; None: the file does not say. prompts: the only names that
+    the default prompt may have; without any, it may have every name."""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
-    for key, only in (("model_type", "CrossEncoder"), ("default_prompt_name", None)):
-        if table.get(key, only) != only:
-            raise refused(file, key, f"{table[key]!r:.80}", str(only))
+    for key, only in (("model_type", (_PAIRS,)), ("default_prompt_name", prompts)):
+        if only and table.get(key, only[0]) not in only:
+            raise refused(file, key, f"{table[key]!r:.80}", str(only[0]))
     act = table.get("activation_fn")
     if act is not None and (not isinstance(act, str) or act not in SCORES):
         raise refused(file, "activation_fn", f"{act!r:.80}", ", ".join(SCORES))
     return None if act is None else SCORES[act]
 
 
-def _prompts(path: str) -> tuple[dict[str, str], str | None, int | None]:
-    """(texts by name, the default's name, how many columns of an embedding are kept)"""
+def _prompts(path: str, only: str = "SentenceTransformer") -> tuple[dict[str, str], str | None, int | None]:
+    """(texts by name, the default's name, how many columns of an embedding are kept). only: the type of model."""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
-    kind = table.get("model_type", "SentenceTransformer")
-    if kind != "SentenceTransformer":
-        raise refused(file, "model_type", f"{kind!r:.80}", "SentenceTransformer")
+    kind = table.get("model_type", only)
+    if kind != only:
+        raise refused(file, "model_type", f"{kind!r:.80}", only)
     prompts, name = table.get("prompts") or {}, table.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelFileError(f"it is {prompts!r:.80}", file=file, field="prompts", expected="texts by name")

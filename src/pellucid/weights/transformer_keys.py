@@ -69,9 +69,9 @@ def check_keys(file: str, table: Mapping[str, Any], known: set[str], only: Mappi
             raise refused(file, within + key, f"{value!r:.60}", ", ".join(sorted({*known, *only})))
 
 
-def read_transformer(folder: str, *, scores: bool) -> Messages | None:
+def read_transformer(folder: str, *, scores: bool = False, answers: bool = False) -> Messages | None:
     """Checks the options of a Transformer -> how texts become messages of a chat; None: they do not. scores: a
-    classifier of two texts is the only module.
+    classifier of two texts is the only module. answers: logits are the score of two texts.
 
     Raises ModelFileError for a broken file, UnsupportedModelError for an option that would alter a result.
     """
@@ -88,6 +88,8 @@ def read_transformer(folder: str, *, scores: bool) -> Messages | None:
     task, output, name = "feature-extraction", "last_hidden_state", "token_embeddings"
     if scores:
         task, output, name = "sequence-classification", "logits", "scores"
+    elif answers:
+        task, output, name = "text-generation", "logits", "causal_logits"
     for key, value in (("transformer_task", task), ("module_output_name", name), ("method_output_name", output)):
         if key in table and table[key] != value:
             raise refused(file, key, f"{table[key]!r:.80}", repr(value))
