@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pellucid.errors import UnsupportedModelError
+
 # Keys of config.json that Llama-like decoders share -> GGUF's keys.
 KEYS = {
     "hidden_size": "embedding_length",
@@ -205,7 +207,15 @@ def sparse_layers(c: Settings) -> Mapping[str, Any]:
 
 
 def score_activation(c: Settings) -> Mapping[str, Any]:
-    """Whether a sigmoid follows a classifier of two texts, as sentence-transformers writes it into config.json."""
+    """Whether a sigmoid follows a classifier of two texts, as sentence-transformers writes it into config.json. Raises
+    UnsupportedModelError for a classifier with several labels."""
+    classes = c.get_list("architectures", None, of=str) or ()
+    if any(name.endswith("ForSequenceClassification") for name in classes):
+        names = c.get_table("id2label", None)  # without it and num_labels, transformers has two
+        found = len(names) if names is not None else c.get_int("num_labels", 2, min=1)
+        if found != 1:
+            key = "num_labels" if names is None else "id2label"
+            raise UnsupportedModelError(feature=f"{c.prefix}{key} of {found} labels", supported="one label")
     key = "sbert_ce_default_activation_function"  # of sentence-transformers before version 4
     act = c.get_str(key, None)
     if c.get_table("sentence_transformers", None) is not None:

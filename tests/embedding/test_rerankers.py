@@ -221,6 +221,22 @@ def test_logits_as_scores_that_are_refused(tmp_path: Path) -> None:
         model.rerank(QUERY, DOCUMENTS)
 
 
+@pytest.mark.parametrize("name", ["bert_reranker", "xlm_reranker", "modernbert_reranker"])
+def test_several_labels(name: str, tmp_path: Path) -> None:
+    """config.json says how many; transformers leaves two out."""
+    path = folder(name, tmp_path / "m")
+    for keys, words in (
+        ({"id2label": {"0": "no", "1": "maybe", "2": "yes"}}, "id2label of 3 labels"),
+        ({"id2label": None, "num_labels": 3}, "num_labels of 3 labels"),
+        ({"id2label": None}, "num_labels of 2 labels"),
+    ):
+        change(path, **{"num_labels": None, **keys})
+        with pytest.raises(UnsupportedModelError, match=rf"{words} is not supported; supported: one label"):
+            Model.load(path)
+    change(path, id2label=None, num_labels=1)
+    assert scores(path)
+
+
 def test_types_of_tokens(tmp_path: Path) -> None:
     """They count where the folder's tokenizer gives them."""
     path = folder("bert_reranker", tmp_path / "m")
