@@ -342,3 +342,20 @@ def test_experts_alone_in_mxfp4() -> None:
     shapes = {"blk.0.attn_k_b.weight": (2, 64, 32), "blk.0.ffn_up_exps.weight": (2, 64, 32), "output.weight": (8, 32)}
     found = Recipe("MXFP4_MOE", shapes, "deepseek2", layers=1, experts=2)
     assert [found.format(name) for name in shapes] == ["Q8_0", "MXFP4", "Q8_0"]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "output", "downs"),
+    [
+        ("Q3_K_M", "Q3_K", ["Q5_K", "Q4_K", *["Q3_K"] * 2, "Q4_K", *["Q3_K"] * 2, "Q4_K"]),
+        ("Q3_K_L", "Q4_K", ["Q4_K"] * 8),
+        ("Q4_K_S", "Q4_K", ["Q4_K"] * 8),
+        ("Q4_K_M", "Q4_K", ["Q6_K", "Q5_K", *["Q4_K"] * 2, "Q5_K", *["Q4_K"] * 2, "Q5_K"]),
+    ],
+)
+def test_falcon_has_rules_of_its_own(mixture: str, output: str, downs: list[str]) -> None:
+    """Those that llama.cpp has for files of Falcon, which are quantised though no engine here runs them."""
+    shapes = {f"blk.{i}.{part}.weight": (256, 256) for i in range(17) for part in ("attn_output", "ffn_down")}
+    recipe = Recipe(mixture, shapes, "falcon", layers=17)
+    assert [recipe.format(f"blk.{i}.ffn_down.weight") for i in range(8)] == downs
+    assert {recipe.format(f"blk.{i}.attn_output.weight") for i in range(17)} == {output}

@@ -94,7 +94,9 @@ class Recipe:
             return "Q8_0"
         if name in downs:
             return self._down(m, _layer(name) if self.experts > 1 else downs[name], n, main)
-        if "attn_output.weight" in name and self.architecture != "falcon":
+        if "attn_output.weight" in name and self.architecture == "falcon":
+            return "Q4_K" if m == "Q3_K_L" else main
+        if "attn_output.weight" in name:
             if self.experts == 8:
                 low = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
                 return "Q5_K" if m in low else main
@@ -122,6 +124,8 @@ class Recipe:
 
     def _down(self, m: str, i: int, n: int, main: str) -> str:
         early = i < n // 8
+        if self.architecture == "falcon" and m in ("Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M"):
+            return _down_of_falcon(m, i, n, main)
         if m == "Q2_K":
             return "Q3_K"
         if m == "Q2_K_S" and early:
@@ -135,6 +139,16 @@ class Recipe:
         if m in ("Q4_0", "Q5_0") and early and self.has_importances:
             return {"Q4_0": "Q4_1", "Q5_0": "Q5_1"}[m]
         return "Q6_K" if m in ("Q4_K_M", "Q5_K_M") and _more_bits(i, n) else main
+
+
+def _down_of_falcon(m: str, i: int, n: int, main: str) -> str:
+    """Its down projections get fewer bits than others'."""
+    if m == "Q3_K_L":
+        return "Q4_K"
+    if m == "Q4_K_S" or not _more_bits(i, n):
+        return "Q5_K" if m == "Q3_K_M" and i < n // 16 else main
+    most, more = ("Q5_K", "Q4_K") if m == "Q3_K_M" else ("Q6_K", "Q5_K")
+    return most if i < n // 16 else more
 
 
 def _layer(name: str) -> int:
