@@ -43,7 +43,6 @@ NOT_THERE = {
     "cohere_norms": "norms of heads depend on the number of layers",
     "ernie4_5_moe_interval": "experts in every second layer",
     "exaone4": "windows depend on the number of layers", "exaone4_full": "windows depend on the number of layers",
-    "falcon_h1_norm": "its attention changes where there is a norm after the gate (ssm_norm)",
     "gemma4": "sizes", "gemma4_equal": "sizes",
     "gpt_oss": "YaRN's ramp ends at whole pairs",
     "granitehybrid": "sizes", "granitehybrid_mamba": "sizes", "nemotron_quarter": "heads as wide as the model's",

@@ -20,7 +20,7 @@ _MOST = 1e9  # far from what products of weights could not be multiplied by
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    c = r.base(halves=False)
+    c = r.base(halves=True)
     number = {name: r.number(f"{name}_multiplier", 1.0, min=1 / _MOST, max=_MOST) for name in _ONE}
     lists = {}
     for name, n in _SEVERAL.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.families.case import Array, Case, Gguf, Settings, Weights, common_keys, interleaved
+from tests.families.case import Array, Case, Gguf, Settings, Weights, common_keys
 from tests.families.cases.mamba2 import GAINS, RANGES, mixer
 
 
@@ -46,7 +46,7 @@ PARTS = {
 def change(config: Settings, name: str, value: Array) -> Array | Weights:
     layer = name.split(".")[2] if ".layers." in name else ""
     found = mixer(layer, name, value, config["mamba_n_groups"])
-    return interleaved(config, name, multiplied(config, name, value)) if found is None else found
+    return multiplied(config, name, value) if found is None else found
 
 
 NAMES = {f"model.layers.{i}.pre_ff_layernorm.weight": f"blk.{i}.ffn_norm" for i in range(4)}
