@@ -221,6 +221,7 @@ class Reader:
         base: float = 10000.0,
         act: str = "silu",
         period: int = 0,
+        window: int | None = None,
         causal: bool = True,
         norms: str = "rms",
         own: Collection[str] = (),
@@ -233,12 +234,12 @@ class Reader:
 
         halves: the layout of rotary pairs in a GGUF file. base, act: the rotation's base and the activation where the
         file gives none. period: where a file has a window but does not say for which layers, every period-th layer has
-        full attention; 0: all layers see the window. causal: whether a token sees no later ones; if it does, a
-        window reaches half as far to both sides, and there is no head. norms: their kind, as in Plan. own: keys that
-        the architecture reads itself. recurrent: layers with no key-value heads are recurrent. kinds: layers with a
-        window have key-value heads, widths and a rotation of their own, and each layer has its own ff. ff: the
-        width of feed-forward networks where the file gives none. rotates: whether there is a rotation, for which
-        heads have an even width.
+        full attention; 0: all layers see the window. window: its tokens where the file does not say. causal: whether a
+        token sees no later ones; if it does, a window reaches half as far to both sides, and there is no head. norms:
+        their kind, as in Plan. own: keys that the architecture reads itself. recurrent: layers with no key-value heads
+        are recurrent. kinds: layers with a window have key-value heads, widths and a rotation of their own, and each
+        layer has its own ff. ff: the width of feed-forward networks where the file gives none. rotates: whether there
+        is a rotation, for which heads have an even width.
         """
         for name, only in _ONLY.items():
             if name in own:
@@ -248,7 +249,7 @@ class Reader:
                 raise self.source.refuse(self.key(name), "true" if only is True else f"{only:g}")
         layers = self.size("block_count", max=4096)
         heads = self.layer_size("attention.head_count", layers, max=4096)
-        local, window = self.windows(layers, period)
+        local, window = self.windows(layers, period, window)
         if kinds:
             sizes = self.layer_sizes("attention.head_count_kv", layers, heads, max=4096)
             kv_heads, local_kv = self.of_kinds("attention.head_count_kv", local, sizes)
@@ -338,7 +339,7 @@ class Reader:
             raise self.source.refuse(self.key("hidden_activation"), ", ".join(_ACTIVATIONS))
         return _ACTIVATIONS[name]
 
-    def windows(self, layers: int, period: int) -> tuple[tuple[bool, ...], int]:
+    def windows(self, layers: int, period: int, default: int | None = None) -> tuple[tuple[bool, ...], int]:
         """For each layer, whether it sees only a window; and the window's tokens (0 where no layer has one).
 
         A file's window may be 0, too: none. Its pattern is a boolean for each layer, or the period of the layers with
@@ -354,7 +355,7 @@ class Reader:
             has_window = size is not None and not (type(size) is int and size == 0)
             local = tuple((i + 1) % n != 0 if n else has_window for i in range(layers))
         if any(local):
-            return local, self.size("attention.sliding_window")
+            return local, self.size("attention.sliding_window", default)
         self.source.get_int(window, None, min=0, max=_MAX)
         return local, 0
 
@@ -423,18 +424,25 @@ class Reader:
 
     def yarn(self, n: int, base: float, factor: float) -> tuple[list[float], float]:
         """YaRN's divisors of the frequencies and its factor of cosines and sines, as llama.cpp computes them."""
-        original = self.size("rope.scaling.original_context_length")
+        original = self.original_context()
         fast = self.number("rope.scaling.yarn_beta_fast", 32.0, max=1e6)
         slow = self.number("rope.scaling.yarn_beta_slow", 1.0, max=1e6)
         if fast <= slow or base <= 1:
             message, expected = f"it is {slow}, with a base of {base}", f"less than {fast}, with a base above 1"
             raise self.source.fail(self.key("rope.scaling.yarn_beta_slow"), message, expected)
-        for name in ("yarn_ext_factor", "yarn_attn_factor"):
-            if self.number(f"rope.scaling.{name}", 1.0) != 1.0:
-                raise self.source.refuse(self.key(f"rope.scaling.{name}"), "1")
+        if self.number("rope.scaling.yarn_ext_factor", 1.0) != 1.0:
+            raise self.source.refuse(self.key("rope.scaling.yarn_ext_factor"), "1")
+        plain = rotary.yarn_scale(factor)
+        given = self.number("rope.scaling.yarn_attn_factor", 1.0)  # attention_factor of folders (OLMo 3), all of it
+        if given != 1.0 and not math.isclose(given, plain, rel_tol=1e-6):
+            raise self.source.refuse(self.key("rope.scaling.yarn_attn_factor"), f"1, {plain:g}")
         weight = self.number("rope.scaling.yarn_log_multiplier", 0.0, min=0.0)
-        scale = rotary.yarn_scale(factor) / (rotary.yarn_scale(factor, weight) if weight else 1.0)
+        scale = plain / (rotary.yarn_scale(factor, weight) if weight else 1.0)
         return rotary.yarn(n, base, factor, original, fast, slow, self.whole_pairs), scale
+
+    def original_context(self) -> int:
+        """The context that the model was first trained with: the present one where the file does not say."""
+        return self.size("rope.scaling.original_context_length", self.size("context_length"))
 
     def longrope(self, n: int) -> list[float] | None:
         """LongRoPE's n factors, where the file has them: those for long contexts, if the model is loaded with a longer
@@ -449,7 +457,7 @@ class Reader:
                 raise ModelFileError("no such tensor", file=self.source.path, field=name, expected=f"shape {(n,)}")
             self.source.used.add(name)
             found[kind] = self.factors(t, n)
-        original = self.size("rope.scaling.original_context_length")
+        original = self.original_context()
         wanted = self.source.wanted_context or min(self.size("context_length"), DEFAULT_CONTEXT)
         return found["long" if wanted > original else "short"]
 

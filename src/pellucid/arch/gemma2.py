@@ -14,12 +14,13 @@ from pellucid.folder import KEYS, NAMES, QKVO, Folder, Same, Settings, cap, wind
 from pellucid.plan import Plan
 
 _PERIOD = 2
+_WINDOW = 4096  # where a file gives none, as the first ones did
 _27B = 46  # layers; only this size scales scores by its width per head instead of the head's size
 
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    c = r.base(halves=True, act="gelu_tanh", period=_PERIOD, own=("attn_logit_softcapping",))
+    c = r.base(halves=True, act="gelu_tanh", period=_PERIOD, window=_WINDOW, own=("attn_logit_softcapping",))
     scale = r.number("attention.scale", (c.dim // c.attention.n_q if c.layers == _27B else c.attention.dk) ** -0.5)
     return replace(
         c,

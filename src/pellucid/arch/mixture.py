@@ -24,13 +24,16 @@ def with_experts(
     sum2: bool = False,
     gated: bool = False,
     biased: bool = False,
+    divided: bool = False,
+    shared: int | None = None,
 ) -> Config:
     """The configuration with its experts, if the file has any.
 
     gate: how scores become weights where the file does not say it: "softmax", "sigmoid", or "top_first" (softmax over
     the chosen). renorm: whether weights are divided by their sum plus `limit`. sum2: a group of experts counts as much
     as its best two together. gated: whether the shared expert has a weight of its own. biased: whether a bias is
-    added to scores for the choice.
+    added to scores for the choice. divided: where the file gives no width of an expert, those that a token takes are
+    together as wide as a dense layer. shared: the width of the shared expert where the file gives none.
     """
     source, key = r.source, r.key
     n = int(source.get_int(key("expert_count"), 0, min=0, max=_MOST))
@@ -41,7 +44,7 @@ def with_experts(
             raise source.fail(key(name), f"there are 0 experts, of which a token takes {used}")
         return c
     top_k = int(source.get_int(key("expert_used_count"), min=1, max=min(n, 64)))
-    ff = r.size("expert_feed_forward_length", c.ff)
+    ff = r.size("expert_feed_forward_length", max(c.ff // top_k, 1) if divided else c.ff)
     number = source.get_int(key("expert_gating_func"), None, min=0)
     if number:
         if number not in _GATES:
@@ -59,7 +62,8 @@ def with_experts(
         raise source.fail(key("expert_group_count"), f"{n} experts in {groups} groups, {chosen} of them used")
     if groups > 1 and sum2:
         kinds.add("group_sum2")
-    shared = int(source.get_int(key("expert_shared_count"), 0, min=0, max=_MOST)) * ff
+    counted = int(source.get_int(key("expert_shared_count"), 0, min=0, max=_MOST)) * ff
+    shared = counted if shared is None else shared
     shared = int(source.get_int(key("expert_shared_feed_forward_length"), shared, min=0, max=1 << 24))
     experts = Experts(
         n,

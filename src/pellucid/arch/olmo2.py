@@ -15,8 +15,16 @@ _PERIOD = 4
 _BASE = 500000.0
 
 
+class _Reader(Reader):
+    def yarn(self, n: int, base: float, factor: float) -> tuple[list[float], float]:
+        """The first converters of OLMo 3 wrote attention_factor of its folders, which is the whole factor, as the one
+        that multiplies YaRN's own elsewhere."""
+        divisors, scale = super().yarn(n, base, factor)
+        return divisors, 1.0 if self.source.get_any(self.key("rope.scaling.attn_factor"), None) is not None else scale
+
+
 def config(source: Source) -> Config:
-    r = Reader(source)
+    r = _Reader(source)
     windowed = source.get_any(r.key("attention.sliding_window"), None) is not None
     c = r.base(halves=True, period=_PERIOD if windowed else 0)
     base = r.rope_base("rope.freq_base_swa", r.rope_base("rope.freq_base", 10000.0))

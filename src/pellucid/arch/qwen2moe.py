@@ -14,7 +14,8 @@ from pellucid.folder import EXPERTS, KEYS, NAMES, Folder, Settings, sparse_layer
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    return with_experts(r, r.base(halves=True, own=OWN), gated=True)
+    c = r.base(halves=True, own=OWN)
+    return with_experts(r, c, gated=True, divided=True, shared=c.ff)  # the first files give no widths of experts
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pellucid.folder import EXPERTS, KEYS, NAMES, QKVO, Folder, Settings, sparse
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    return with_experts(r, r.base(halves=True, own=OWN), renorm=True)
+    return with_experts(r, r.base(halves=True, own=OWN), renorm=True, divided=True)
 
 
 def derive(c: Settings) -> Mapping[str, Any]:

@@ -1,0 +1,73 @@
+"""Keys that GGUF files of some converters leave out, or have in a form of their own: such a file is the same model as
+one that has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pellucid import Model
+from pellucid.errors import UnsupportedModelError
+from tests.families.case import load_golden, write_gguf
+from tests.families.cases import BY_NAME
+from tests.families.test_families import ids_of
+from tests.reference import tiny
+
+Keys = dict[str, Any]
+YARN = 1 + 0.1 * np.log(4.0)  # its factor of cosines and sines in olmo3
+WINDOW = "attention.sliding_window"
+EXPERT, SHARED = "expert_feed_forward_length", "expert_shared_feed_forward_length"
+ORIGINAL = "rope.scaling.original_context_length"
+
+# Case, keys that are changed (None: left out), keys of the file that is the same model.
+SAME: list[tuple[str, Keys, Keys]] = [
+    ("gemma2", {WINDOW: None}, {WINDOW: 4096}),
+    ("qwen3moe", {EXPERT: None}, {}),
+    ("qwen2moe", {EXPERT: None}, {}),
+    ("qwen2moe", {"feed_forward_length": 64, SHARED: None}, {}),
+    ("qwen2_yarn", {ORIGINAL: None}, {ORIGINAL: 256}),
+    ("phi3_longrope", {ORIGINAL: None}, {ORIGINAL: 256}),
+    ("olmo3", {"rope.scaling.yarn_attn_factor": float(YARN)}, {}),
+    ("olmo3", {"rope.scaling.attn_factor": float(YARN)}, {}),
+]
+
+
+def logits(name: str, path: Path, keys: Keys) -> Any:
+    case = BY_NAME[name]
+    assert case.gguf is not None
+    own, golden = case.gguf.keys, load_golden(case)
+    write_gguf(replace(case, gguf=replace(case.gguf, keys=lambda config: {**own(config), **keys})), golden, path)
+    with Model.load(path, threads=1) as model:
+        return model.logits(ids_of(case, golden)[:60])
+
+
+@pytest.mark.parametrize(("name", "keys", "same"), SAME)
+def test_the_same_model(name: str, keys: Keys, same: Keys, tmp_path: Path) -> None:
+    found, want = logits(name, tmp_path / "a.gguf", keys), logits(name, tmp_path / "b.gguf", same)
+    assert np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_another_factor_of_yarn(tmp_path: Path) -> None:
+    """llama.cpp ignores the key, transformers takes its value for the whole factor."""
+    with pytest.raises(UnsupportedModelError, match=r"yarn_attn_factor = 1\.29\d* .*supported: 1, 1\.13"):
+        logits("olmo3", tmp_path / "a.gguf", {"rope.scaling.yarn_attn_factor": 1.3})
+
+
+def test_gemma_3_without_windows(tmp_path: Path) -> None:
+    """Every layer sees all, with the base of global layers."""
+    model = next(one for one in tiny.TINY if one.name == "gemma3")
+    model = replace(model, local=(False,) * model.layers)
+    found = []
+    for extra in (
+        None,
+        lambda writer: writer.add_sliding_window(0),
+        lambda writer: writer.add_sliding_window_pattern(model.local),
+    ):
+        path = tiny.write_gguf(model, tmp_path / "a.gguf", extra=extra)
+        with Model.load(path, threads=1) as loaded:
+            found.append(loaded.logits(tiny.token_ids(model, 40)))
+    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[2])
