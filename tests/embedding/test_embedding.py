@@ -17,7 +17,7 @@ from pellucid.errors import ContextFullError, ModelFileError, UnsupportedModelEr
 from tests.embedding.cases import BY_NAME, CASES, Embedding
 from tests.embedding.files import DOCUMENTS, QUERY, ROWS, TEXTS, ids_of, load_golden, write_folder
 from tests.engine.models import same
-from tests.families.case import Gguf, write_gguf
+from tests.families.case import Gguf, Weights, write_gguf
 from tests.families.test_families import TOLERANCE, distance
 from tests.reference import tiny
 
@@ -324,6 +324,28 @@ def test_types_of_tokens_as_the_file_says(tmp_path: Path, name: str, form: str) 
             continue
         with pytest.raises(ModelFileError, match=rf"type.*: it is {said}; expected {rows}, the rows of .*token_type"):
             Model.load(path)
+
+
+@pytest.mark.parametrize("name", ["bert", "nomic_bert"])
+def test_files_without_types_of_tokens(tmp_path: Path, name: str) -> None:
+    """As llama.cpp's converter writes DistilBERT: it says that there is one type, and there is no table."""
+    case = BY_NAME[name]
+    golden = load_golden(case).model
+    table = {"token_types.weight": np.zeros((1, golden.config["hidden_size"]), np.float32)}
+
+    def write(types: int, more: Weights) -> Path:
+        def merge(tensors: Weights) -> Weights:
+            return {key: value for key, value in tensors.items() if key != "token_types.weight"} | more
+
+        return write_gguf(replace(case.model, gguf=replace(counting(case, types), merge=merge)), golden, tmp_path / "m")
+
+    found = []
+    for more in (table, {}):
+        with Model.load(write(1, more)) as model:
+            found.append(hidden(model, ids_of(case, golden)))
+    assert same(*found)
+    with pytest.raises(ModelFileError, match="token_types.weight: no such tensor"):
+        Model.load(write(2, {}))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def config(source: Source) -> Config:
     first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
     c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
     c = replace(c, padding=_padding(source, first))
-    check_types(source)
+    c = replace(c, typed=has_types(source))
     pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
@@ -51,15 +51,17 @@ def _padding(source: Source, first: int) -> int | None:
     return found
 
 
-def check_types(source: Source) -> None:
-    """Raises ModelFileError where the file says another number of types of tokens than its table has."""
+def has_types(source: Source) -> bool:
+    """Whether tokens have types: not in files of DistilBERT, which say that there is one and have no table. Raises
+    ModelFileError where the file says another number of types than its table has."""
     rows = source.tensors.get("token_types.weight")
     if rows is None or len(rows.shape) != 2:
-        return
+        return rows is not None or source.get_int("tokenizer.ggml.token_type_count", 0, min=0) != 1
     for key, least in ((f"{source.architecture}.token_types", 1), ("tokenizer.ggml.token_type_count", 0)):
         said = source.get_int(key, 0, min=least)
         if said not in (0, rows.shape[0]):
             raise source.fail(key, f"it is {said}", f"{rows.shape[0]}, the rows of {source.own_name(rows.name)}")
+    return True
 
 
 def token_type(p: Plan, c: Config, i: int = 0) -> npt.NDArray[np.float32]:
@@ -75,8 +77,9 @@ def last_norm(c: Config) -> str:
 
 def begin(p: Plan, c: Config) -> None:
     rows = p.table("position_embd", c.first_position + c.context, c.dim)[c.first_position :]
-    whole = [rows + token_type(p, c, i) for i in range(2 if c.second_type else 1)]
-    p.positions("position_embd", np.concatenate(whole))
+    if c.typed:
+        rows = np.concatenate([rows + token_type(p, c, i) for i in range(2 if c.second_type else 1)])
+    p.positions("position_embd", rows)
     p.settle(-1, "token_embd_norm")
 
 

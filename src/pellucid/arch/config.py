@@ -123,6 +123,7 @@ class Config:
     scorer_pooling: str = "first"
     scorer_norm: str | None = None
     sigmoid: bool = True
+    typed: bool = True  # tokens have types, whose rows are added to them
     second_type: int = 0  # added to the positions of the second of two texts; 0: they have one type of tokens
     recurrent: tuple[bool, ...] = ()  # for each layer, whether it is recurrent; (): none
     memory: Recurrent = Recurrent(2, 1)  # of recurrent layers

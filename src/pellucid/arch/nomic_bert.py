@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pellucid.arch.bert import SIZES, check_types, last_norm, token_type
+from pellucid.arch.bert import SIZES, has_types, last_norm, token_type
 from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import Folder, Settings
 from pellucid.plan import Plan
@@ -15,12 +15,12 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     c = Reader(source).base(halves=True, base=1000.0, causal=False, norms="layer")
-    check_types(source)
-    return replace(c, final_norm=last_norm(c))
+    return replace(c, final_norm=last_norm(c), typed=has_types(source))
 
 
 def begin(p: Plan, c: Config) -> None:
-    p.shift("token_types", token_type(p, c)[0])
+    if c.typed:
+        p.shift("token_types", token_type(p, c)[0])
     p.settle(-1, "token_embd_norm")
 
 
