@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
 from ..errors import GrammarError, one_line, shown
 from ..structure import Structure
+from .disjoint import Disjoint
 
 __all__ = ["checked", "checked_lark", "explained", "settled", "warnings"]
 
@@ -43,6 +44,8 @@ _BESIDE = {
     "else": ("if",),
     "if": ("then", "else"),
 }
+# Keywords of others. Beside a reference that leads back to itself llguidance takes none that it does not know.
+_NOTES = ("deprecated", "discriminator", "example", "externalDocs", "xml")
 # Keywords whose values are names and schemas, and those whose values are no schemas.
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
@@ -84,19 +87,49 @@ def settled(root: Any, place: str) -> Any:
     nodes = [node for _, node in _nodes(root, place)]
     references = [node[key] for node in nodes for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
     named = {part for one in references for part in one.split("/")}  # what a reference may lead through
+    tags = []
     for node in nodes:
         for key in node.keys() & _COUNTS:
             value = node[key]
             if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
                 node[key] = int(value)
+        tags.append(node.get("discriminator"))
         for key in [key for key in node if key not in named and _asks_nothing(key, node)]:
             del node[key]
         _bound(node)
+    if "oneOf" not in named:
+        _one_is_any(root, zip(nodes, tags, strict=True))
     return root
+
+
+def _one_is_any(root: Any, nodes: Iterable[tuple[dict[str, Any], Any]]) -> None:
+    """`oneOf` becomes `anyOf` where its alternatives have no value in common: llguidance finds that of few. A property
+    that tells them apart is required, though it may have a default. nodes: with their discriminators."""
+    disjoint = Disjoint(root)
+    for node, tag in nodes:
+        some = node.get("oneOf")
+        if not isinstance(some, list) or "anyOf" in node:
+            continue
+        name = tag.get("propertyName") if isinstance(tag, dict) else None
+        if isinstance(name, str) and disjoint.all([{"allOf": [one, {"required": [name]}]} for one in some]):
+            for one in some:
+                _require(name, disjoint.named(one["$ref"]) if isinstance(one, dict) and "$ref" in one else one)
+        if disjoint.all(some):
+            node["anyOf"] = node.pop("oneOf")
+
+
+def _require(name: str, node: Any) -> None:
+    """An object must have a property that its schema describes."""
+    if isinstance(node, dict) and isinstance(node.get("properties"), dict) and name in node["properties"]:
+        required = node.setdefault("required", [])
+        if isinstance(required, list) and name not in required:
+            required.append(name)
 
 
 def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
     """Whether a keyword, which llguidance may not know, asks nothing of a value."""
+    if key in _NOTES or (key.startswith("x-") and key != "x-guidance"):
+        return True
     if key in _BESIDE:
         return not any(other in node for other in _BESIDE[key])
     value = node[key]
@@ -199,7 +232,7 @@ def explained(message: str, structure: Structure) -> GrammarError:
     if found is not None:
         return _refused(json.loads(found[1]), structure)
     if message.startswith("oneOf constraints"):
-        return _refused(["oneOf"], structure, " where its alternatives overlap")
+        return _refused(["oneOf"], structure, " where its alternatives may overlap")
     if message.startswith("NoExtension"):
         return GrammarError("no text matches", place=kind)
     text = message.split("\n<non-verbose/>")[0]

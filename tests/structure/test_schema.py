@@ -1,0 +1,110 @@
+"""Schemas as they are settled before they are compiled, against jsonschema and pydantic."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field, TypeAdapter
+
+from pellucid.errors import GrammarError
+from pellucid.text.schema import settled
+from tests.structure.walks import grammars, of, takes, validator, walk
+
+G = grammars()
+TAGGED = {"type": "object", "properties": {"tag": {"const": 1}}, "required": ["tag"]}
+OTHER = {"type": "object", "properties": {"tag": {"const": 2}}, "required": ["tag"]}
+
+
+@pytest.mark.parametrize(
+    ("some", "good", "bad"),
+    [
+        ([{"const": 1, "title": "one"}, {"const": 2}, {"const": True}], ["1", "2", "true"], ["3", "false"]),
+        ([{"type": "integer", "maximum": 0}, {"type": "integer", "exclusiveMinimum": 0}], ["0", "1", "-5"], ["0.5"]),
+        ([{"type": "number", "maximum": 0.5}, {"minimum": 0.75, "type": "number"}], ["0.5", "0.75"], ["0.6"]),
+        ([{"type": "string", "maxLength": 1}, {"type": "string", "minLength": 3}], ['"a"', '"abc"'], ['"ab"']),
+        ([{"type": "array", "maxItems": 0}, {"type": "array", "minItems": 2}], ["[]", "[1,1]"], ["[1]"]),
+        ([{"$ref": "#/$defs/tagged"}, {"type": "null"}], ['{"tag":1}', "null"], ['{"tag":2}']),
+        ([{"$ref": "#/$defs/tagged"}, {"$ref": "#/$defs/other"}], ['{"tag":1}', '{"tag":2}'], ["{}", '{"tag":3}']),
+        ([{"anyOf": [{"const": 1}, {"const": 2}]}, {"anyOf": [{"const": 3}, {"type": "null"}]}], ["1", "null"], ["4"]),
+    ],
+)
+def test_one_of_alternatives_that_are_apart_is_kept(some: list[Any], good: list[str], bad: list[str]) -> None:
+    schema = {"oneOf": some, "$defs": {"tagged": TAGGED, "other": OTHER}}
+    check, bound = validator(schema), G.compile(of(schema))
+    for text in good:
+        assert check.is_valid(json.loads(text)) and takes(bound, text), text
+    for text in bad:
+        assert not check.is_valid(json.loads(text)) and not takes(bound, text), text
+
+
+@pytest.mark.parametrize(
+    "some",
+    [
+        [{"type": "integer", "minimum": 0}, {"type": "integer", "maximum": 0}],
+        [{"type": "number", "maximum": 1}, {"type": "number", "minimum": 1, "exclusiveMinimum": False}],
+        [{"const": 1}, {"const": 1.0}],
+        [{"enum": ["a", 1]}, {"enum": [2, "a"]}],
+        [{"properties": {"tag": {"const": 1}}}, {"properties": {"tag": {"const": 2}}}],
+        [{"properties": {"tag": {"const": 1}}, "required": ["tag"]}, {"type": ["object", "null"], "required": ["a"]}],
+        [
+            TAGGED,
+            {"type": "object", "required": ["tag"], "additionalProperties": False, "patternProperties": {"g": {}}},
+        ],
+        [{"$ref": "#/nowhere"}, {"type": "string", "minLength": 1}],
+    ],
+)
+def test_one_of_alternatives_that_may_overlap_is_refused(some: list[Any]) -> None:
+    with pytest.raises(GrammarError):
+        G.compile(of({"oneOf": some}))
+
+
+class Leaf(BaseModel):
+    kind: Literal["leaf"] = "leaf"
+    value: int = 0
+
+
+class Node(BaseModel):
+    kind: Literal["node"] = "node"
+    left: Tree
+    right: Tree
+
+
+Tree = Annotated[Leaf | Node, Field(discriminator="kind")]
+Node.model_rebuild()
+
+
+def test_discriminators_with_defaults_are_written() -> None:
+    """Without them pydantic knows no class, and the alternatives overlap."""
+    reads = TypeAdapter(list[Tree])
+    bound, check = G.compile(of(reads.json_schema())), validator(reads.json_schema())
+    assert takes(bound, '[{"kind":"leaf","value":1}]') and not takes(bound, '[{"value":1}]')
+    ended = 0
+    for seed in range(30):
+        text = walk(bound, seed)
+        if text is not None:
+            ended += 1
+            assert check.is_valid(json.loads(text)) and reads.validate_json(text) is not None
+    assert ended > 10
+
+
+def test_keywords_that_describe_beside_a_reference_to_itself() -> None:
+    node = {"properties": {"next": {"$ref": "#", "deprecated": True, "x-order": 1}}, "additionalProperties": False}
+    bound = G.compile(of({"type": "object", **node}))
+    assert takes(bound, '{"next":{"next":{}}}') and not takes(bound, '{"next":1}')
+    named = {"properties": {"example": {"type": "integer"}}, "required": ["example"]}
+    assert not takes(G.compile(of(named)), '{"example":"a"}')
+
+
+def test_many_alternatives_are_compared_in_little_time() -> None:
+    hostile = {
+        "type": "object",
+        "required": list("abcdefgh"),
+        "properties": {name: {"oneOf": [{"$ref": "#/$defs/a"}] * 3} for name in "abcdefgh"},
+    }
+    start = time.perf_counter()
+    assert "anyOf" in settled({"oneOf": [{"const": i} for i in range(2500)]}, "schema")
+    assert "oneOf" in settled({"oneOf": [{"$ref": "#/$defs/a"}] * 2, "$defs": {"a": hostile}}, "schema")
+    assert time.perf_counter() - start < 10
