@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from pellucid.errors import GrammarError
+from pellucid.structure import Structure
 from pellucid.text.schema import settled
 from tests.structure.walks import grammars, of, takes, validator, walk
 
@@ -108,3 +110,76 @@ def test_many_alternatives_are_compared_in_little_time() -> None:
     assert "anyOf" in settled({"oneOf": [{"const": i} for i in range(2500)]}, "schema")
     assert "oneOf" in settled({"oneOf": [{"$ref": "#/$defs/a"}] * 2, "$defs": {"a": hostile}}, "schema")
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("form", ["date", "date-time"])
+def test_dates_are_those_of_the_calendar(form: str) -> None:
+    after = "" if form == "date" else "T10:59:59.5Z"
+    every = [
+        f"{year}-{day}" for year in ("0004", "1900", "2000", "2023", "2024") for day in ("02-28", "02-29", "12-31")
+    ]
+    for schema in ({"format": form}, {"format": form, "pattern": "-"}, {"format": form, "allOf": [{"minLength": 1}]}):
+        bound = G.compile(of({"type": "string", **schema}))
+        taken = {day for day in every if takes(bound, f'"{day}{after}"')}
+        assert taken == set(every) - {"1900-02-29", "2023-02-29"}
+        assert not takes(bound, f'"0000-01-01{after}"')
+
+
+def test_times_are_read_by_python() -> None:
+    for form in ("time", "date-time"):
+        bound, before = G.compile(of({"type": "string", "format": form})), "2024-02-29T" * (form == "date-time")
+        assert takes(bound, f'"{before}23:59:59Z"') and not takes(bound, f'"{before}23:59:60Z"')
+    for made in (datetime.date, datetime.datetime, datetime.time):
+        reads = TypeAdapter(made)
+        bound = G.compile(of(reads.json_schema()))
+        for seed in range(60):
+            text = walk(bound, seed)
+            assert text is None or reads.validate_json(text) is not None
+
+
+def test_keys_that_could_count_twice_are_refused() -> None:
+    free = {"type": "object", "additionalProperties": {"type": "integer"}}
+    with pytest.raises(GrammarError, match="may come twice") as raised:
+        G.compile(of({"properties": {"a": {**free, "minProperties": 2}}}))
+    assert raised.value.place == "schema.properties.a.minProperties"
+    assert takes(G.compile(of({**free, "minProperties": 2}, strict=False)), '{"a":1,"b":2}')
+    lenient = json.dumps({**free, "minProperties": 2, "x-guidance": {"lenient": True}})
+    assert G.compile(Structure("grammar", f"start: %json {lenient}"))
+    named = {"properties": {"a": {}}, "required": ["a"]}
+    for kept in ({"minProperties": 1}, {"minProperties": 2, **named}):
+        bound = G.compile(of({**free, **kept}))
+        assert takes(bound, '{"a":1,"b":2}') and not takes(bound, "{}")
+
+
+BOUNDS = [
+    {"exclusiveMinimum": 0, "maximum": 0.5},
+    {
+        "minimum": 0,
+        "exclusiveMinimum": True,
+        "exclusiveMaximum": 0.5,
+        "$schema": "http://json-schema.org/draft-04/schema#",
+    },
+    {"exclusiveMinimum": 2, "exclusiveMaximum": 2.05},
+    {"allOf": [{"exclusiveMinimum": 1}, {"maximum": 1.25}]},
+    {"minimum": -0.25, "exclusiveMaximum": 0},
+    {"exclusiveMinimum": 0, "maximum": 0.5, "multipleOf": 0.1},
+]
+
+
+@pytest.mark.parametrize("schema", BOUNDS)
+def test_exclusive_bounds_are_left_out(schema: dict[str, Any]) -> None:
+    bound = G.compile(of({"type": "number", **schema}))
+    check = validator({"type": "number", **schema})
+    kept = 0
+    for whole in ("-0", "0", "1", "2", "-1"):
+        for part in ("", ".0", ".000", ".01", ".1", ".10", ".20", ".25", ".5", ".001"):
+            valid, taken = check.is_valid(json.loads(whole + part)), takes(bound, whole + part)
+            assert valid or not taken, whole + part
+            kept += taken
+    assert kept
+
+
+def test_exclusive_bounds_of_many_digits() -> None:
+    most = 2**40 + 0.5
+    bound = G.compile(of({"type": "number", "exclusiveMinimum": 2**40, "maximum": most}))
+    assert takes(bound, str(most)) and not takes(bound, str(2**40)) and not takes(bound, str(2**40 + 1))

@@ -135,7 +135,7 @@ class Grammars:
     def _content(self, structure: Structure) -> dict[str, Any]:
         kind, text = structure.kind, structure.text
         if kind == "schema":
-            root = schema.checked(text)
+            root = schema.checked(text, structure.strict)
             # Of the options in the schema itself none stays.
             root["x-guidance"] = {**OPTIONS, "lenient": not structure.strict, "coerce_one_of": not structure.strict}
             return {"json_schema": root}

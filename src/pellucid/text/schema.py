@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..errors import GrammarError, one_line, shown
 from ..structure import Structure
 from .disjoint import Disjoint
 
-__all__ = ["checked", "checked_lark", "explained", "settled", "warnings"]
+__all__ = ["DATED", "checked", "checked_lark", "explained", "settled", "warnings"]
 
 # The automaton of a multiple has as many states: 0.2 s for 30,000.
 MOST_MULTIPLE = 30_000
@@ -26,6 +27,12 @@ _LEAST, _MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _INTEGERS = {f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1) - 1) for n in (8, 16, 32, 64)}
 _INTEGERS |= {f"uint{n}": (0, 2**n - 1) for n in (8, 16, 32, 64)}
 _INTEGERS |= {"int": _INTEGERS["int64"], "uint": _INTEGERS["uint64"]}
+# llguidance's dates have 29 days in every February, and its minutes may have 61 seconds.
+_YEAR = r"([1-9]\d{3}|0[1-9]\d{2}|00[1-9]\d|000[1-9])"
+_LEAP = r"(\d{2}(0[48]|[2468][048]|[13579][26])|([2468][048]|0[48]|[13579][26])00)"
+_DATE = rf"({_YEAR}-(0[13-9]|1[0-2])-\d{{2}}|{_YEAR}-02-([01]\d|2[0-8])|{_LEAP}-02-29)"
+_TIME = r"\d{2}:\d{2}:[0-5]"
+DATED = {"date": f"^{_DATE}$", "time": f"^{_TIME}", "date-time": f"^{_DATE}[Tt]{_TIME}"}
 # Keywords that ask nothing, with these values, or beside none of these keywords.
 _EMPTY: dict[str, tuple[Any, ...]] = {
     "uniqueItems": (False,),
@@ -54,13 +61,13 @@ _KEYWORDS = re.compile(r'Unimplemented keys: (\["[^\]]*"\])')
 _JSON = re.compile(r"%json\s*")
 
 
-def checked(text: str) -> dict[str, Any]:
+def checked(text: str, strict: bool = True) -> dict[str, Any]:
     """The schema in a JSON text, as an object that llguidance takes. Raises GrammarError where it allows nothing, and
     as `settled`."""
     root = json.loads(text)
     if root is False:
         raise GrammarError("no text matches", place="schema")
-    return dict(settled({} if root is True else root, "schema"))
+    return dict(settled({} if root is True else root, "schema", strict))
 
 
 def checked_lark(lark: str) -> str:
@@ -71,18 +78,22 @@ def checked_lark(lark: str) -> str:
             root, end = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
             continue  # llguidance refuses it
-        made = settled(root, "grammar")
+        options = root.get("x-guidance") if isinstance(root, dict) else None
+        lenient = isinstance(options, dict) and options.get("lenient") is True
+        made = settled(root, "grammar", not lenient)
         if found.start() >= at and made != root:
             parts += [lark[at : found.end()], json.dumps(made, ensure_ascii=False)]
             at = end
     return "".join([*parts, lark[at:]])
 
 
-def settled(root: Any, place: str) -> Any:
+def settled(root: Any, place: str, strict: bool = True) -> Any:
     """A schema that asks the same, or of the last numbers of 64 bits slightly more, and that llguidance takes. Raises
     GrammarError, naming the keyword's place, where it has numbers that llguidance would not keep, or that would take
-    too long."""
+    too long; where it is strict, also other keywords that llguidance takes and would not keep."""
     _check(root, place)
+    if strict:
+        _check_free_keys(root, place)
     root = json.loads(json.dumps(root))  # the caller's own stays as it is
     nodes = [node for _, node in _nodes(root, place)]
     references = [node[key] for node in nodes for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
@@ -97,6 +108,8 @@ def settled(root: Any, place: str) -> Any:
         for key in [key for key in node if key not in named and _asks_nothing(key, node)]:
             del node[key]
         _bound(node)
+        _dated(node)
+    _open_ends(nodes)
     if "oneOf" not in named:
         _one_is_any(root, zip(nodes, tags, strict=True))
     return root
@@ -154,6 +167,42 @@ def _bound(node: dict[str, Any]) -> None:
             node[key] = MOST_BOUND if whole else LARGE
 
 
+def _open_ends(nodes: list[dict[str, Any]]) -> None:
+    """Moves an exclusive bound that is an integer, where the other bound is less than 1 away, by a billionth of the
+    last digit of that one: of 0 < x <= 0.5 llguidance would allow 0, too."""
+    for node in nodes:  # in draft 4 an exclusive bound is True, beside the bound
+        for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+            if node.get(key) is True and _is_number(node.get(other)):
+                node[key] = node[other]
+    for key, others, sign in (("exclusiveMinimum", _MOST, 1), ("exclusiveMaximum", _LEAST, -1)):
+        ends = {node[other] for node in nodes for other in others if _is_number(node.get(other))}
+        for node in nodes:
+            if _is_number(node.get(key)):
+                node[key] = _beside(node[key], ends, sign)
+
+
+def _beside(bound: float, ends: set[float], sign: int) -> float:
+    if not 0 <= bound * sign <= MOST_INTEGER or bound != int(bound):
+        return bound
+    near = [end for end in ends if 0 < (end - bound) * sign < 1]
+    if not near:
+        return bound
+    digits = max(-int(Decimal(str(end)).normalize().as_tuple().exponent) for end in near)
+    moved = float(Fraction(bound) + Fraction(sign, 10 ** (digits + 9)))
+    return math.nextafter(bound, sign * math.inf) if moved == bound else moved  # a double has no more digits
+
+
+def _dated(node: dict[str, Any]) -> None:
+    """Says of dates and times what their formats leave out: Python and others know no year 0 and no second 60."""
+    form = node.get("format")
+    if not isinstance(form, str) or form not in DATED:
+        return
+    if "pattern" not in node:
+        node["pattern"] = DATED[form]
+    elif isinstance(node.setdefault("allOf", []), list):
+        node["allOf"].append({"pattern": DATED[form]})
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -162,6 +211,17 @@ def _check(root: Any, place: str) -> None:
     """Raises what `settled` raises."""
     _check_integers(root, place)
     _check_multiples(root, place)
+
+
+def _check_free_keys(root: Any, place: str) -> None:
+    """A key that no schema names may come again and again, and would count each time."""
+    for where, node in _nodes(root, place):
+        least, required = node.get("minProperties"), node.get("required")
+        named = len(set(map(str, required))) if isinstance(required, list) else 0
+        free = node.get("additionalProperties") is not False or node.get("patternProperties")
+        if isinstance(least, (int, float)) and least > named + 1 and free:
+            text = f"{shown(least)} cannot be kept: keys without names in the schema may come twice"
+            raise GrammarError(text, place=f"{where}.minProperties")
 
 
 def _check_integers(root: Any, place: str) -> None:

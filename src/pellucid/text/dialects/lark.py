@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ...errors import GrammarError, shown
-from ..schema import settled
+from ..schema import DATED, settled
 from .dialect import Dialect, Shape, spaced
 from .values import alternatives, declared, types, whole
 
@@ -46,7 +46,7 @@ def calls_grammar(
     made = _Maker(dialect, specials, ends)
     names = []
     for i, (name, schema, strict) in enumerate(tools):
-        schema = _settled(name, schema)
+        schema = _settled(name, schema, strict)
         shape = dialect.shape(name)
         arguments = made.arguments(i, {**schema, "type": "object"}, shape, strict)
         body = f"{arguments} {made.parts(shape.after)}"
@@ -178,10 +178,10 @@ def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
     return list(listed) if isinstance(listed, (list, tuple)) and listed else None
 
 
-def _settled(name: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _settled(name: str, schema: Mapping[str, Any], strict: bool) -> Mapping[str, Any]:
     """The parameters of a tool as `settled` has them. Raises GrammarError."""
     try:
-        found: Mapping[str, Any] = settled(schema, "parameters")
+        found: Mapping[str, Any] = settled(schema, "parameters", strict)
         return found
     except GrammarError as error:
         raise GrammarError(f"{error.place} of {shown(name)}: {error.message}", place="tools") from None
@@ -189,7 +189,8 @@ def _settled(name: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check_kept(schema: Mapping[str, Any], unkept: Sequence[str], strict: bool) -> None:
     """Raises GrammarError where all of a schema must be kept, and it has some of these keywords."""
-    lost = ", ".join(f'"{word}"' for word in unkept if word in schema)
+    own = schema.get("pattern") not in DATED.values()  # that of a format is not the client's
+    lost = ", ".join(f'"{word}"' for word in unkept if word in schema and (own or word != "pattern"))
     if strict and lost:
         raise GrammarError(f"the keywords {lost} cannot be kept where arguments are not written in JSON", place="tools")
 
