@@ -183,3 +183,14 @@ def test_exclusive_bounds_of_many_digits() -> None:
     most = 2**40 + 0.5
     bound = G.compile(of({"type": "number", "exclusiveMinimum": 2**40, "maximum": most}))
     assert takes(bound, str(most)) and not takes(bound, str(2**40)) and not takes(bound, str(2**40 + 1))
+
+
+@pytest.mark.parametrize("more", [{}, {"additionalProperties": {"type": "string"}}, {"required": ["é", "z"]}])
+def test_a_key_has_one_spelling(more: dict[str, Any]) -> None:
+    """By escapes another would be a key that has a schema of its own, with a value of another."""
+    schema = {"type": "object", "properties": {"é": {"type": "integer"}, "a": {"type": "integer"}}, **more}
+    bound, start = G.compile(of(schema)), '{"é":1,"z":"s",' if "required" in more else "{"
+    assert takes(bound, start + '"b":"s"}') and takes(bound, start + r'"\"\n\u0001":"s","😀":"s"}')
+    for key in (r"\u00e9", r"\u0061", "a", r"\u0062", r"\ud800"):
+        assert not takes(bound, f'{start}"{key}":"s"}}'), key
+    assert takes(G.compile(of({"properties": {"more": schema}})), '{"x":1}')

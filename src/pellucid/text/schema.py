@@ -67,7 +67,7 @@ def checked(text: str, strict: bool = True) -> dict[str, Any]:
     root = json.loads(text)
     if root is False:
         raise GrammarError("no text matches", place="schema")
-    return dict(settled({} if root is True else root, "schema", strict))
+    return dict(_spelled(settled({} if root is True else root, "schema", strict)))
 
 
 def checked_lark(lark: str) -> str:
@@ -80,7 +80,7 @@ def checked_lark(lark: str) -> str:
             continue  # llguidance refuses it
         options = root.get("x-guidance") if isinstance(root, dict) else None
         lenient = isinstance(options, dict) and options.get("lenient") is True
-        made = settled(root, "grammar", not lenient)
+        made = _spelled(settled(root, "grammar", not lenient))
         if found.start() >= at and made != root:
             parts += [lark[at : found.end()], json.dumps(made, ensure_ascii=False)]
             at = end
@@ -112,6 +112,24 @@ def settled(root: Any, place: str, strict: bool = True) -> Any:
     _open_ends(nodes)
     if "oneOf" not in named:
         _one_is_any(root, zip(nodes, tags, strict=True))
+    return root
+
+
+def _spelled(root: Any) -> Any:
+    """Asks for free keys by a pattern, in a schema that has no other: so llguidance writes each in one way alone. Else
+    it allows escapes, and with these another spelling of a key that has a schema of its own."""
+    nodes = [node for _, node in _nodes(root, "")]
+    references = "".join(str(node.get("$ref", "")) for node in nodes)
+    if any("patternProperties" in node for node in nodes) or "additionalProperties" in references:
+        return root
+    for node in nodes:
+        if not (node.get("properties") or node.get("required")) or node.get("additionalProperties") is False:
+            continue
+        free = {"patternProperties": {"": {}}, "additionalProperties": False}
+        if node.get("additionalProperties", True) in (True, {}):
+            node.update(free)
+        elif isinstance(node.setdefault("allOf", []), list):
+            node["allOf"].append(free)
     return root
 
 
