@@ -1,4 +1,4 @@
-/* Pellucid's C interface: opaque handles and status codes; all that the binding sees.
+/* Pellucid's C interface, all that the binding sees: opaque handles, plain structs and status codes.
  *
  * A model is made from a plan (ops/op.h), packed once, and then runs forward passes. Packing and passes are tasks: they
  * are queued for the engine thread, waited for in slices, and finished by the caller.
@@ -18,10 +18,10 @@
 
 typedef enum {
     PL_OK,
-    PL_E_MEMORY,    /* no memory, or no thread could be started */
+    PL_E_MEMORY,    /* out of memory, or no thread could be started */
     PL_E_PLAN,      /* the plan or its tensors are inconsistent */
     PL_E_ARGUMENT,  /* a row, sequence or option out of range */
-    PL_E_ISA,       /* the instruction set is not in this build or not in this processor */
+    PL_E_ISA,       /* this build or this processor does not have the instruction set */
     PL_E_CANCELLED, /* nothing has changed */
     PL_E_FILE,      /* a matrix's bytes cannot be read: pl_error says where */
 } pl_status;
@@ -37,16 +37,16 @@ typedef struct pl_model pl_model;
 typedef struct pl_task pl_task;
 
 typedef struct pl_options {
-    int isa;             /* pl_isa, or -1: the best */
-    int threads;         /* >= 1 */
-    int kv;              /* pl_kv_type */
-    int least_terms;     /* least number of int8 terms of activations: 1, or 2 for high precision; the head has 2 */
-    int max_rows;        /* per pass */
-    int64_t cache_bytes; /* most memory for keys and values; 0: no limit */
-    int64_t checkpoints; /* bytes of earlier states of recurrent layers that a sequence keeps; 0: of PL_MAX_MARKS */
-    int share_fd;     /* a file in memory of pl_plan_bytes(), which holds the packed matrices; -1: memory of its own */
-    int share_packed; /* 1: it does already, and is read alone; 0: this model packs into it */
-    int64_t slow_page_ns; /* processor time from which on a huge page of weights is slow (cpu/settle.h); 0: 1.5 ms */
+    int isa;              /* pl_isa, or -1: the best */
+    int threads;          /* >= 1 */
+    int kv;               /* pl_kv_type */
+    int least_terms;      /* minimum int8 terms of activations: 1, or 2 for high precision; the head always has 2 */
+    int max_rows;         /* per pass */
+    int64_t cache_bytes;  /* maximum memory for keys and values; 0: no limit */
+    int64_t checkpoints;  /* bytes of earlier recurrent states that a sequence keeps; 0: enough for PL_MAX_MARKS */
+    int share_fd;         /* an in-memory file of pl_plan_bytes() for the packed matrices; -1: private memory */
+    int share_packed;     /* 1: the file holds them already and is only read; 0: this model packs into it */
+    int64_t slow_page_ns; /* processor time above which a huge page of weights is slow (cpu/settle.h); 0: 1.5 ms */
     pl_tuning tuning;
 } pl_options;
 
@@ -55,24 +55,25 @@ typedef struct pl_model_info {
     int64_t packed_bytes; /* packed matrices */
     int64_t work_bytes;   /* buffers of a pass, */
     const void *work;     /* and where they are */
-    int pages;            /* in which weights lie: PL_PAGES_* (cpu/settle.h) */
+    int pages;            /* that hold the weights: PL_PAGES_* (cpu/settle.h) */
     int max_rows;
-    int64_t checkpoint_bytes; /* of earlier states of recurrent layers, at most, for each sequence */
+    int64_t checkpoint_bytes; /* most that a sequence keeps of earlier recurrent states */
 } pl_model_info;
 
 /* Validates the plan and allocates memory. The plan's tables are copied; the weights it points to stay the caller's and
  * must live until packing has finished. */
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
-/* Bytes of the packed matrices of a plan, which it checks. */
+/* Validates a plan and computes the size of its packed matrices. */
 pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error);
 /* Moves a file in memory into 2 MB pages, of which each must have begun -> 1 if all of it lies in those. */
 int pl_share_huge(int fd, size_t bytes);
-/* After packing. A file can only be read from now on, here too; small pages of own memory become huge (cpu/settle.h). */
+/* Call after packing. A shared file becomes read-only, for this model too; in private memory, small pages are gathered
+ * into huge ones (cpu/settle.h). */
 void pl_model_seal(pl_model *model);
 /* A model that runs another plan over the packed matrices of `base`. The plan must list the same matrices; the options
  * are those of `base`, buffers and pool are separate. `base` must be packed and must outlive the view. */
 pl_status pl_model_view(const pl_model *base, const pl_plan *plan, pl_model **view, pl_error *error);
-/* Another tuning, whose fields are within their limits. Call between passes. */
+/* Replaces the tuning; all fields must be within their limits. Call between passes. */
 void pl_model_tune(pl_model *model, const pl_tuning *tuning);
 /* Call after the last pass. Frees everything except sequences; the pool is freed with the last sequence. */
 void pl_model_free(pl_model *model);
@@ -82,11 +83,12 @@ pl_pool *pl_model_pool(pl_model *model);
 int64_t pl_model_mat_bytes(const pl_model *model, int mat);
 /* Matrix `mat` as it lies in memory. */
 const void *pl_model_mat_data(const pl_model *model, int mat);
-/* Row `row` of a matrix, or of a stack as one matrix -> float32 (k), bit-identical to decoding the file's bytes. */
+/* Row `row` of a matrix, or of a stack taken as one matrix -> float32 (k), bit-identical to decoding the file's
+ * bytes. */
 void pl_model_mat_row(const pl_model *model, int mat, int row, float *dst);
 
-/* Packs matrices [first, end). src: the bytes of matrix `first`, the only one then, in place of those that the plan points
- * to; NULL: none. */
+/* Packs matrices [first, end). src: NULL, or the bytes of matrix `first`, then the only one, to use instead of those
+ * that the plan points to. */
 pl_status pl_pack_start(pl_model *model, int first, int end, const uint8_t *src, pl_task **task, pl_error *error);
 
 /* Copies the float32 rows of a buffer after an operation: data (n_rows, dim). */
@@ -126,7 +128,7 @@ typedef struct pl_attention {
     int32_t heads, kv_heads, m, n, d; /* m query rows, n keys, d wide */
     int32_t window, causal;
     float scale, cap;        /* cap: soft cap of the scores, 0 = none */
-    const float *sinks;      /* (heads): each head's score of nothing, or NULL */
+    const float *sinks;      /* (heads): each head's score without a value, or NULL */
     const float *q;          /* (heads, m, d) */
     const float *k;          /* (kv_heads, n, d) */
     const int32_t *group;    /* (heads): KV head of each head */
@@ -142,7 +144,7 @@ pl_status pl_attention_start(pl_model *model, const pl_attention *attention, pl_
 typedef struct pl_keys {
     const pl_seq *seq; /* not used elsewhere until the task is finished */
     int32_t cache, layer, n;
-    float *keys, *values; /* (kv heads, n, dk), (kv heads, n, dv), zeroed: zeros stay where the window passed a page */
+    float *keys, *values; /* (kv heads, n, dk), (kv heads, n, dv), zeroed: pages that the window has passed stay 0 */
 } pl_keys;
 
 pl_status pl_keys_start(pl_model *model, const pl_keys *keys, pl_task **task, pl_error *error);
@@ -172,31 +174,31 @@ enum {
 /* Allocates a buffer of `bytes` (much more than the caches hold) in 2 MB pages, where the system has them, and with
  * `small` another in 4 KB pages. One user at a time. */
 pl_status pl_probe_new(int isa, int threads, int64_t bytes, int small, pl_probe **probe, pl_error *error);
-/* Takes the memory of one of so many parts of the buffers. All are due before the first measurement; that of several GB
- * takes seconds. */
+/* Touches one of `parts` parts of the buffers, so that the system provides its memory. Call for every part before the
+ * first measurement; several GB take seconds. */
 pl_status pl_probe_touch(pl_probe *probe, int part, int parts, pl_error *error);
 void pl_probe_free(pl_probe *probe);
 int pl_probe_has(const pl_probe *probe, int kind); /* 0: no huge pages, or no such instruction in the tier */
 /* Runs n rounds on the engine's threads and waits. *done: bytes read, operations or (PL_PROBE_CLOCK) cycles done by all
- * threads; *ns: nanoseconds, elapsed ones for reads, else of processor time (the threads' harmonic mean), so that a
- * thread that waits for a processor does not count as a slow one. */
+ * threads; *ns: nanoseconds, of elapsed time for reads, else of processor time (the threads' harmonic mean), so that a
+ * thread that waits for a processor does not count as slow. */
 pl_status pl_probe_run(pl_probe *probe, int kind, int64_t n, double *done, int64_t *ns, pl_error *error);
 
 /* Products of random numbers, for choosing a tuning. */
 typedef struct pl_product {
     int format, k, n, terms; /* n rows of activations, by ... */
-    int64_t from, bytes;     /* ... as many tiles of weights as this part of the buffer in 2 MB pages has room for */
-    int times;               /* how often */
+    int64_t from, bytes;     /* ... as many tiles of weights as fit into this part of the buffer in 2 MB pages */
+    int times;               /* repetitions */
     int cold;                /* 1: no cache holds the weights at the start */
     pl_tuning tuning;
 } pl_product;
-/* One after another, without a pause in which threads would sleep; none begins after `limit` nanoseconds. The threads
- * share the tiles. ns: of each, -1 of those that did not begin. */
+/* Runs products one after another, without a pause in which threads would sleep; none starts after `limit` nanoseconds.
+ * The threads share the tiles. ns: the time of each, -1 for those not started. */
 pl_status pl_probe_products(pl_probe *probe, const pl_product *products, int count, int64_t limit, int64_t *ns,
                             pl_error *error);
 
-/* Products on the calling thread, with nothing of the engine around them: n rows of activations, kept in the form that
- * the format's kernel takes, by any packed weights. A trial may run on several threads at once. */
+/* Products on the calling thread, without the engine: n rows of activations, kept in the form that the format's kernel
+ * reads, by any packed weights. A trial may run on several threads at once. */
 typedef struct pl_trial pl_trial;
 /* x: activations (n, k); terms: of the integer form, 1 or 2. */
 pl_status pl_trial_new(int isa, int format, int k, int n, int terms, const pl_tuning *tuning, const float *x,
@@ -206,7 +208,7 @@ size_t pl_trial_scratch(const pl_trial *trial); /* bytes of scratch, which start
 /* y (n, 16 * tiles) = activations times the weights, `times` times. */
 void pl_trial_run(const pl_trial *trial, const uint8_t *packed, int tiles, int times, void *scratch, float *y);
 
-int64_t pl_tile_size(int format, int64_t k); /* bytes of 16 packed rows of k weights; -1: no such rows */
+int64_t pl_tile_size(int format, int64_t k); /* bytes of 16 packed rows of k weights; -1: the format has none */
 /* Packs a file's rows into ceil(rows / 16) tiles. */
 pl_status pl_pack_rows(int format, const uint8_t *raw, int rows, int k, uint8_t *packed, pl_error *error);
 

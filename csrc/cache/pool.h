@@ -29,7 +29,7 @@ typedef struct pl_group {
 typedef struct pl_page {
     uint8_t *data;
     int32_t refs;
-    int32_t used; /* has been in use before: must be cleared */
+    int32_t used; /* was in use earlier: must be cleared */
     struct pl_slab *slab;
     struct pl_page *next;
 } pl_page;

@@ -1,4 +1,4 @@
-/* A sequence: each call goes to all of its stores. */
+/* Sequences: each call is passed on to all of a sequence's stores. */
 #include <stdlib.h>
 
 #include "store.h"
@@ -42,7 +42,7 @@ pl_seq *pl_seq_fork(pl_seq *seq)
     return fork;
 }
 
-/* Whether a store gave up something that it keeps only to rewind to. */
+/* Whether a store freed something that it kept only to rewind to. */
 static int spare(pl_seq *seq, int32_t from)
 {
     for (int i = 0; i < seq->n_stores; i++)
@@ -51,7 +51,7 @@ static int spare(pl_seq *seq, int32_t from)
     return 0;
 }
 
-/* Where memory is short for one store, what another keeps makes room. */
+/* If memory is short for one store, another frees what it keeps only to rewind to. */
 int pl_seq_reserve(pl_seq *seq, int32_t from, int32_t upto)
 {
     int status;

@@ -2,8 +2,8 @@
  *
  * A sequence owns stores, one per group of layers, behind one interface (store.h). A page of keys and values
  * holds 64 tokens of all layers and KV heads of its group, [layer][kv head][keys | values], in the layout that the
- * attention kernel reads; pages are shared by forks and copied when one of them writes. What recurrent layers keep is a
- * block of fixed size, which never changes: a pass reads the block of the sequence's length and writes another. Some
+ * attention kernel reads; pages are shared by forks and copied when one of them writes. What recurrent layers keep is
+ * an immutable block of fixed size: a pass reads the block of the sequence's length and writes another. Some
  * blocks of earlier lengths stay as marks, to which a sequence can rewind.
  *
  * All functions may be called from any thread, and in the child of a fork whatever the parent's other threads were
@@ -37,7 +37,7 @@ typedef struct pl_store {
     int32_t length, rows;  /* rows: of the last pass */
     pl_mark marks[PL_MAX_MARKS + 1];
     int32_t n_marks; /* in ascending order of length */
-    int passing;     /* 1: the last mark goes with the next pass */
+    int passing;     /* 1: the next pass drops the last mark */
 } pl_store;
 
 /* What a sequence holds of one group, without the contents of its pages. */
@@ -79,8 +79,8 @@ int pl_seq_reaches(const pl_seq *seq, int32_t n);
 int64_t pl_seq_pages(const pl_seq *seq, const pl_page **pages, size_t *bytes, int64_t most);
 /* For each group: what the sequence holds. */
 void pl_seq_extents(const pl_seq *seq, pl_extent *extents);
-/* Makes an empty sequence one of `length` tokens that holds what `extents` say; the caller fills all of its pages, in
- * the order of pl_seq_pages. PL_CACHE_OK, the reason for failure, or -1 where no sequence of the model can hold that;
+/* Turns an empty sequence into one of `length` tokens that holds what `extents` say; the caller fills all of its pages,
+ * in the order of pl_seq_pages. PL_CACHE_OK, the reason for failure, or -1 if no sequence of the model can hold that;
  * after a failure it is empty. */
 int pl_seq_restore(pl_seq *seq, int32_t length, const pl_extent *extents);
 /* How many of `rows` further rows one pass should take, so that the states at multiples of 2,048 tokens are kept. */
@@ -93,7 +93,8 @@ static inline uint8_t *pl_seq_keys(const pl_seq *s, const pl_group *g, int group
     return s->store[group].pages[slot / PL_PAGE]->data + ((size_t)layer * g->n_kv + head) * pl_group_head_bytes(g);
 }
 
-/* The recurrent layers' state that a pass starts from, NULL: zeros; and the one that it writes. group: theirs. */
+/* The recurrent layers' state that a pass starts from, NULL: zeros; and the one that it writes. group: that of
+ * states. */
 static inline const float *pl_seq_state(const pl_seq *s, int group)
 {
     return s->store[group].state ? (const float *)s->store[group].state->data : NULL;

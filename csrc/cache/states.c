@@ -2,8 +2,8 @@
  *
  * When a pass ends, the block that it started from may become a mark: for good if the pass was one row after a pass of
  * several (the end of a prompt, but for its last token) or if it started at a multiple of PL_MARK_TOKENS; otherwise
- * until the next pass ends, so that the latest token can be computed again. Of more marks than the group allows, the two
- * that lie closest together lose the older one. */
+ * until the next pass ends, so that the latest token can be computed again. If there are more marks than the group
+ * allows, the older of the two that are closest together is dropped. */
 #include "store.h"
 
 /* Takes another reference. */
@@ -69,8 +69,8 @@ static int is_own(const pl_page *page)
     return own;
 }
 
-/* Where memory is short, marks make room, the oldest first; but none that a pass begins at, nor those of which others have
- * the state too: that would free nothing. */
+/* If memory is short, frees the oldest mark, but not one that a pass starts from, nor one whose state is shared: that
+ * would free nothing. */
 static int spare(pl_store *s, int32_t from)
 {
     for (int i = 0; i < s->n_marks; i++)
@@ -82,8 +82,8 @@ static int spare(pl_store *s, int32_t from)
     return 0;
 }
 
-/* A pass over part of a plan starts before the length, in a fork of the sequence; engine/pass.c has checked that there is
- * a state. */
+/* A pass over part of a plan starts before the length, in a fork of the sequence; engine/pass.c has checked that there
+ * is a state. */
 static int reserve(pl_store *s, int32_t from, int32_t upto)
 {
     (void)upto;
@@ -94,7 +94,7 @@ static int reserve(pl_store *s, int32_t from, int32_t upto)
     return status;
 }
 
-/* Too many marks: the closest two lose the older one; the last mark, which may be passing, is not counted. */
+/* If there are too many marks, drops the older of the closest two; the last mark, which may be passing, is left out. */
 static void thin(pl_store *s)
 {
     int at = 0, n;

@@ -12,11 +12,11 @@ typedef struct pl_store_type {
     int (*fork)(const pl_store *s, pl_store *to);   /* `to` is empty; nonzero if out of memory */
     int32_t (*reach)(const pl_store *s, int32_t n); /* the greatest length <= n to which it can rewind */
     void (*rewind)(pl_store *s, int32_t n);         /* n: a length that reach() returned */
-    /* Takes the pages of an extent; s is empty. PL_CACHE_*, or -1 where no store can hold that. */
+    /* Takes the pages of an extent; s is empty. PL_CACHE_*, or -1 if no store can hold that. */
     int (*restore)(pl_store *s, int32_t length, const pl_extent *extent);
     void (*free)(pl_store *s);
-    /* Gives up the oldest of what is kept only to rewind to, but not what a pass from `from` on needs: whether there was
-     * any. NULL: it keeps nothing. */
+    /* Frees the oldest of what is kept only to rewind to, but not what a pass from `from` on needs. Returns whether
+     * there was any. NULL: it keeps nothing. */
     int (*spare)(pl_store *s, int32_t from);
 } pl_store_type;
 

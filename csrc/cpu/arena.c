@@ -56,8 +56,8 @@ static int read_text(const char *folder, const char *name, char *text, size_t ro
     return n > 0;
 }
 
-/* "enabled" reads "always [madvise] never", the active setting in brackets; kernels without huge pages lack it, and those
- * before 4.10 the other file. Where small pages have 64 KB, as on some systems for Arm, huge ones have 512 MB. */
+/* "enabled" reads "always [madvise] never", the active setting in brackets; kernels without huge pages lack it, and
+ * those before 4.10 the other file. Where small pages have 64 KB, as on some systems for Arm, huge ones have 512 MB. */
 int pl_arena_has_huge(const char *folder)
 {
     char text[64];
@@ -195,7 +195,8 @@ void pl_arena_free(void *p, size_t bytes)
 void pl_flush(const void *p, size_t bytes)
 {
 #ifdef __x86_64__
-    /* clflushopt (CPUID leaf 7, EBX bit 23) does not wait for each line; older processors may have no such instruction */
+    /* clflushopt (CPUID leaf 7, EBX bit 23) does not wait for each line; older processors may have no such
+     * instruction */
     unsigned a, b = 0, c, d;
     const int opt = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 23 & 1;
     for (size_t i = 0; i < bytes; i += 64)

@@ -71,8 +71,8 @@ static int wait_for_rest(const pl_settle *s, int64_t most, unsigned *ended)
     return STOPPED;
 }
 
-/* Gathers an arena's memory until `most_failures` huge pages, one after another, could not be had; 0 then, or where it is
- * stopped. *most: nanoseconds to wait for a rest. */
+/* Gathers an arena's memory until `most_failures` huge pages, one after another, could not be had; 0 then, or where it
+ * is stopped. *most: nanoseconds to wait for a rest. */
 static int gather_all(const pl_settle *s, char *p, size_t bytes, int most_failures, int64_t *most, unsigned *ended)
 {
     int failed = 0;

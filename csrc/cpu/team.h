@@ -23,9 +23,9 @@ pl_job *pl_job_submit(pl_job_fn fn, void *arg, int threads);
  * if not yet, -1 if it never will: the process was forked while the job was queued or running, and only the parent runs
  * it. */
 int pl_job_wait(pl_job *job, int ms);
-/* Only after pl_job_wait returned 1 or -1. */
+/* Call only after pl_job_wait has returned 1 or -1. */
 void pl_job_free(pl_job *job);
-/* Whether no job waits or runs; *ended: how many have, in all. */
+/* Whether no job is waiting or running; *ended: how many have ended in all. */
 int pl_team_rests(unsigned *ended);
 /* Share `tid`, [*from, *to), of `n` elements divided into `size` ranges of whole units. */
 static inline void pl_share(int64_t n, int64_t unit, int tid, int size, int64_t *from, int64_t *to)

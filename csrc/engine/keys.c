@@ -1,6 +1,6 @@
-/* Keys and values of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its own,
- * and only its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as its
- * score, and what sees one key alone gives its value. */
+/* Keys and values of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its
+ * own, and only its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as
+ * its score, and what sees one key alone gives its value. */
 #include "model.h"
 
 #include <stdlib.h>

@@ -51,7 +51,8 @@ pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
 int pl_op_forms(const pl_plan *plan, const pl_op *op, int buf);
 /* A copy of n elements of `size` bytes, to be freed; NULL without memory. */
 void *pl_copy_of(const void *src, size_t n, size_t size);
-/* Sets the buffers' forms and stored terms, the head's rows, and `finish` (n_ops); raises the terms in `segs` (n_segs). */
+/* Sets the buffers' forms and stored terms, the head's rows, and `finish` (n_ops); raises the terms in `segs`
+ * (n_segs). */
 void pl_forms_set(pl_model *m, pl_segment *segs, uint8_t *finish);
 
 struct pl_task {

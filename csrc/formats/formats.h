@@ -18,8 +18,8 @@
  *           5 bits: 64 bytes. Byte 4r+b, bit i (0..7): bit 4 of the code of w[r][4i+b].
  *           6 bits: 2 vectors of 64 bytes, one per half h. Byte 4r+b of vector h, bits 2i and 2i+1:
  *                   bits 4 and 5 of the code of w[r][16h+4i+b].
- *   scales  [groups of the block][16 rows], scaled formats [16 rows][groups], in the format's form; then, with a min, the
- *           mins likewise.
+ *   scales  [groups of the block][16 rows], scaled formats [16 rows][groups], in the format's form; then, with a min,
+ *           the mins likewise.
  *           plain formats: F16, or bytes E8M0: 2^(e - 128), half of the power of two that e8m0 stands for, since the
  *                   values of the table that it goes with are doubled; or F16Z: F16 scales, then a byte for each,
  *                   its zero point: the min is -(scale * zero point), exact in float32.
@@ -51,8 +51,8 @@
 #define PL_TILE 16  /* rows of a tile */
 #define PL_BLOCK 32 /* k of a packed block: one activation scale */
 
-/* The bit of the plane's byte that holds the third bit of code i. Codes i and i + 2 (i 0, 1, 4, 5) have theirs four bits
- * apart, like their two low bits, so that one shift and one mask serve both. */
+/* The bit of the plane's byte that holds the third bit of code i. Codes i and i + 2 (i 0, 1, 4, 5) have theirs four
+ * bits apart, like their two low bits, so that one shift and one mask serve both. */
 static const uint8_t pl_plane3[8] = {2, 1, 6, 5, 0, 3, 4, 7};
 
 /* Form of a scale in a packed block. */

@@ -1,7 +1,7 @@
 /* The activations of a feed-forward network for every tier: y = act(g) * u.
  *
- * Written once, in vectors of the compiler's own and the tier's exp of sixteen lanes (vmath.h), and included by the
- * tier's rows.c. No step is fused, so that every tier has the same bits. */
+ * Written once, in the compiler's vector types and the tier's exp of sixteen lanes (vmath.h), and included by the
+ * tier's rows.c. No step is fused, so that every tier gives the same bits. */
 #ifndef PL_ACTIVATIONS_H
 #define PL_ACTIVATIONS_H
 
@@ -11,7 +11,7 @@
 
 typedef float pl_a16 __attribute__((vector_size(64)));
 typedef int32_t pl_a16i __attribute__((vector_size(64)));
-typedef float pl_a16_at __attribute__((vector_size(64), aligned(4), may_alias)); /* in memory, never of a variable */
+typedef float pl_a16_at __attribute__((vector_size(64), aligned(4), may_alias)); /* in memory, never a variable */
 
 PL_INLINE pl_a16 pl_a16_exp(pl_a16 x)
 {
@@ -146,7 +146,7 @@ static void pl_clip(const float *x, float least, float most, int n, float *y)
         y[i] = x[i] < least ? least : x[i] > most ? most : x[i];
 }
 
-/* Enters them in the table; those that a tier writes itself come in addition. */
+/* Enters them in the table; a tier adds those that it writes itself. */
 PL_INLINE void pl_put_activations(pl_kernels *k)
 {
     k->glu[PL_ACT_GELU] = pl_act_gelu;

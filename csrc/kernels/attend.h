@@ -1,19 +1,19 @@
-/* Attention over one page of the cache, what no instruction set changes: which rows go through the page together, which
- * keys they see, and how scores become probabilities. A tier does the first step, scores, and the last, values, in its
- * own registers; the one in between is written here, on sixteen lanes that the tier's vmath.h defines:
+/* Attention over one page of the cache, the parts common to all instruction sets: which rows go through the page
+ * together, which keys they see, and how scores become probabilities. A tier does the first step, scores, and the last,
+ * values, in its own registers; the one in between is written here, on sixteen lanes that the tier's vmath.h defines:
  *
  *     pl_lanes             16 floats; pl_lanes_load, _store, _all (the same in each), _add
  *     pl_lanes_scale       times a number
  *     pl_lanes_tanh        tanh
- *     pl_lanes_larger      the larger of each of two where bits are set, else the first; so where the second is NaN
+ *     pl_lanes_larger      the larger of each of two where bits are set, else the first; the first if the second is NaN
  *     pl_lanes_exp         exp(x - top)
  *     pl_lanes_exp_of      the same where bits are set, else 0
  *     pl_lanes_max, _sum   over all; _sum: lane j takes j + 8, + 4, + 2, + 1
  *     pl_exp_rows          exp of PL_EXP_ROWS floats, in place
- *     pl_rows_fade, _sum   where rows together take fewer steps (PL_ROWS_TOGETHER); written below otherwise
+ *     pl_rows_fade, _sum   if rows together take fewer steps (PL_ROWS_TOGETHER); otherwise written below
  *
  * What alters a score (scale, cap; a slope by distance) belongs in `pl_attend_softmax`, what hides a key in
- * `pl_attend_span` and the bits that it gives; a sink is no key of a page: it enters when a row is written out. */
+ * `pl_attend_span` and the bits that it gives; a sink is not a key of a page: it is added when a row is written. */
 #ifndef PL_KERNELS_ATTEND_H
 #define PL_KERNELS_ATTEND_H
 
@@ -28,7 +28,7 @@
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-/* Rows row .. row + rows - 1 of a call, each with at least a visible key. */
+/* Rows row .. row + rows - 1 of a call, each with at least one visible key. */
 typedef void (*pl_attend_rows)(const pl_attend_page *a, int row, pl_kv_type type, const int rows);
 
 /* Rows that see a key, up to `most` (1, 4 or 6) neighbours at a time. */
@@ -54,8 +54,8 @@ PL_INLINE void pl_attend(const pl_attend_page *a, pl_kv_type type, const int mos
     }
 }
 
-/* What each of `steps` steps asks for of the page that comes next, if the caller knows it: keys, and values behind them,
- * lines of several places in turn. */
+/* What each of `steps` steps prefetches of the next page, if the caller knows it: keys, and the values behind them,
+ * lines from several places in turn. */
 PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, int steps, int turns)
 {
     if (row || !turns || !a->next || !a->next_bytes)
@@ -64,7 +64,7 @@ PL_INLINE pl_ahead pl_attend_ahead(const pl_attend_page *a, int row, int steps, 
     return (pl_ahead){a->next, all / lines, lines, (all + lines * steps - 1) / (lines * steps)};
 }
 
-/* The kernel of a type out of the file's `attend_rows`, for up to ATTEND_ROWS of them, a page after the other. */
+/* The kernel of a type, made from the file's `attend_rows` for up to ATTEND_ROWS rows, one page after another. */
 #define PL_ATTEND_OF(name, type)                                                                                       \
     static void name(const pl_attend_page *pages, int n)                                                               \
     {                                                                                                                  \
@@ -104,7 +104,7 @@ PL_INLINE uint64_t pl_attend_sees(const pl_attend_page *a, int row)
 
 /* ---- scores -> probabilities, the running softmax ---------------------------------------------------------------- */
 
-/* Dot products s of groups [first, last) -> scores with a cap, in place. */
+/* Dot products s of groups [first, last) -> capped scores, in place. */
 static __attribute__((noinline)) void pl_attend_cap(const pl_attend_page *a, float *s, int first, int last)
 {
     const float by = a->scale / a->cap;
@@ -159,7 +159,7 @@ PL_INLINE void pl_rows_sum(const pl_lanes *x, const float *fade, float *sum, con
 #endif
 
 /* Dot products s of `rows` rows -> probabilities, by `weigh`, which may put them at p + r * p_bytes. Updates top and
- * sum; fade[r]: what acc is to be multiplied by. dots: s stays as it is, and `weigh` makes the scores out of it. */
+ * sum; fade[r]: the factor for acc. dots: s keeps the dot products, and `weigh` makes the scores from them. */
 PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL_PAGE], pl_span span, const int all,
                                  const int dots, pl_attend_weigh weigh, void *p, size_t p_bytes, float *fade,
                                  const int rows)
@@ -173,7 +173,7 @@ PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL
     for (int r = 0; r < rows; r++) {
         const uint64_t sees = pl_attend_sees(a, row + r);
         lanes[r] = pl_lanes_all(-FLT_MAX);
-        for (int g = first; g < last; g++) { /* a NaN score leaves the best alone, and makes its probability NaN */
+        for (int g = first; g < last; g++) { /* a NaN score does not change the best; its probability is NaN */
             pl_lanes x = pl_lanes_load(s[r] + PL_SLOTS * g);
             if (!dots) {
                 x = pl_lanes_scale(x, scale);
@@ -191,7 +191,7 @@ PL_INLINE void pl_attend_softmax(const pl_attend_page *a, int row, float (*s)[PL
     pl_rows_sum(lanes, fade, a->sum + row, rows);
 }
 
-/* The middle step of every tier but that of bf16: s holds the probabilities afterwards. */
+/* The middle step of every tier except bf16's: s holds the probabilities afterwards. */
 PL_INLINE void pl_attend_middle(const pl_attend_page *a, int row, float (*s)[PL_PAGE], pl_span span, float *fade,
                                 const int rows)
 {

@@ -7,8 +7,8 @@
 #include "matmul.h"
 #include "prefetch.h"
 
-/* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row, which asks for what lies ahead; acc[i][16] by
- * row i of its n. */
+/* acc[16] += blocks [0, blocks) of the tile at p by the panel's only row, while prefetching what lies ahead; and
+ * acc[i][16] by row i of the panel's n rows. */
 typedef void (*pl_tile_by_row)(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead ahead,
                                const uint8_t *panel, float acc[PL_TILE]);
 typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, int blocks, int n, pl_ahead ahead,
@@ -17,14 +17,14 @@ typedef void (*pl_tile_by_panel)(const pl_shape f, int terms, const uint8_t *p, 
 /* Rows of x in chunks of at most INT_ROWS, whose entries lie one chunk after another. */
 typedef struct pl_chunks {
     const pl_acts *x;
-    int rows, each; /* in all; of a chunk, but for the last */
-    int alone;      /* no other chunk will meet the weights in a cache */
+    int rows, each; /* in all; per chunk, except the last */
+    int alone;      /* no other chunk will find the weights in a cache */
     int b0, blocks; /* of k */
     uint8_t *panel;
 } pl_chunks;
 
-/* Tiles [t0, t1) by n rows, from row i0 of the chunks on, whose entries are at `panel`. Where k goes on beyond a panel,
- * the next one starts from the sums that y holds. */
+/* Tiles [t0, t1) by n rows, from row i0 of the chunks on, whose entries are at `panel`. If k goes on beyond a panel,
+ * the next one starts from the sums in y. */
 PL_INLINE void pl_tiles_by_chunk(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many,
                                  const pl_mat *w, int t0, int t1, const pl_chunks *c, int n, const uint8_t *panel,
                                  float *y, ptrdiff_t y_stride)
@@ -78,7 +78,8 @@ PL_INLINE void pl_tiles_by_chunks(const pl_shape f, int terms, pl_tile_by_row on
     }
 }
 
-/* As many chunks at once as a panel of all k has room for, about as many each time; where it has none for one, k is cut. */
+/* Takes as many chunks at once as fit into a panel of all k, about as many each time; if not even one fits, k is
+ * cut. */
 PL_INLINE void pl_product_in_chunks(const pl_shape f, int terms, pl_tile_by_row one, pl_tile_by_panel many,
                                     PL_MATMUL_ARGS)
 {

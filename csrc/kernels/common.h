@@ -1,11 +1,11 @@
 /* The parts of the kernels that are the same in every tier: constants of the contracts, and the scalar parts of
- * rows and pages. All is inlined into the file that includes it, with that file's instructions. */
+ * rows and pages. Everything is inlined into the file that includes it, with that file's instructions. */
 #ifndef PL_KERNELS_COMMON_H
 #define PL_KERNELS_COMMON_H
 
 #include "kernels.h"
 
-/* Inlined always: shapes, counts and functions are constants at every call, so that each gets code of its own. */
+/* Always inlined: shapes, counts and functions are constants at every call, so that each call gets its own code. */
 #define PL_INLINE static inline __attribute__((always_inline))
 
 /* pl_shape_Q4_0 and so on: compile-time constants in each kernel, unlike the fields of `pl_format`. */
@@ -15,11 +15,11 @@ PL_SHARED_FORMATS(PL_SHAPE_OF)
 PL_FAMILIES(PL_SHAPE_OF)
 #undef PL_SHAPE_OF
 
-#define PL_LEAST_AMAX 1e-30f   /* below it a block's largest value counts as 0: 127 / amax would overflow soon after */
+#define PL_LEAST_AMAX 1e-30f   /* a block whose largest value is below this is all 0: 127 / amax could overflow */
 #define PL_SUM_BLOCK 1024      /* floats that are summed in float32 lanes before float64 takes over */
 #define PL_DOT_LEAST (-200.0f) /* exp is 0 long before; 0 * -inf would be NaN */
 
-/* ---- exp and what is made of it: the steps of every tier's vmath.h ----------------------------------------------- */
+/* ---- exp and functions made from it: the steps of every tier's vmath.h ------------------------------------------- */
 
 /* e^x: x = n ln 2 + r, |r| <= ln 2 / 2, then 1 + r + r^2 q(r) with q minimax of degree 4 (3e-9 relative), then 2^n in
  * two factors, so that results near overflow and below the normal range round once. The float 1.5 * 2^23 rounds to
@@ -48,7 +48,7 @@ PL_FAMILIES(PL_SHAPE_OF)
 #define PL_GELU_TWICE 1.59576912f /* 2 sqrt(2 / pi) */
 
 /* Sums of long rows go to 32 lanes, element i to lane i % 32, ascending; then lane j takes j + 16, + 8, + 4, + 2, + 1.
- * Any vector width does that alike. */
+ * Every vector width gives the same result. */
 #define PL_LANES 32
 
 /* ---- vocabulary -------------------------------------------------------------------------------------------------- */

@@ -1,9 +1,9 @@
 /* The quick search for scales, for every tier: PL_FIT_GROUPS groups of weights, a lane for each.
  *
- * Written once, in vectors of the compiler's own. The file that includes this defines PL_VEC, the floats of a vector,
- * PL_VEC_MIN and PL_VEC_MAX of two vectors, and, where the processor has them, PL_VEC_FROM_F16 of the bytes at an
- * address, and what else is asked for by name below. No step is fused, except squares of whole numbers, which are exact
- * either way, and nothing is added across lanes, so that every tier has the same bits. */
+ * Written once, in the compiler's vector types. The file that includes this defines PL_VEC, the floats of a vector,
+ * PL_VEC_MIN and PL_VEC_MAX of two vectors, and, if the processor has them, PL_VEC_FROM_F16 of the bytes at an
+ * address, and the other macros that #ifndef tests for below. No step is fused, except squares of whole numbers, which
+ * are exact either way, and nothing is added across lanes, so that every tier gives the same bits. */
 #ifndef PL_KERNELS_FIT_H
 #define PL_KERNELS_FIT_H
 
@@ -24,7 +24,7 @@ typedef float pl_fit_four __attribute__((vector_size(16)));
 typedef int32_t pl_fit_signs __attribute__((vector_size(16)));
 typedef float pl_fit_at __attribute__((vector_size(4 * PL_VEC), aligned(4), may_alias)); /* in memory */
 
-enum { PL_FIT_AT_ONCE = 2 }; /* vectors: while one waits for what it needs, the other computes */
+enum { PL_FIT_AT_ONCE = 2 }; /* vectors: while one waits for its operands, the other computes */
 enum { PL_FIT_STEP = PL_FIT_AT_ONCE * PL_VEC };
 
 #ifndef PL_VEC_ADD_SQUARE /* of whole numbers, exact with and without fusing */
@@ -98,7 +98,8 @@ static void pl_fit_from_f16(const uint8_t *x, int64_t n, float *y)
 }
 #endif
 
-/* PL_FIT_SHUFFLE(a, b, i, j, m, n): every four of lanes alike, from the same fours of a (lanes 0 to 3) and b (4 to 7). */
+/* PL_FIT_SHUFFLE(a, b, i, j, m, n): each four lanes in the same way, from the same four of a (0 to 3) and b (4 to
+ * 7). */
 #define PL_FIT_LANE(l, i) ((i) < 4 ? 4 * (l) + (i) : PL_VEC + 4 * (l) + (i) - 4)
 #define PL_FIT_FOUR(l, i, j, m, n) PL_FIT_LANE(l, i), PL_FIT_LANE(l, j), PL_FIT_LANE(l, m), PL_FIT_LANE(l, n)
 #if PL_VEC == 4
@@ -111,7 +112,7 @@ static void pl_fit_from_f16(const uint8_t *x, int64_t n, float *y)
 #endif
 #ifdef __clang__
 #define PL_FIT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, PL_FIT_LANES(__VA_ARGS__))
-#else /* which has clang's only since GCC 12 */
+#else /* GCC has clang's only since version 12 */
 #define PL_FIT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (pl_fit_mask){PL_FIT_LANES(__VA_ARGS__)})
 #endif
 
@@ -133,7 +134,7 @@ PL_INLINE void pl_fit_turn(const float *x, int n, float *out, int apart)
 /* a in every lane. */
 PL_INLINE pl_fit_vec pl_fit_all(float a)
 {
-    return a - (pl_fit_vec){0}; /* unlike a + 0, a itself to a compiler */
+    return a - (pl_fit_vec){0}; /* unlike a + 0, a compiler can take this for a itself */
 }
 
 /* a where the mask is set, else b. */
@@ -154,10 +155,10 @@ PL_INLINE pl_fit_vec pl_fit_ratio(pl_fit_vec a, pl_fit_vec b)
     return pl_fit_pick(none, zero, a / pl_fit_pick(none, zero + 1.0f, b));
 }
 
-/* A table of sixteen values, for a search by halves: what is compared first, second (of two borders, places 0 and 4),
- * third (of four), and last, and the values of even and of odd codes. */
+/* A table of sixteen values, for a binary search: the borders compared first, second (two, at places 0 and 4), third
+ * (four) and last, and the values of even and of odd codes. */
 typedef struct pl_fit_table {
-    _Alignas(64) float second[16], third[16], last[16], even[16], odd[16]; /* eight each, and what fills a vector */
+    _Alignas(64) float second[16], third[16], last[16], even[16], odd[16]; /* eight each, padded to a vector */
     float first;
 } pl_fit_table;
 
@@ -195,7 +196,7 @@ PL_INLINE pl_fit_mask pl_fit_place(const pl_fit_table *t, pl_fit_vec v, pl_fit_m
     return i;
 }
 
-/* What the code nearest to v stands for. t: NULL: for itself. */
+/* The value of the code nearest to v; t NULL: the code itself. */
 PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_fit_vec v)
 {
     const pl_fit_vec lo = pl_fit_all((float)f->lo), hi = pl_fit_all((float)f->hi);
@@ -206,9 +207,9 @@ PL_INLINE pl_fit_vec pl_fit_nearest(const pl_fit *f, const pl_fit_table *t, pl_f
     return pl_fit_pick(odd, PL_VEC_LOOKUP(t->odd, i), PL_VEC_LOOKUP(t->even, i));
 }
 
-/* Least squares for the codes nearest to x * inverse - first, where that is better than what was found. within: none is
- * beyond the codes, but for rounding in groups whose span is less than 1e-5 of their distance from zero. total: of x; all
- * from there on but x, for each of PL_FIT_AT_ONCE vectors. */
+/* Least squares for the codes nearest to x * inverse - first, kept if better than the best so far. within: none is
+ * beyond the codes' range, except by rounding in groups whose span is less than 1e-5 of their distance from zero.
+ * total: the sum of x. total, inverse, first and best: one for each of PL_FIT_AT_ONCE vectors. */
 PL_INLINE void pl_fit_try(int has_min, int within, const pl_fit *f, const pl_fit_table *t, const float *x,
                           const pl_fit_vec *total, const pl_fit_vec *inverse, const pl_fit_vec *first,
                           pl_fit_best *best)
@@ -249,7 +250,7 @@ PL_INLINE void pl_fit_try(int has_min, int within, const pl_fit *f, const pl_fit
     }
 }
 
-/* PL_FIT_AT_ONCE vectors of groups; nonzero if a value is out of range. */
+/* The search for PL_FIT_AT_ONCE vectors of groups; nonzero if a value is out of range. */
 PL_INLINE int pl_fit_lanes(int has_min, const pl_fit *f, const pl_fit_table *t, const float *x, float *d, float *m)
 {
     const int n = f->n;
@@ -274,7 +275,7 @@ PL_INLINE int pl_fit_lanes(int has_min, const pl_fit *f, const pl_fit_table *t, 
         const pl_fit_mask tiny =
             (span < zero + PL_LEAST_AMAX) & (span > zero - PL_LEAST_AMAX); /* no scale is so small */
         span = pl_fit_pick(tiny, zero, span);
-        usual[j] = pl_fit_ratio(zero + (float)(has_min ? f->hi : f->lo), span); /* lo: what is largest takes it */
+        usual[j] = pl_fit_ratio(zero + (float)(has_min ? f->hi : f->lo), span); /* lo: the code of the largest */
         const pl_fit_vec none = start[j] * total[j] * 2.0f - start[j] * start[j] * (float)n; /* codes that are all 0 */
         best[j] = (pl_fit_best){none, zero, start[j]};
     }
@@ -380,7 +381,7 @@ static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const floa
     }
 }
 
-/* The one of v (n, a multiple of 4) that is largest by its size. */
+/* The one of v (n, a multiple of 4) that is largest in magnitude. */
 PL_INLINE float pl_fit_largest(const float *v, int n)
 {
     pl_fit_four low, high, next;

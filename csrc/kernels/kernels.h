@@ -18,12 +18,12 @@
  *     then, with mins, f = fma(m, sum, f), sum = round(s_y * sum_y) or round(s_y/256 * (256*sum_hi+sum_lo)),
  *     sums over the group
  * where dot = sum((code - offset) * y), or of what the table has for the code, exact in int32, and m as formats.h says.
- * Scaled formats (Q2_K, Q3_K) have one dot a block, sum(scale * (code - offset) * y) with the integer scales of its
- * groups, and with mins one sum, sum(min * sum_y), both exact in int32. Per super block, from a = b = 0, blocks in order:
- *     a = fma((float)dot, s_y, a), b = fma((float)sum, s_y, b)         s_y / 256 with two terms
+ * Scaled formats (Q2_K, Q3_K) have one dot per block, sum(scale * (code - offset) * y) with the integer scales of its
+ * groups, and with mins one sum, sum(min * sum_y), both exact in int32. Per super block, from a = b = 0, blocks in
+ *     order: a = fma((float)dot, s_y, a), b = fma((float)sum, s_y, b)         s_y / 256 with two terms
  *     then f = fma(factor of scales, a, f), and with mins f = fma(-factor of mins, b, f)
- * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k; in tile registers within 32
- * k, the last ones with zeros behind them).
+ * Float formats: one accumulator, ascending k (BF16: the tier's own order within a pair of k; in tile registers within
+ * 32 k, padded with zeros at the end).
  */
 #ifndef PL_KERNELS_H
 #define PL_KERNELS_H
@@ -38,14 +38,14 @@
 typedef struct pl_mat {
     const pl_format *format;
     int rows, k;
-    int64_t tile_bytes;  /* distance of tiles */
+    int64_t tile_bytes;  /* distance between tiles */
     const uint8_t *data; /* ceil(rows/16) tiles */
 } pl_mat;
 
 /* Rows of activations (n, k) in the forms that the formats need; other forms are NULL. */
 typedef struct pl_acts {
     int k;
-    int terms;      /* of the integer form that count: 1 or 2 */
+    int terms;      /* of the integer form that are used: 1 or 2 */
     int stored;     /* terms of a row in memory, at least as many */
     const float *f; /* (n, k) float32; row distance f_stride floats */
     ptrdiff_t f_stride;
@@ -60,13 +60,13 @@ typedef struct pl_acts {
 
 /* One page of keys and values of one KV head; see `kv_append` for the layout, private to a tier. */
 #define PL_PAGE 64  /* tokens of a page */
-#define PL_SLOTS 16 /* of these, whose keys lie together, in every tier and type */
+#define PL_SLOTS 16 /* tokens whose keys lie together, in every tier and type */
 
 /* INT8: codes in [-127, 127] and a float32 scale for every 32 values (fewer at the end) of a slot: code = round_even(x
- * * (127 / amax)), scale = amax / 127; what is below 1e-30 or not finite as `quantize` has it. Scales in f16 would save
+ * * (127 / amax)), scale = amax / 127; values below 1e-30 or not finite as in `quantize`. Scales in f16 would save
  * 6 % of the bytes, but heads whose values lie below 0.008 would have scales below f16's normal range. */
 typedef enum { PL_KV_F32, PL_KV_F16, PL_KV_BF16, PL_KV_INT8, PL_N_KV } pl_kv_type;
-/* Activations; `glu` says what they are. */
+/* Activations; defined at `glu`. */
 typedef enum {
     PL_ACT_SILU,
     PL_ACT_GELU_TANH,
@@ -90,26 +90,26 @@ typedef struct pl_fit {
     int lo, hi;                 /* codes are the whole numbers from lo to hi; with a min, lo is 0 */
     int tries;                  /* 1 to PL_FIT_TRIES */
     float spread[PL_FIT_TRIES]; /* scales tried: the one that spans the group, divided by 1 + this */
-    int centred;                /* with a min: 1: they cut both ends of the span; 0: the upper one alone */
-    int repeats;                /* then as often the best one is solved again, for the codes that it gives */
-    /* Or, of groups of 32 without mins: codes stand for the 16 ascending values of a table, of which lo is the largest by
-     * its size, with the 15 borders between them. NULL, NULL otherwise. */
+    int centred;                /* with a min: 1: they cut off both ends of the span; 0: only the upper one */
+    int repeats;                /* how often the best one is then solved again, for the codes that it gives */
+    /* For groups of 32 without mins, codes may stand instead for the 16 ascending values of a table, of which lo is the
+     * largest in magnitude, with the 15 borders between them. NULL, NULL otherwise. */
     const float *table, *middle;
 } pl_fit;
 
-/* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018). A call has one page or
- * several, one after another, that differ in nothing but k, v, next, lo and hi.
+/* Attention of m query rows over the keys of one page (online softmax; Milakov & Gimelshein 2018). A call has one page
+ * or several, one after another, that differ in nothing but k, v, next, lo and hi.
  * On entry and exit top, sum and acc hold the running state: start it with top = PL_TOP_NONE, sum = 0, acc = 0.
  * Per row i: score[j] = (sum over d of q[i][d] * k[j][d]) * scale for lo[i] <= j < hi[i], others do not exist; with a
  * cap: cap * tanh(dot * round(scale / cap));
- * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum alike,
- * but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows beside it.
- * A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change nothing; those
- * below it are finite (rope_append sees to that), for a key that one row does not see may be multiplied by 0 for it.
- * INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) * scale; the values'
- * scales go to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies bf16: q and p
- * rounded to bf16 too, pairs of d and of keys together (in tile registers: sixteen pairs), and v as kv_append rounded
- * it. */
+ * top' = max(top, scores); acc = acc * exp(top - top') + sum over j ascending of exp(score - top') * v[j]; sum
+ * likewise, but in lanes (scalar/attend.c says how). acc never holds -0, so a row's bits do not depend on the rows
+ * beside it. A row with lo >= hi is left exactly as it was. Keys at or beyond max(hi) are never read, or change
+ * nothing; those below it must be finite (rope_append sees to that), because a key that a row does not see may be
+ * multiplied by 0. INT8 in every tier: score = (sum over blocks of 32 d of scale * (sum over d of q[d] * code)) *
+ * scale; the values' scales go to the probabilities: acc += round(p * scale) * code. BF16 in the tier that multiplies
+ * bf16: q and p rounded to bf16 too, pairs of d and of keys together (in tile registers: sixteen pairs), and v as
+ * kv_append rounded it. */
 #define PL_TOP_NONE (-1e30f)
 typedef struct pl_attend_page {
     int m;            /* query rows, any number >= 1 */
@@ -118,20 +118,20 @@ typedef struct pl_attend_page {
     const float *q;   /* (m, dk), row distance q_stride floats */
     ptrdiff_t q_stride;
     const void *k, *v;  /* the page's keys and values */
-    const void *next;   /* keys, and values right behind them, of what will be read next; NULL: not known */
+    const void *next;   /* keys, and values right behind them, that will be read next; NULL: unknown */
     size_t next_bytes;  /* of both */
-    int turns;          /* lines of several places of it are asked for in turn (prefetch.h); 0: in order, or none */
+    int turns;          /* it is prefetched in lines from several places in turn (prefetch.h); 0: in order, or not */
     const int *lo, *hi; /* (m) visible slots of this page, 0 <= lo, hi <= 64 */
     float *top, *sum;   /* (m) */
     float *acc;         /* (m, dv), dense */
     void *scratch;      /* attend_scratch of the type */
 } pl_attend_page;
 
-/* What a tier's instructions can do at most, for measuring limits. `read` reads each of `bytes` (a multiple of 1024)
- * once, with the widest loads, and returns a value made of them; turns: it asks for lines of several pages in turn. The others do n rounds of independent
- * multiply-and-adds on registers and return the operations done, two a product: int8 by codes, wide (codes whose products
- * need another way to be added up; NULL where all take the same), bf16 in float32 (NULL where the tier has no such
- * instruction), float32. */
+/* The peak rates of a tier's instructions, for measuring limits. `read` reads each of `bytes` (a multiple of 1024)
+ * once, with the widest loads, and returns a value made of them; turns: it prefetches lines of several pages in turn.
+ * The others do n rounds of independent multiply-adds on registers and return the number of operations, two per
+ * product: int8 by codes, wide (codes whose products must be added up in another way; NULL if none need it), bf16 in
+ * float32 (NULL if the tier has no such instruction), float32. */
 typedef struct pl_peak {
     uint64_t (*read)(const void *p, size_t bytes, int turns);
     double (*i8)(int64_t n);
@@ -140,8 +140,8 @@ typedef struct pl_peak {
     double (*f32)(int64_t n);
 } pl_peak;
 
-/* A depthwise causal convolution at one row, n channels: y = sum over taps j ascending of w[j] * x[j] (product, then sum,
- * each rounded), + bias if there is one. x[j] (n): the input of the row taps - 1 - j before; where by[j] is not NULL,
+/* A depthwise causal convolution at one row, n channels: y = sum over taps j ascending of w[j] * x[j] (product, then
+ * sum, each rounded), + bias if there is one. x[j] (n): the input taps - 1 - j rows before; where by[j] is not NULL,
  * x[j] * by[j] takes its place. */
 #define PL_MOST_TAPS 8
 typedef struct pl_conv {
@@ -174,8 +174,8 @@ typedef struct pl_scan {
     ptrdiff_t out_stride;
 } pl_scan;
 
-/* Asks for the lines of [p, p + bytes), to write to them: those that another core has leave it at once, while other work
- * goes on, not when their stores are due. PREFETCHW, which every x86-64 processor decodes (AMD64 manual vol. 3). */
+/* Prefetches the lines of [p, p + bytes) for writing: those that another core holds are fetched while other work goes
+ * on, not when the stores are due. PREFETCHW, which every x86-64 processor decodes (AMD64 manual vol. 3). */
 static inline void pl_prefetch_write(const void *p, size_t bytes)
 {
     for (const char *line = p, *end = line + bytes; line < end; line += 64)
@@ -200,10 +200,10 @@ typedef struct pl_kernels {
      * f; BF16 reads b. */
     void (*matmul[PL_N_FORMATS])(const pl_mat *w, int tile0, int tile1, const pl_acts *x, int n, float *y,
                                  ptrdiff_t y_stride);
-    /* Bytes; 0: none is read, and the pointer may be NULL. A kernel of float weights that has some divides rows and
-     * weights itself. */
+    /* Bytes; 0: none is read, and the pointer may be NULL. A kernel of float weights that uses scratch divides rows
+     * and weights itself. */
     size_t matmul_scratch[PL_N_FORMATS];
-    int tile_rows; /* from so many rows on, those of quantised weights multiply by tile registers; 0: never */
+    int tile_rows; /* from this many rows on, kernels of quantised weights use tile registers; 0: never */
 
     /* ---- activations ---------------------------------------------------------------- */
     /* k floats -> codes, scales per 32, sums per 16. k a multiple of 32. amax = max |x| over 32; s = amax / 127;
@@ -243,15 +243,15 @@ typedef struct pl_kernels {
     void (*from_f16)(const uint8_t *x, int64_t n, float *y);
     void (*from_bf16)(const uint8_t *x, int64_t n, float *y);
     /* For groups x (groups, n), at most PL_FIT_GROUPS, the best scales d and mins m found, each with room for
-     * PL_FIT_GROUPS: sum (x - d q - m)^2 is small for the codes q nearest to (x - m) / d. Groups of zeros: 0. Returns 0,
-     * or another number where a value is not below PL_FIT_MOST, so that its square might not be finite. */
+     * PL_FIT_GROUPS: sum (x - d q - m)^2 is small for the codes q nearest to (x - m) / d. Groups of zeros: 0. Returns
+     * 0, or another number if a value is not below PL_FIT_MOST, so that its square might not be finite. */
     int (*fit)(const pl_fit *f, int groups, const float *x, float *d, float *m);
-    /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite, groups
-     * at most PL_FIT_GROUPS; d, m (groups); d 0: as if 1 / d were 0. */
+    /* codes (groups, n), counted from lo or from the table's first, nearest to (x - m) / d. x (groups, n), finite,
+     * groups at most PL_FIT_GROUPS; d, m (groups); d 0: as if 1 / d were 0. */
     void (*fit_codes)(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes);
-    /* v (blocks, n), at most PL_FIT_WHOLE, n 8 or 16 -> whole numbers lo .. hi of a factor for each block, of which that
-     * of the largest v by size is `largest`; factors: in f16; v: what the whole numbers stand for. Returns 0, or another
-     * number where a factor is not finite. */
+    /* v (blocks, n), at most PL_FIT_WHOLE, n 8 or 16 -> whole numbers lo .. hi and a factor in f16 for each block, such
+     * that the v largest in magnitude becomes `largest`; v is replaced by what the whole numbers stand for. Returns 0,
+     * or another number if a factor is not finite. */
     int (*fit_whole)(int blocks, int n, int largest, int lo, int hi, float *v, uint16_t *factors, int *whole);
 
     /* ---- recurrent layers ----------------------------------------------------------- */
@@ -280,8 +280,8 @@ typedef struct pl_kernels {
     /* Sums of x - top and of its square in float64, -inf left out: lane i % 16 takes x[i], then lanes j and j + 8 are
      * added, j and j + 4, + 2, + 1. */
     void (*moments)(const float *x, int n, float top, double *sum, double *squares);
-    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. Counting
-     * alone (room 0) is as fast as where few are found. */
+    /* Indices i (ascending) with x[i] >= least -> at most `room` of them in out; returns how many there are. Merely
+     * counting (room 0) is as fast as finding few. */
     int (*collect)(const float *x, int n, float least, int32_t *out, int room);
     void (*softmax)(float *x, int n);             /* in place; a row's own max; rows sum to 1 */
     void (*exp)(const float *x, int n, float *y); /* within 2 ulp; exp(0) = 1; -inf -> 0; <= -104 -> 0 */
@@ -289,11 +289,11 @@ typedef struct pl_kernels {
     pl_peak peak;
 } pl_kernels;
 
-/* Tiers fill what they have and leave the rest. Built ones only are linked (PL_HAVE_AVX2 ...). */
+/* Each tier fills in what it has and leaves the rest. Only tiers in this build are linked (PL_HAVE_AVX2 ...). */
 void pl_kernels_scalar(pl_kernels *k);
 void pl_kernels_avx2(pl_kernels *k);
 void pl_kernels_avxvnni(pl_kernels *k);
-void pl_kernels_avxvnni_evex(pl_kernels *k); /* the same by AVX-512's encodings */
+void pl_kernels_avxvnni_evex(pl_kernels *k); /* the same in AVX-512's encoding */
 void pl_kernels_avx512(pl_kernels *k);
 void pl_kernels_avx512bf16(pl_kernels *k);
 void pl_kernels_amx(pl_kernels *k);

@@ -1,7 +1,7 @@
 /* LayerNorm for every tier: y = (x - mean) / sqrt(variance + eps) * w + b (Ba, Kiros and Hinton 2016).
  *
- * Written once, in vectors of the compiler's own, which become the instructions of the tier whose rows.c includes this
- * file. Two passes over the row: the variance is that of the distances from the rounded mean. */
+ * Written once, in the compiler's vector types, which become the instructions of the tier whose rows.c includes this
+ * file. Two passes over the row: the variance is taken about the rounded mean. */
 #ifndef PL_LAYER_NORM_H
 #define PL_LAYER_NORM_H
 

@@ -1,4 +1,4 @@
-/* Matrix products, what no instruction set changes: the kernel of each format, panels of activations. */
+/* Matrix products, the parts common to all instruction sets: the kernel of each format, panels of activations. */
 #ifndef PL_KERNELS_MATMUL_H
 #define PL_KERNELS_MATMUL_H
 
@@ -10,13 +10,14 @@
 
 /* ---- a kernel for each format ------------------------------------------------------------------------------------ */
 
-/* The kernel of a format out of the file's `matmul`, which takes what tells formats apart first; and its place. */
+/* The kernel of a format, made from the file's `matmul`, whose first argument distinguishes formats; and its table
+ * entry. */
 #define PL_INT_MATMUL_OF(name, ...)                                                                                    \
     static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
     {                                                                                                                  \
         matmul(pl_shape_##name, w, tile0, tile1, x, n, y, y_stride);                                                   \
     }
-/* The same of a family, whose formats differ in their tables, offsets and units alone. */
+/* The same for a family, whose formats differ only in their tables, offsets and units. */
 #define PL_FAMILY_MATMUL_OF(name, ...)                                                                                 \
     static void matmul_##name(PL_MATMUL_ARGS)                                                                          \
     {                                                                                                                  \
@@ -35,7 +36,7 @@
     k->matmul[PL_##name] = matmul_##family;                                                                            \
     k->matmul_scratch[PL_##name] = SCRATCH;
 
-/* The family's shape, constants but for what is the format's own. */
+/* The family's shape: constants, except for what is the format's own. */
 PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 {
     if (family.table) {
@@ -52,12 +53,12 @@ PL_INLINE pl_shape pl_family_shape(pl_shape family, const pl_shape *format)
 
 /* An entry: 32 codes per term, then words of 32 bits: s_y; then per group, with an offset, -offset * sum(y) (products:
  * for the block); with mins, the sum that multiplies them.
- * Signs: instead of codes y their magnitudes, and behind the words 32 masks m per term, -1 where y is negative: a signed
- * w by y is (w ^ m) |y|, and |y| more with a mask; the sum of these is in the word for the offset.
+ * Signs: instead of codes y their magnitudes, and behind the words 32 masks m per term, -1 where y is negative: a
+ * signed w by y is (w ^ m) |y|, plus |y| where m is set; the sum of the latter is in the word for the offset.
  * Paired: the codes of several rows are those of k 4j and 4j + 1 of the first group, then of 4j + 2 and 4j + 3 of the
- * second, for j 0..3; then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. What is in
- * each word for the offset is two of 16 bits, those of both groups, for each term; in any scaled format so are sums that
- * mins multiply, without s_y. */
+ * second, for j 0..3; then, in the second half, 4j + 2 and 4j + 3 of the first, 4j and 4j + 1 of the second. Each
+ * word for the offset then holds two numbers of 16 bits, one per group, for each term; in any scaled format, so does
+ * each word of the sums that mins multiply, without s_y. */
 PL_INLINE int pl_entry_bytes(const pl_shape f, int terms)
 {
     const int groups = f.products && f.offset ? 1 : 32 / f.group;
@@ -80,7 +81,8 @@ PL_INLINE void pl_entry_codes(int paired, const int8_t *q, uint8_t *restrict out
     memcpy(out, pair, 32);
 }
 
-/* The magnitudes of the 32 codes at q and their masks; adds to sums, 16 codes each, factor times what masks take off. */
+/* The magnitudes of the 32 codes at q and their masks; adds to sums, 16 codes each, factor times the magnitudes under
+ * masks. */
 PL_INLINE void pl_entry_signs(const int8_t *q, uint8_t *restrict out, uint8_t *restrict masks, int32_t factor,
                               int32_t sums[2])
 {
@@ -99,11 +101,11 @@ PL_INLINE void pl_entry_signs(const int8_t *q, uint8_t *restrict out, uint8_t *r
     }
 }
 
-/* What lies in the scratch memory of a product: a head that says which panel it is, then the panel. */
+/* The scratch memory of a product: a head that identifies the panel, then the panel. */
 enum { PL_PANEL_HEAD = 64, PL_PANEL_MOST = 1 << 20 };
 
-/* Whether the panel that these numbers describe is there already, from the product before; in any case it is from
- * now on. */
+/* Whether the panel that these numbers describe is there already, from the previous product. The head describes it from
+ * now on in either case. */
 PL_INLINE int pl_panel_is(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0, int blocks, int wide)
 {
     const struct {

@@ -1,31 +1,31 @@
-/* How a product asks for weights before it reads them: tiles one after another, from memory. */
+/* How a product prefetches the weights that it reads from memory, tile after tile. */
 #ifndef PL_KERNELS_PREFETCH_H
 #define PL_KERNELS_PREFETCH_H
 
 #include "common.h"
 
-/* Tiles [0, tiles) at `from`, one after another. In turns: in windows of `each` tiles; while one is multiplied, the next is
- * asked for, a line of each of its parts in turn. Cores of Intel (Emerald Rapids) follow several pages of memory at once
- * and have more requests under way so: two threads read weights of four bits at 1.3 times the speed of lines in order,
- * and at 1.1 times that of plain loads. */
+/* Tiles [0, tiles) at `from`, one after another. In turns: in windows of `each` tiles; while one is multiplied, the
+ * next is prefetched, a line of each of its parts in turn. Intel's cores (Emerald Rapids) follow several pages of
+ * memory at once and then have more requests in flight: two threads read weights of four bits at 1.3 times the speed of
+ * lines in order, and at 1.1 times that of plain loads. */
 typedef struct pl_reading {
     const uint8_t *from;
-    ptrdiff_t tile; /* bytes; of two, where rows meet two at once */
+    ptrdiff_t tile; /* bytes; of two tiles if rows meet two at once */
     int tiles, each;
     int turns;
 } pl_reading;
 
 enum { PL_WINDOW = 16 << 10 }; /* bytes of a window, at least */
 
-/* The lines that each block asks for: the first `lines` of them, `apart` bytes from each other, the next those that lie
- * `step` bytes behind. */
+/* The lines that each block prefetches: the first block `lines` lines, `apart` bytes apart, each later block those
+ * `step` bytes further on. */
 typedef struct pl_ahead {
     const uint8_t *next;
     ptrdiff_t apart;
     int lines, step;
 } pl_ahead;
 
-/* Asks for the beginning of the first window. */
+/* Prefetches the beginning of the first window. */
 PL_INLINE pl_reading pl_read(const uint8_t *from, ptrdiff_t tile, int tiles, int turns)
 {
     for (ptrdiff_t at = 0; turns && at < PL_WINDOW && at < tile * tiles; at += 64)
@@ -33,7 +33,7 @@ PL_INLINE pl_reading pl_read(const uint8_t *from, ptrdiff_t tile, int tiles, int
     return (pl_reading){from, tile, tiles, (int)((PL_WINDOW + tile - 1) / tile), turns};
 }
 
-/* What blocks ask for while tile t is multiplied, `bytes` with each: in order, from `next` on, at most `lines` lines. */
+/* What blocks prefetch while tile t is multiplied, `bytes` each. In order: from `next` on, at most `lines` lines. */
 PL_INLINE pl_ahead pl_ahead_of(const pl_reading *r, int t, int bytes, const uint8_t *next, int lines)
 {
     const int all = (bytes + 63) / 64, window = (t / r->each + 1) * r->each, i = t % r->each;
@@ -46,7 +46,7 @@ PL_INLINE pl_ahead pl_ahead_of(const pl_reading *r, int t, int bytes, const uint
                       (bytes + all - 1) / all};
 }
 
-/* For the next block. near: it is read soon, by what the first-level cache has then. */
+/* Prefetches for the next block. near: into the first-level cache, because it is read soon. */
 PL_INLINE void pl_ask(pl_ahead *a, int near)
 {
     const uint8_t *p = a->next;
@@ -59,7 +59,7 @@ PL_INLINE void pl_ask(pl_ahead *a, int near)
     a->next += a->step;
 }
 
-/* Likewise for plain reading: as many lines of the next window as are read at p, `at` bytes behind the first. */
+/* Likewise for plain reading: as many lines of the next window as are read at p, `at` bytes after the start. */
 PL_INLINE void pl_ask_window(const char *p, size_t at, int lines)
 {
     const char *window = p - at % PL_WINDOW + PL_WINDOW;

@@ -1,4 +1,4 @@
-/* The kernels of recurrent layers, for every tier with vectors: written once, in vectors of the compiler's own. The file
+/* The kernels of recurrent layers, for every tier with vectors: written once, in the compiler's vector types. The file
  * that includes this defines PL_VEC, the floats of a vector, and PL_VEC_FMA(a, b, c), a * b + c rounded once. */
 #ifndef PL_KERNELS_RECURRENT_H
 #define PL_KERNELS_RECURRENT_H
@@ -57,7 +57,7 @@ static void pl_conv_row(const pl_conv *c, int n, float *y)
 /* ---- recurrence -------------------------------------------------------------------------------------------------- */
 
 #define PL_VECS (PL_SCAN_COLUMNS / PL_VEC)
-#define PL_SCAN_TOGETHER (PL_VEC == 8 ? 2 : 4) /* rows; what they sum stays in registers, of which AVX2 has 16 */
+#define PL_SCAN_TOGETHER (PL_VEC == 8 ? 2 : 4) /* rows; their sums stay in registers, of which AVX2 has 16 */
 
 typedef struct pl_cols {
     pl_vec v[PL_VECS];
@@ -141,7 +141,7 @@ PL_INLINE void pl_scan_row(const pl_scan *s, const float *q, const float *key, c
     pl_cols_store(out, sum);
 }
 
-/* Some rows, without delta: what they add to the state does not depend on it, so that it is read and written once. */
+/* Some rows, without delta: what they add to the state does not depend on it, so it is read and written only once. */
 typedef struct pl_scan_rows_at {
     const float *q[PL_SCAN_TOGETHER], *key[PL_SCAN_TOGETHER];
     pl_vec w[PL_SCAN_TOGETHER], decay[PL_SCAN_TOGETHER], acc[PL_SCAN_TOGETHER][4];

@@ -70,7 +70,7 @@ static void fill_all(void)
 
 size_t pl_kernels_scratch(const pl_kernels *k)
 {
-    size_t most = 64; /* what says which rows are laid out there (matmul.h): pl_product_run clears it in any tier */
+    size_t most = 64; /* a panel's head (matmul.h): pl_product_run clears it in any tier */
     for (int i = 0; i < PL_N_FORMATS; i++)
         most = k->matmul_scratch[i] > most ? k->matmul_scratch[i] : most;
     for (int i = 0; i < PL_N_KV; i++)

@@ -1,5 +1,5 @@
-/* What changes the speed of kernels and operations and never a bit of their results. The library measures it where it
- * runs (src/pellucid/tuning.py); without a measurement it follows from the processor (tuning.c). */
+/* Parameters that change the speed of kernels and operations, but not a bit of their results. The library measures them
+ * where it runs (src/pellucid/tuning.py); without a measurement they follow from the processor (tuning.c). */
 #ifndef PL_TUNING_H
 #define PL_TUNING_H
 
@@ -7,22 +7,22 @@
 
 /* name, least, most:
  * ahead_bytes, ahead_lines    a product of few rows, which reads weights of less than a byte from memory, prefetches
- *                             with each block up to this many lines of 64 bytes (at most a block's), so far beyond it
- * ahead_turns                 1: lines of several pages are prefetched in turn, in windows (prefetch.h), also by products of
- *                             more rows, for the next tiles, and by attention, for the next page of keys; the two above
- *                             do not matter then
+ *                             with each block up to this many lines of 64 bytes (at most a block's), this far ahead
+ * ahead_turns                 1: lines of several pages are prefetched in turn, in windows (prefetch.h), also by
+ *                             products of more rows, for the next tiles, and by attention, for the next page of keys;
+ *                             the two above have no effect then
  * ahead8_bytes, _lines, _turns  the same for weights of a byte
  * pair_tiles                  tiles of weights that rows of activations meet at once (AVX-512): two halve the loads of
  *                             activations, one halves the work of unpacking weights
  * panel_bytes                 activations that a product lays out at once
  * group_bytes                 weights that many rows meet before the next ones are read (AVX2, NEON)
- * rows_bytes                  an operation's weights, at most, of whose products threads take rows, not columns, where a
- *                             pass has rows enough
- * step_rows                   rows per step of operations that use their products at once
- * step_tiles                  tiles per such step, of step_rows rows or fewer; of more rows fewer tiles
- * float_bytes                 weights per block of a large product with float weights; activations, too, where its
- *                             kernel has no memory of its own
- * few_rows                    rows with which a tile of four bits takes as long to read as to compute with, by which
+ * rows_bytes                  threads divide an operation's products by rows, not columns, if it has at most this many
+ *                             bytes of weights and the pass enough rows
+ * step_rows                   rows per step of operations that use their products immediately
+ * step_tiles                  tiles per such step of at most step_rows rows; fewer tiles for more rows
+ * float_bytes                 weights per block of a large product with float weights; also activations, if its kernel
+ *                             has no scratch memory
+ * few_rows                    rows for which a tile of four bits takes as long to read as to compute with; decides how
  *                             threads share matrices of different formats or terms
  * barrier_bytes               the next operation's weights that are prefetched before a barrier */
 #define PL_TUNING(X)                                                                                                   \

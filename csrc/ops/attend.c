@@ -321,7 +321,8 @@ static void attend_parts(const pl_run *r, const pl_op *op, int tid)
     }
 }
 
-/* Prefetches the keys and values of an item's first page: of another sequence or head than those that were just read. */
+/* Prefetches the keys and values of an item's first page: of another sequence or head than those that were just
+ * read. */
 static void prefetch_item(const pl_run *r, const pl_op *op, int item, int tid)
 {
     const tile t = tile_of(r, op, item, tid);
@@ -353,8 +354,8 @@ int pl_attend_by_rows(const pl_run *r)
 
 enum { ENOUGH = 4 }; /* items of a thread: from so many on, it matters little if one is claimed early */
 
-/* Rows of as many sequences: this thread's own, whose keys rope_append has just put into its caches, or those of any. It
- * claims the next item early, to prefetch its keys. */
+/* Rows of as many sequences: this thread's own, whose keys rope_append has just put into its caches, or those of any.
+ * It claims the next item early, to prefetch its keys. */
 static void attend_decoding(const pl_run *r, const pl_op *op, int items, int tid)
 {
     const int n_kv = r->m->caches[op->cache].n_kv;

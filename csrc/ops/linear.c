@@ -1,4 +1,5 @@
-/* Matrix products whose outputs lie side by side, also those of heads: stacks of matrices, each with its own columns. */
+/* Matrix products whose outputs lie side by side, also those of heads: stacks of matrices, each with its own
+ * columns. */
 #include <string.h>
 
 #include "ops.h"
@@ -97,7 +98,8 @@ static void head(const pl_run *r, const pl_segment *seg, const pl_buf *in, int e
     }
 }
 
-/* How many of the `left` rows all segments multiply before the next ones; all, if any segment writes to `out` directly. */
+/* How many of the `left` rows all segments multiply before the next ones; all, if any segment writes to `out`
+ * directly. */
 static int rows_at_once(const pl_run *r, const pl_op *op, int left)
 {
     int n = left;

@@ -13,18 +13,19 @@ typedef enum {
     PL_OP_NORM,      /* columns [column, column + width) of out = norm(those of in), in groups of `each` columns; width
                         * and each 0: all. The other columns keep their values; out may be in */
     PL_OP_LINEAR,    /* out[columns of a segment] = segment(in) + bias. A stack of matrices (heads): matrix e reads all
-                      * columns of in, or the e-th of as many equal parts, and writes columns from column + e * step on */
+                      * columns of in, or the e-th of as many equal parts, and writes columns from column + e * step
+                      * on */
     PL_OP_HEAD_NORM, /* out = in, norm of each query head with weight vec, of each key head with weight vec2 */
-    PL_OP_ROPE_APPEND, /* rotate q and k inside `in`, unless rope is -1; append k and v to the cache. vec: q is multiplied
-                        * by vec[min(position / width, each - 1)] as well */
-    PL_OP_ATTEND, /* out = attention of the q in `in` over the cache. vec: a sink per query head, a score of nothing */
+    PL_OP_ROPE_APPEND, /* rotate q and k inside `in`, unless rope is -1; append k and v to the cache. vec: q is also
+                        * multiplied by vec[min(position / width, each - 1)] */
+    PL_OP_ATTEND, /* out = attention of the q in `in` over the cache. vec: a sink per head, a score without a value */
     PL_OP_LINEAR_ADD, /* tmp = segment(in) + bias, with a vec tmp = norm(tmp); out += tmp * scale */
     PL_OP_GLU,        /* out = act(segment 0 of in) * segment 1 of in; with one segment: act(segment 0 of in). vec:
                         * the parameters of xielu */
     PL_OP_HEAD,       /* rows with want: hidden = norm(in), logits = softcap(segment(hidden)); an encoder's head has
                         * no segment */
     PL_OP_ROUTE, /* tmp = segment(in), a score per expert; out (2 k): a row's k experts, ascending, and their weights */
-    PL_OP_EXPERTS,     /* out (k * ff): act(gate_e in) * up_e in for each expert e that tmp, a route's out, names */
+    PL_OP_EXPERTS,     /* out (k * ff): act(gate_e in) * up_e in for each expert e listed in tmp, a route's out */
     PL_OP_EXPERTS_ADD, /* out += scale * sum over a row's experts, ascending, of weight * (down_e in + bias_e);
                         * PL_FRESH: out = */
     PL_OP_SCALE_ADD,   /* columns [column, column + width) of out, rows at positions [pos_from, pos_to):
@@ -35,10 +36,10 @@ typedef enum {
                         * PL_CONV_GATED: of B * x, times C, for in = B, C, x from `column` on */
     PL_OP_SCAN,        /* out = the recurrence (kernels.h) of the queries, keys and values in `in`; tmp: gates */
     PL_OP_REORDER,     /* column c of out = column vec[c] of in */
-    PL_OP_REATTEND,    /* the output of head `column` of an attend with the same in, out and cache, rows at positions
-                        * [pos_from, pos_to), anew: over those of the first `width` keys for which vec is not 0, and all
-                        * behind them; PL_WEIGHTS: the values weighed by vec. each: vec has a row for each position.
-                        * vec2: the sinks */
+    PL_OP_REATTEND,    /* recomputes the output of head `column` of an attend with the same in, out and cache, for rows
+                        * at positions [pos_from, pos_to): over those of the first `width` keys for which vec is not 0,
+                        * and all keys after them; PL_WEIGHTS: the values weighted by vec. each: vec has a row for each
+                        * position. vec2: the sinks */
     PL_N_OPS
 } pl_op_kind;
 
@@ -59,18 +60,19 @@ typedef enum {
     PL_NORM_RMS,   /* rms_norm(x) * vec */
     PL_NORM_LAYER, /* layer_norm(x) * vec, + vec2 if there is one */
     PL_NORM_L2,    /* x / sqrt(sum(x^2) + eps) * vec */
-    PL_NORM_NONE,  /* x: of a head whose rows are normed already */
+    PL_NORM_NONE,  /* x: for a head whose rows are normed already */
     PL_N_NORMS
-} pl_norm; /* vec -1: no weight, where an operation always norms */
+} pl_norm; /* vec -1: no weight, in operations that always norm */
 
-/* How a route's scores become weights: softmax over all experts, and the k with the greatest scores are chosen, of equal
- * ones those with the lower numbers. vec is added for the choice alone, vec2 has a factor for each expert. */
+/* How a route's scores become weights. With no flag: softmax over all experts. The k with the greatest scores are
+ * chosen, of equal ones those with lower numbers. vec is added for the choice only; vec2 has a factor for each
+ * expert. */
 enum {
     PL_ROUTE_SIGMOID = 1,    /* sigmoid of each score in place of softmax */
     PL_ROUTE_TOP_FIRST = 2,  /* softmax over the chosen */
     PL_ROUTE_RENORM = 4,     /* weights are divided by (their sum + limit) */
-    PL_ROUTE_GROUP_SUM2 = 8, /* a group counts as much as its best two experts together, else as its best */
-    PL_ROUTE_SPARSE = 16, /* each of the chosen alone, the best first: softmax over it and the experts left near it */
+    PL_ROUTE_GROUP_SUM2 = 8, /* a group's score is the sum of its two best experts', else its best expert's */
+    PL_ROUTE_SPARSE = 16,    /* each of the chosen in turn, best first: softmax over it and the experts left near it */
     PL_ROUTE_ALL = 31
 };
 
@@ -88,8 +90,8 @@ typedef struct pl_op {
     float eps, scale, cap; /* scale: embedding's, attention's, of sums or weights; cap: of logits or scores, 0 = none;
                             * scan: the least dt of Mamba 2 */
     int32_t column, width, pos_from, pos_to, each; /* each: of scale_add, 1: vec has a row for each position */
-    int32_t top_k;                                 /* k: experts of a row */
-    int32_t route, groups, group_k;                /* PL_ROUTE_*; the best group_k of as many groups, 0: no groups */
+    int32_t top_k;                                 /* k: experts per row */
+    int32_t route, groups, group_k;                /* PL_ROUTE_*; groups, 0: none; the best group_k of them are used */
     float limit; /* route: added to the sum of weights; glu, experts: the gate is at most this, the other factor between
                   * -this and this, 0 = none; scan: the greatest dt of Mamba 2, 0 = none */
     int32_t flags;
@@ -98,14 +100,14 @@ typedef struct pl_op {
 /* A part of a linear: a matrix, whose rows give columns [column, column + rows) of the output. */
 typedef struct pl_segment {
     int32_t mat, column, bias;
-    int32_t terms;     /* least number of int8 terms of its activations, 1 or 2; the model's options can raise it */
-    int32_t row_scale; /* vector of a factor per row, -1: none. y = scale * row_scale[r] * (W x) + bias */
+    int32_t terms;     /* minimum int8 terms of its activations, 1 or 2; the model's options can raise it */
+    int32_t row_scale; /* vector with a factor per row, -1: none. y = scale * row_scale[r] * (W x) + bias */
     float scale;
     int32_t in;   /* linear: a buffer that this segment reads instead of the operation's; -1: none */
-    int32_t step; /* linear, of a stack: columns from one matrix' output to the next one's */
+    int32_t step; /* linear, of a stack: columns from one matrix's output to the next one's */
 } pl_segment;
 
-/* Where bytes are. */
+/* The place of a matrix's bytes. */
 typedef struct pl_source {
     int32_t fd;         /* a file ... */
     int64_t offset;     /* ... from this offset on; read only while packing */
@@ -145,8 +147,9 @@ typedef struct pl_cache_desc {
 } pl_cache_desc;
 
 /* What recurrent layers of one kind keep of a sequence, in float32. vec of a convolution: (taps, channels); vec2: its
- * bias. vec of a scan: for each value head A, dt's bias and (Mamba 2) D; dt = softplus(dt + bias) within its bounds, decay = exp(A dt),
- * gain = dt or sigmoid(beta); with eps, queries and keys are divided by sqrt(sum of squares + eps). */
+ * bias. vec of a scan: for each value head A, dt's bias and (Mamba 2) D; dt = softplus(dt + bias) within its bounds,
+ * decay = exp(A dt), gain = dt or sigmoid(beta); with eps, queries and keys are divided by sqrt(sum of squares +
+ * eps). */
 typedef struct pl_state_desc {
     int32_t n_layers, taps, channels; /* (taps - 1, channels) inputs of the convolution */
     int32_t n_k, n_v, dk, dv;         /* (n_v, dv / 16, dk, 16); n_v = 0: no recurrence */

@@ -15,7 +15,7 @@
 #include "blocking.h"
 #include "table.h"
 
-enum { PL_GATHERED = 256 }; /* rows that are gathered at once */
+enum { PL_GATHERED = 256 }; /* most rows gathered at a time */
 
 /* Forms of a buffer's rows for matrix products, and float32, which it always has. */
 enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2, PL_FORM_FLOAT = 4 };
@@ -23,7 +23,7 @@ enum { PL_FORM_Q8 = 1, PL_FORM_BF16 = 2, PL_FORM_FLOAT = 4 };
 /* A buffer of the plan: (rows, dim) float32, and the forms that linears read. */
 typedef struct pl_buf {
     int dim, forms;
-    int stored;    /* int8 terms of a row: the most that a reader takes */
+    int stored;    /* int8 terms of a row: the most that any reader uses */
     float *f;      /* (rows, dim) */
     int8_t *q;     /* (rows, stored, dim) */
     float *s;      /* (rows, dim / 32) */
@@ -59,13 +59,13 @@ typedef struct pl_model_tables {
     const pl_group *groups;
     const pl_state_desc *states;
     const size_t *state_at; /* per group of recurrent layers: where its layers begin in a block, in floats */
-    int state_group;        /* theirs among the pool's groups */
-    const float *zeros;     /* as many as the most channels of a convolution */
-    int gates;              /* floats of a row of `gates` */
+    int state_group;        /* the pool's group of these states */
+    const float *zeros;     /* as many as the widest convolution has channels */
+    int gates;              /* floats per row of `gates` */
     pl_kv_type kv;
     int vocab;
     pl_buf *bufs;
-    const uint8_t *finish; /* per operation: forms of its output that later operations read, float32 among them */
+    const uint8_t *finish; /* per operation: forms of its output that later operations read, float32 included */
 } pl_model_tables;
 
 /* One forward pass. */
@@ -112,7 +112,7 @@ void *pl_cut(void *base, size_t *at, size_t bytes);
 void pl_buf_layout(pl_buf *b, size_t rows, void *base, size_t *at);
 /* Writes columns [from, to) of a row in `forms`; from and to: multiples of 32, or the end. x: the columns' floats. */
 void pl_buf_put(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to, const float *x);
-/* The same with those of the buffer. */
+/* The same with the buffer's own floats. */
 void pl_buf_finish(const pl_kernels *k, const pl_buf *b, int forms, int row, int from, int to);
 /* The rows of a buffer from `row` on, as a kernel reads them. */
 pl_acts pl_buf_acts(const pl_buf *b, int row);
@@ -144,27 +144,27 @@ static inline void pl_my_rows(const pl_run *r, int tid, int *from, int *to)
     *to = (int)b;
 }
 
-/* Whether it is one of float weights whose kernel divides rows and weights itself. */
+/* Whether w has float weights, with a kernel that divides rows and weights itself. */
 static inline int pl_divides(const pl_model_tables *m, const pl_mat *w)
 {
     return w->format->is_float && m->kernels->matmul_scratch[w->format->id];
 }
 
-/* Whether the threads divide an operation by rows, as pl_my_rows does: what one operation writes is then in the caches of
- * the thread that reads it next. Attention: as pl_attend_by_rows says. Products, which are divided by tiles otherwise:
- * each thread needs a quarter of a step, and half of the rows that would meet the same unpacked weights by tiles; and
- * reads all weights: no more often than by tiles, or they are few. */
+/* Whether the threads divide an operation by rows, as pl_my_rows does: what one operation writes is then in the caches
+ * of the thread that reads it next. Attention: see pl_attend_by_rows. Products, which are otherwise divided by tiles:
+ * each thread must have a quarter of a step, and half of the rows that would meet the same unpacked weights by tiles.
+ * As each thread then reads all weights, they must be few, or be read no more often than by tiles. */
 int pl_divides_rows(const pl_run *r, const pl_op *op);
 
 /* This thread's rows [*from, *to) of an operation's products. */
 void pl_product_rows(const pl_run *r, const pl_op *op, int tid, int *from, int *to);
 
-/* How many of the `left` rows an operation multiplies by the segment next, before it uses their products: as many as there
- * may be at once, or, of a thread's own rows, in steps about alike. */
+/* How many of the `left` rows an operation multiplies by the segment before it uses their products: as many as are
+ * allowed at once; of a thread's own rows, steps of about equal size. */
 int pl_rows_at_once(const pl_run *r, const pl_op *op, const pl_segment *seg, int left);
 
-/* How many tiles n rows meet likewise, an even number (blocks of 32 are quantised): few enough that products are still
- * cached when they are used. With few rows, all tiles are. */
+/* How many tiles n rows meet before their products are used, an even number (blocks of 32 are quantised): few enough
+ * that the products are still cached then. With few rows, those of all tiles are. */
 static inline int pl_tiles_at_once(const pl_run *r, int n, int tiles)
 {
     const pl_tuning *t = &r->m->tuning;
@@ -172,43 +172,43 @@ static inline int pl_tiles_at_once(const pl_run *r, int n, int tiles)
     return r->n_rows <= PL_FEW_ROWS || tiles <= most ? tiles : most < 2 ? 2 : most & ~1;
 }
 
-/* The same for operations that can use all products at once as well: all tiles, if the activations of n rows do not fit
- * into a panel, which would be laid out again for each step. */
+/* The same for operations that can also use the products of all tiles together: all tiles, if the activations of n rows
+ * do not fit into a panel, which would have to be laid out again for each step. */
 static inline int pl_tiles_or_all(const pl_run *r, const pl_mat *w, int n, int tiles)
 {
     return (int64_t)n * w->k * 9 / 8 > r->m->tuning.panel_bytes ? tiles : pl_tiles_at_once(r, n, tiles);
 }
 
-/* Where products of n rows, from `row` on, by columns [c0, c1) of a buffer wait until they are used: that of the first
- * row and column 0, and the distance of rows. */
+/* Where products of n rows, from `row` on, for columns [c0, c1) of a buffer wait until they are used: the address of
+ * the first row's column 0, and the distance between rows. */
 typedef struct pl_products {
     float *y;
     ptrdiff_t stride;
 } pl_products;
 
-/* Many are dense in memory of the thread (i: which half of it): in the buffer, rows whose distance is a power of two
- * would push each other out of the caches. */
+/* Many products lie densely in the thread's own memory (i: which half of it): in the buffer, rows whose distance is a
+ * power of two would evict each other from the caches. */
 pl_products pl_products_at(const pl_run *r, const pl_buf *b, int row, int n, int c0, int c1, int i, int tid);
 
 /* y(n, stride)[column + r] = scale * row_scale[r] * (mats[seg.mat] row r . acts) + bias[r] for rows of tiles
- * [tile0, tile1) of the segment, on thread tid. again: 1: the thread's last product had the same rows of `in`, which have
- * not changed since. */
+ * [tile0, tile1) of the segment, on thread tid. again: 1: the thread's last product had the same rows of `in`, which
+ * have not changed since. */
 void pl_segment_run(const pl_run *r, const pl_segment *seg, int tile0, int tile1, const pl_buf *in, int row0, int n,
                     float *y, ptrdiff_t y_stride, int tid, int again);
 /* The same for `w` in place of the segment's matrix, whose vectors begin at entry `first`; y: from w's column 0 on. */
 void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int first, int tile0, int tile1,
                     const pl_buf *in, int row0, int n, float *y, ptrdiff_t y_stride, int tid, int again);
-/* Of its matrix, of a stack those of one. */
+/* Tiles of the segment's matrix, or of one matrix of its stack. */
 int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg);
-/* This thread's tiles [*from, *to) of segment s, in a linear of all matrices of a stack: all, where rows are divided.
+/* This thread's tiles [*from, *to) of segment s, in a linear of all matrices of a stack; all tiles if rows are divided.
  * Segments side by side are divided as a whole; other operations have one segment, or two with the same tiles. */
 void pl_my_tiles(const pl_run *r, const pl_op *op, int s, int tid, int *from, int *to);
 
 /* Prefetches the first weights that this thread will need in `op`. Called before a barrier, to use the waiting time. */
 void pl_op_prefetch(const pl_run *r, const pl_op *op, int tid);
 
-/* y = act(g) * u, or act(g) if u is NULL, with the operation's limit and parameters. g and u are overwritten if there is
- * a limit; y may be g or u. */
+/* y = act(g) * u, or act(g) if u is NULL, with the operation's limit and parameters. g and u are overwritten if there
+ * is a limit; y may be g or u. */
 void pl_act_row(const pl_model_tables *m, const pl_op *op, float *g, float *u, int n, float *y);
 
 /* The norm of a row of n by norm, linear_add or head; y may be x. */
@@ -233,8 +233,8 @@ void pl_op_reattend(const pl_run *r, const pl_op *op, int tid);
 void pl_op_conv(const pl_run *r, const pl_op *op, int tid);
 void pl_op_scan(const pl_run *r, const pl_op *op, int tid);
 
-/* Checks beyond those that the table describes, called after buffers and segments have been checked: the name of what
- * does not fit, or NULL. */
+/* Checks beyond those that the table describes, called after buffers and segments have been checked. They return the
+ * name of what does not fit, or NULL. */
 const char *pl_check_norm(const pl_plan *p, const pl_op *op);
 const char *pl_check_gate(const pl_plan *p, const pl_op *op);
 const char *pl_check_reorder(const pl_plan *p, const pl_op *op);
@@ -252,9 +252,9 @@ const char *pl_check_route(const pl_plan *p, const pl_op *op);
 const char *pl_check_experts(const pl_plan *p, const pl_op *op);
 const char *pl_check_experts_add(const pl_plan *p, const pl_op *op);
 const char *pl_check_scale_add(const pl_plan *p, const pl_op *op);
-/* Of an operation with an activation; gated: which multiplies something. */
+/* For operations with an activation; gated: one that multiplies something. */
 const char *pl_check_act(const pl_plan *p, const pl_op *op, int gated);
-/* Of an operation that norms rows of n. */
+/* For operations that norm rows of n. */
 const char *pl_check_norm_of(const pl_plan *p, const pl_op *op, int n);
 /* For operations on queries, keys and values side by side; for operations on a layer of the cache. */
 const char *pl_check_heads(const pl_plan *p, const pl_op *op);
@@ -306,19 +306,20 @@ static inline size_t pl_attend_state(int m, int dv)
 {
     return (size_t)m * (2 + (size_t)dv);
 }
-/* Whether each thread attends for its own rows. They are of as many sequences, and what the threads' rows see differs by
- * less than a tenth. */
+/* Whether each thread attends for its own rows: if every row is of another sequence, and what the threads' rows see
+ * differs by less than a tenth. */
 int pl_attend_by_rows(const pl_run *r);
 /* Floats of scratch per thread for a cache group with tiles of `rows` rows. */
 size_t pl_attend_scratch(const pl_cache_desc *c, int rows);
-/* Lays out what a thread needs for experts at `base` and returns its bytes, 0 where no operation has any; base NULL:
+/* Lays out what a thread needs for experts at `base` and returns its bytes, 0 if no operation has experts; base NULL:
  * only the size. */
 size_t pl_experts_layout(const pl_plan *p, int max_rows, struct pl_expert_room **room, void *base);
 /* Bytes that a thread needs to gather the rows of experts and the columns of heads. bufs: with their forms. */
 size_t pl_gather_bytes(const pl_plan *p, const pl_buf *bufs, int max_rows);
 /* Lays out n <= PL_GATHERED rows of k columns in such memory: those of a buffer, in `forms` and float32. */
 void pl_gather_begin(pl_buf *rows, void *memory, const pl_buf *in, int k, int forms, int n);
-/* Row `at` of them = the columns of a row of `in` from `column` on, a multiple of 32 for int8. floats: in float32, too. */
+/* Row `at` of them = the columns of a row of `in` from `column` on, a multiple of 32 for int8. floats: also in
+ * float32. */
 void pl_gather_row(const pl_buf *rows, const pl_buf *in, int row, int column, int at, int floats);
 /* Query rows per tile of a group: enough heads x rows to share each key, few enough for the first-level cache. */
 int pl_attend_tile_rows(const pl_cache_desc *c);

@@ -3,9 +3,9 @@
 
 #include "ops.h"
 
-/* sin and cos of x >= 0 in float64, times `scale`: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor series,
- * whose remainder is below 2e-17 for |r| <= pi/4. The error stays below 1e-10 for positions up to 2^20, far under
- * float32's own rounding. */
+/* sin and cos of x >= 0 in float64, times `scale`: reduced by pi/2 in two parts (Cody & Waite 1980), then the Taylor
+ * series, whose remainder is below 2e-17 for |r| <= pi/4. The error stays below 1e-10 for positions up to 2^20, far
+ * under float32's own rounding. */
 static void sincos64(double x, double scale, float *s, float *c)
 {
     const double two_over_pi = 0.63661977236758134308, hi = 1.57079632673412561417, lo = 6.07710050650619224932e-11;
@@ -108,7 +108,8 @@ static void append(const pl_run *r, const pl_op *op, int i, const float *k)
 }
 
 /* Asks for what append() writes of row i. A key has a place in each line of its group of slots, and decoded rows have
- * theirs in memory: with 16 sequences of SmolLM2 the operation takes half of its time so. Rows of a prompt share lines. */
+ * theirs in memory: with 16 sequences of SmolLM2 the operation takes half of its time so. Rows of a prompt share
+ * lines. */
 static void append_ahead(const pl_run *r, const pl_op *op, int i)
 {
     static const size_t sizes[PL_N_KV] = {[PL_KV_F32] = 4, [PL_KV_F16] = 2, [PL_KV_BF16] = 2, [PL_KV_INT8] = 1};

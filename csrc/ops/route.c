@@ -80,9 +80,9 @@ static void sigmoid(const pl_kernels *k, float *x, int n)
         x[i] = 1.0f / (1.0f + x[i]);
 }
 
-/* SparseMixer (Liu et al. 2023), without training's noise: the best expert's weight is its share of a softmax over those
- * whose scores are near its own, within 2 limit times the greater of the best score and the other's magnitude. Then the
- * same for the best of the experts left. x (n): a row's scores; y (2 k): experts, then weights. */
+/* SparseMixer (Liu et al. 2023), without training's noise: the best expert's weight is its share of a softmax over
+ * those whose scores are near its own, within 2 limit times the greater of the best score and the other's magnitude.
+ * Then the same for the best of the experts left. x (n): a row's scores; y (2 k): experts, then weights. */
 static void sparse_row(const pl_kernels *k, const pl_op *op, const float *x, int n, float *y)
 {
     uint8_t taken[PL_MAX_EXPERTS] = {0};

@@ -1,7 +1,7 @@
 /* The recurrence of recurrent layers, row after row.
  *
- * The unit of work is 16 columns of one value head's state of one sequence: they do not depend on other columns, and stay
- * in the first-level cache while the sequence's rows pass. */
+ * The unit of work is 16 columns of one value head's state of one sequence: they do not depend on other columns, and
+ * stay in the first-level cache while the sequence's rows pass. */
 #include <string.h>
 
 #include "ops.h"

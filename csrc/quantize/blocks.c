@@ -1,5 +1,5 @@
-/* Float formats, and blocks of 32 weights with scales of their own (formats/legacy.c has the layouts; IQ4_NL is Q4_0's with
- * a table; MXFP4: an e8m0 scale, then 16 bytes of codes, whose high bit is the sign). */
+/* Float formats, and blocks of 32 weights with scales of their own (formats/legacy.c has the layouts; IQ4_NL is Q4_0's
+ * with a table; MXFP4: an e8m0 scale, then 16 bytes of codes, whose high bit is the sign). */
 #include "fit.h"
 
 #include <math.h>

@@ -1,8 +1,8 @@
 /* The search for scales.
  *
- * For given codes q the best scale and min are a linear least-squares problem of two unknowns; for a given scale and min
- * the best codes are the nearest. So: start from several scales around the one that just spans the values, solve, keep
- * the best, then alternate while the error falls. */
+ * For given codes q the best scale and min are a linear least-squares problem of two unknowns; for a given scale and
+ * min the best codes are the nearest. So: start from several scales around the one that just spans the values, solve,
+ * keep the best, then alternate while the error falls. */
 #include "fit.h"
 
 #include <math.h>

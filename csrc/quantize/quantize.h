@@ -32,8 +32,8 @@ const pl_quantizer *pl_quantizer_find(const char *name);
 typedef struct pl_quantizing pl_quantizing;
 /* Starts to quantise src (rows, k), stored in the format of number `from`, into out, on `threads` threads. importance:
  * (k), or NULL: all equal. quick: a short search where there is no importance and the format has one (pl_quick). k: a
- * multiple of both blocks. The memory must live until pl_quantizing_finish. NULL if out of memory or if no thread can be
- * started. */
+ * multiple of both blocks. The memory must live until pl_quantizing_finish. NULL if out of memory or if no thread can
+ * be started. */
 pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int from, const uint8_t *src, const float *importance,
                                    int64_t rows, int64_t k, uint8_t *out, int quick, int threads);
 int pl_quantizing_wait(pl_quantizing *work, int ms); /* as pl_job_wait */

@@ -58,8 +58,8 @@ static int quick_super(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     return 0;
 }
 
-/* Its scale follows from the largest value, which may be up to 14.5 for 12: of weights in a bell curve, the error is then
- * 0.1 % above that of the best scale. For zeros 2^-4. */
+/* Its scale follows from the largest value, which may be up to 14.5 for 12: of weights in a bell curve, the error is
+ * then 0.1 % above that of the best scale. For zeros 2^-4. */
 static int mxfp4_exponent(float most)
 {
     int32_t bits;

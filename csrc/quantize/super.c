@@ -133,8 +133,8 @@ static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_
 }
 
 /* The weights of errors w, times the squares of x relative to their mean: large weights often meet large activations.
- * In Q3_K this brings predictions closer to the original's than the least error does; with mins, or more values, it does
- * not (docs/making-files.md). */
+ * In Q3_K this brings predictions closer to the original's than the least error does; with mins, or more values, it
+ * does not (docs/making-files.md). */
 static void by_square(const float *x, const float *w, float *out)
 {
     double sum = 0;

@@ -3,8 +3,8 @@
  * A page as avx512bf16/attend.c lays it out is a sequence of tiles: sixteen pairs of d of a group's sixteen keys, and
  * sixteen pairs of slots of sixteen columns of values. Up to sixteen query rows meet each of them at once. One product
  * adds up the sixteen pairs' even and odd halves apart, each from 0 on, then their sum to what was there; it takes
- * numbers below the normal range for 0 (Intel SDM vol. 2, TDPBF16PS). So these sums are not those of the tier below. But
- * a row is computed in this way whatever the number of rows beside it, and with both tiles of slots, seen or not: a
+ * numbers below the normal range for 0 (Intel SDM vol. 2, TDPBF16PS). So these sums are not those of the tier below.
+ * But a row is computed in this way whatever the number of rows beside it, and with both tiles of slots, seen or not: a
  * row's bits do not depend on its company.
  *
  * Slots that no row sees may hold anything; their values are zeroed where they share a tile with others.
@@ -49,9 +49,9 @@ PL_INLINE const char *next_of(const pl_attend_page *a)
     return a->m > ATTEND_ROWS ? NULL : a->next;
 }
 
-/* Sixteen lines of `all` bytes of the next page, while what is `at` bytes from the start of this one is multiplied: pages
- * lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h; they go
- * into the first-level cache where it has room for two pages. */
+/* Sixteen lines of `all` bytes of the next page, while what is `at` bytes from the start of this one is multiplied:
+ * pages lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h;
+ * they go into the first-level cache where it has room for two pages. */
 PL_INLINE void prefetch(const char *next, ptrdiff_t at, size_t all)
 {
     const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= (ptrdiff_t)all;
@@ -93,7 +93,8 @@ PL_INLINE int tiles_of(int dk)
     return (dk + 2 * ATTEND_PAIRS - 1) / (2 * ATTEND_PAIRS);
 }
 
-/* `tiles` tiles of the queries of rows [row, row + n), from tile t0 on, to q; those of a tile are `apart` rows apart. */
+/* `tiles` tiles of the queries of rows [row, row + n), from tile t0 on, to q; those of a tile are `apart` rows
+ * apart. */
 static void round_queries(const pl_attend_page *a, int row, int n, int t0, int tiles, uint32_t (*q)[ATTEND_PAIRS],
                           int apart)
 {
@@ -282,8 +283,8 @@ PL_INLINE int find_part(const pl_attend_page *pages, int n, int *page, int *row,
     return 0;
 }
 
-/* The scores of a part are computed before the probabilities and values of the one ahead of it, so that neither waits for
- * the other's registers. */
+/* The scores of a part are computed before the probabilities and values of the one ahead of it, so that neither waits
+ * for the other's registers. */
 static void attend_tiles(const pl_attend_page *pages, int n)
 {
     room *const here = pages->scratch;

@@ -1,10 +1,11 @@
 /* Attention of few rows by vectors, with the bits of tiles (attend.c).
  *
- * A product of tiles adds up even and odd halves of sixteen pairs apart, each from 0 on by fused multiply-and-adds, then
- * the two, then what was there, with numbers below the normal range taken for 0: so do these. Tiles, their loads, stores
- * and the vectors between them wait for each other, so that little of memory's time is hidden behind them; vectors read
- * on. Pages from memory, two threads, in turns: 0.80 to 0.87 of the time of tiles (heads of 64), 0.90 to 0.95 (of 128);
- * four rows of 128 1.2. A page of which 8 or 20 keys are seen takes 0.3 to 0.85 of it, for tiles have 32 slots. */
+ * A product of tiles adds up even and odd halves of sixteen pairs apart, each from 0 on by fused multiply-and-adds,
+ * then the two, then what was there, with numbers below the normal range taken for 0: so do these. Tiles, their loads,
+ * stores and the vectors between them wait for each other, so that little of memory's time is hidden behind them;
+ * vectors read on. Pages from memory, two threads, in turns: 0.80 to 0.87 of the time of tiles (heads of 64), 0.90 to
+ * 0.95 (of 128); four rows of 128 1.2. A page of which 8 or 20 keys are seen takes 0.3 to 0.85 of it, for tiles have 32
+ * slots. */
 #ifndef PL_AMX_ATTEND_FEW_H
 #define PL_AMX_ATTEND_FEW_H
 
@@ -26,8 +27,8 @@ typedef struct few_room {
     float p[FEW_ROWS][2][PAIRS];
 } few_room;
 
-/* MXCSR as tiles compute, whatever it says: to nearest, results below the normal range are 0, and so is what is computed
- * with. */
+/* MXCSR as tiles compute, whatever it says: to nearest, results below the normal range are 0, and so is what is
+ * computed with. */
 enum { FLUSH = 0x9fc0 };
 
 /* What is computed from memory to memory after it is computed in this mode. */

@@ -1,16 +1,18 @@
 /* Matrix products on BF16 weights and BF16 activations, in tile registers.
  *
- * A packed tile holds pairs of k of sixteen rows of w, which is what the right side of a product of tiles looks like. One
- * instruction adds 32 k to the sums of 16 x 16, in the order of TDPBF16PS (Intel SDM vol. 2): even k and odd k apart, each
- * rounded, then both. A row takes that order however many rows there are, so that its bits do not depend on them.
+ * A packed tile holds pairs of k of sixteen rows of w, which is what the right side of a product of tiles looks like.
+ * One instruction adds 32 k to the sums of 16 x 16, in the order of TDPBF16PS (Intel SDM vol. 2): even k and odd k
+ * apart, each rounded, then both. A row takes that order however many rows there are, so that its bits do not depend on
+ * them.
  *
- * Few rows of activations are read as they are. Many are laid out in a panel, in which what a register takes lies together.
- * They meet two tiles of w, a slice of k at a time, which stays in the first-level cache meanwhile. Sums wait between
- * slices in memory that stays in the second-level cache, and go to y while the next rows are multiplied: y lies in no
- * cache, and storing registers there took a quarter of the time.
+ * Few rows of activations are read as they are. Many are laid out in a panel, in which what a register takes lies
+ * together. They meet two tiles of w, a slice of k at a time, which stays in the first-level cache meanwhile. Sums wait
+ * between slices in memory that stays in the second-level cache, and go to y while the next rows are multiplied: y lies
+ * in no cache, and storing registers there took a quarter of the time.
  *
- * One thread on an Intel Xeon with 2 MB of L2, in ns for four products and the loads that they need: 23 where everything
- * lies in the first-level cache; with 512 rows of k 2048, 60 with rows as they are and sums in y, 36 as it is. */
+ * One thread on an Intel Xeon with 2 MB of L2, in ns for four products and the loads that they need: 23 where
+ * everything lies in the first-level cache; with 512 rows of k 2048, 60 with rows as they are and sums in y, 36 as it
+ * is. */
 #include "../common.h"
 #include "../matmul.h"
 #include "blocking.h"
@@ -23,8 +25,8 @@ enum {
     SUMS_BYTES = 4 * 1024,   /* of a group by two tiles: four registers */
 };
 
-/* Scratch memory: a head, a panel, then the last k of 32 rows of x and of two tiles of w, with zeros behind them, and sums
- * of each group. */
+/* Scratch memory: a head, a panel, then the last k of 32 rows of x and of two tiles of w, with zeros behind them, and
+ * sums of each group. */
 enum {
     X_END = PL_PANEL_HEAD + PL_PANEL_MOST,
     W_END = X_END + STEP_BYTES,

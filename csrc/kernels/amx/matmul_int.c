@@ -2,10 +2,11 @@
  *
  * One instruction multiplies 16 rows of activations by 16 rows of weights over the k of a group, exactly, in int32. A
  * group has scales of its own, so its sums leave the register by way of memory, and vectors multiply them: the same
- * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes, a part of k at
- * a time, beside the sums of the last rows of the part before, as places become free: few enough that they, the
- * activations that they meet and all sums stay in the first-level cache. One group of sixteen rows at 3.9 GHz takes 19 to
- * 21 ns a block of Q4_0 so (vectors: 33 to 40; unpacked before all rows: 28 to 33), Q3_K with 112 rows 0.75 of its time.
+ * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes, a part of
+ * k at a time, beside the sums of the last rows of the part before, as places become free: few enough that they, the
+ * activations that they meet and all sums stay in the first-level cache. One group of sixteen rows at 3.9 GHz takes 19
+ * to 21 ns a block of Q4_0 so (vectors: 33 to 40; unpacked before all rows: 28 to 33), Q3_K with 112 rows 0.75 of its
+ * time.
  *
  * What limits it is the vectors: while a tile instruction is under way, whichever, floats of 512 bits have one port in
  * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three float instructions
@@ -90,8 +91,8 @@ PL_INLINE void store(const step *s, int j, int32_t *sums)
     __asm__ volatile("" ::: "memory");
 }
 
-/* acc[i] += the sums of group g of a block, scaled, and after the last group its mins; entry: of the block; s and m: the
- * scales and mins of its groups. Scaled formats: without the factor, and without mins. */
+/* acc[i] += the sums of group g of a block, scaled, and after the last group its mins; entry: of the block; s and m:
+ * the scales and mins of its groups. Scaled formats: without the factor, and without mins. */
 PL_INLINE void scale_sums(const pl_shape f, int terms, int g, const int32_t *sums, const uint8_t *entry, const float *s,
                           const float *m, __m512 acc[AMX_ROWS])
 {
@@ -113,7 +114,8 @@ PL_INLINE void scale_sums(const pl_shape f, int terms, int g, const int32_t *sum
     }
 }
 
-/* all += what sixteen rows have gathered in a super block of a scaled format, and its mins; d: its factors. acc is reset. */
+/* all += what sixteen rows have gathered in a super block of a scaled format, and its mins; d: its factors. acc is
+ * reset. */
 PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint8_t *mins, const uint8_t *entry,
                          __m512 acc[AMX_ROWS], __m512 all[AMX_ROWS])
 {
@@ -142,7 +144,8 @@ PL_INLINE void end_super(const pl_shape f, int terms, const float *d, const uint
     }
 }
 
-/* ---- steps, one after another ------------------------------------------------------------------------------------- */
+/* ---- steps, one after another
+ * ------------------------------------------------------------------------------------- */
 
 /* Blocks [b, b + blocks) of the weights at `tile`, in steps, unpacked into places from that of step `at` on. */
 typedef struct part {
@@ -190,8 +193,8 @@ PL_INLINE void begin(const pl_shape f, int terms, const state *x)
         store(&x->step, j, x->done);
 }
 
-/* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; unpacks `blocks`
- * of `tile` from b on; and asks for what lies ahead. */
+/* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; unpacks
+ * `blocks` of `tile` from b on; and asks for what lies ahead. */
 PL_INLINE void next_step(const pl_shape f, int terms, state *x, step then, uint8_t *scratch, int at,
                          const uint8_t *tile, int b, int blocks, __m512 acc[AMX_ROWS])
 {
@@ -275,8 +278,8 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, const part *now, const 
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-/* Blocks of a part, out of `blocks` of k: parts are alike, and have whole steps, or super blocks. One group of rows meets
- * all of them in one part. */
+/* Blocks of a part, out of `blocks` of k: parts are alike, and have whole steps, or super blocks. One group of rows
+ * meets all of them in one part. */
 PL_INLINE int part_blocks(const pl_shape f, int blocks, int n)
 {
     const int parts = n <= AMX_ROWS || blocks <= AMX_MOST ? 1 : (blocks + AMX_PART - 1) / AMX_PART;
@@ -284,7 +287,8 @@ PL_INLINE int part_blocks(const pl_shape f, int blocks, int n)
     return ((blocks + parts - 1) / parts + whole - 1) / whole * whole;
 }
 
-/* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are resumed. */
+/* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are
+ * resumed. */
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
 {

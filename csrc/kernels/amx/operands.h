@@ -1,4 +1,5 @@
-/* What tile registers multiply for products on quantised weights: panels of activations, and weights as signed bytes. */
+/* What tile registers multiply for products on quantised weights: panels of activations, and weights as signed
+ * bytes. */
 #ifndef PL_AMX_OPERANDS_H
 #define PL_AMX_OPERANDS_H
 
@@ -71,8 +72,8 @@ static inline void put_entry(const pl_shape f, int terms, const pl_acts *x, int6
     }
 }
 
-/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n), one after another, so that each line
- * is written once. */
+/* Entries [group of 16 rows][block] of blocks [b0, b0 + blocks) of rows [i0, i0 + n), one after another, so that each
+ * line is written once. */
 static __attribute__((noinline)) void make_panel(const pl_shape f, int terms, const pl_acts *x, int i0, int n, int b0,
                                                  int blocks, uint8_t *restrict panel)
 {
@@ -88,9 +89,9 @@ PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
     return tile + (int64_t)b * f.packed_block + (int64_t)(b / 8 + 1) * f.packed_header;
 }
 
-/* Block b of a tile into a place, as signed bytes, scales and mins in float32; of scaled formats a super block's factors,
- * and mins as integers (b and the place have the same remainder by 8). Products of formats with an offset are negated, and
- * so is what multiplies their sums: they are -124..128, and 128 is no signed byte. */
+/* Block b of a tile into a place, as signed bytes, scales and mins in float32; of scaled formats a super block's
+ * factors, and mins as integers (b and the place have the same remainder by 8). Products of formats with an offset are
+ * negated, and so is what multiplies their sums: they are -124..128, and 128 is no signed byte. */
 PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b, uint8_t *scratch, int to)
 {
     const __m512i offset = _mm512_set1_epi8((char)f.offset);

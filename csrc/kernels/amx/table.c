@@ -1,4 +1,5 @@
-/* The tier of tile registers (AMX: TILE, INT8, BF16), laid over AVX-512 with bf16, which all processors with AMX have. */
+/* The tier of tile registers (AMX: TILE, INT8, BF16), laid over AVX-512 with bf16, which all processors with AMX
+ * have. */
 #include "fill.h"
 
 void pl_kernels_amx(pl_kernels *k)

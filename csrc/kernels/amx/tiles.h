@@ -13,9 +13,9 @@ typedef struct pl_tile_config {
     uint8_t rows[16];
 } pl_tile_config;
 
-/* Registers 0..3: sums, `rows` x 16 of 32 bits. 4, 5: as many rows of `bytes` of what is multiplied from the left. 6, 7:
- * as many bytes of sixteen columns of what is multiplied from the right, four in a row. Ends with pl_tiles_off(), so that
- * the registers are not saved while they are not needed. */
+/* Registers 0..3: sums, `rows` x 16 of 32 bits. 4, 5: as many rows of `bytes` of what is multiplied from the left. 6,
+ * 7: as many bytes of sixteen columns of what is multiplied from the right, four in a row. Ends with pl_tiles_off(), so
+ * that the registers are not saved while they are not needed. */
 PL_INLINE void pl_tiles_on(int rows, int bytes)
 {
     pl_tile_config config = {.palette = 1};

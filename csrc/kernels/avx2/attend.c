@@ -123,7 +123,8 @@ PL_INLINE void values_tail(const probs *p, pl_ahead *ahead, int lo, int hi, cons
             acc[r][c] = part[r][c];
 }
 
-/* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the others. */
+/* Probabilities for 64 columns of int8 from `column` on: multiplied by the scales of the first 32, and of the
+ * others. */
 PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, int column, int first, int last,
                             probs *p, const int rows)
 {

@@ -1,5 +1,5 @@
-/* A block of packed weights in registers: codes, scales, mins, of half a tile each; for products on quantised weights with
- * AVX2 and AVX-VNNI, by the settings that matmul_int.h lists. A vector of codes holds eight rows of w x four k. */
+/* A block of packed weights in registers: codes, scales, mins, of half a tile each; for products on quantised weights
+ * with AVX2 and AVX-VNNI, by the settings that matmul_int.h lists. A vector of codes holds eight rows of w x four k. */
 #ifndef PL_AVX2_BLOCK_H
 #define PL_AVX2_BLOCK_H
 
@@ -30,8 +30,8 @@ PL_INLINE __m256i with_bit(__m256i low, __m256i above, int i, int at)
     return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8((char)(1 << at))));
 }
 
-/* What step h takes of two groups' words: the lower half of the first's and the upper half of the second's, or the other
- * halves. */
+/* What step h takes of two groups' words: the lower half of the first's and the upper half of the second's, or the
+ * other halves. */
 PL_INLINE __m256i pair(__m256i first, __m256i second, int h)
 {
     return h ? _mm256_blend_epi16(_mm256_srli_epi32(first, 16), _mm256_slli_epi32(second, 16), 0xaa)
@@ -134,8 +134,8 @@ PL_INLINE __m256i load_mins(const uint8_t *p)
     return _mm256_srli_epi16(_mm256_cvtepu8_epi16(pl_load128(p)), 4);
 }
 
-/* What step h needs of the scales, [half] of the tile: where a dot ends with it, the scale, and what multiplies the groups'
- * sums of activations (plain: the min; super: the min negated); or the integer scales. */
+/* What step h needs of the scales, [half] of the tile: where a dot ends with it, the scale, and what multiplies the
+ * groups' sums of activations (plain: the min; super: the min negated); or the integer scales. */
 typedef struct scales {
     __m256 s[2], m[2][2];
     __m256i whole[2];

@@ -1,5 +1,5 @@
-/* Matrix products on quantised weights, without VNNI: vpmaddubsw multiplies unsigned codes by signed ones and adds pairs
- * into int16. How many such sums an int16 holds, |y| <= 128, by the greatest code:
+/* Matrix products on quantised weights, without VNNI: vpmaddubsw multiplies unsigned codes by signed ones and adds
+ * pairs into int16. How many such sums an int16 holds, |y| <= 128, by the greatest code:
  *     3: 42, 7: 18, 15: 8, 18: 7, 24: 5, 30, 31: 4, 62, 63: 2, 86: 1
  *     above 127: as signed codes, y by w if y >= 0, |y| by -w - 1 otherwise: -2 * 128 * 128 = -32,768 at least, one
  * Then vpmaddwd widens; for the high term it also multiplies by PL_TERM. */
@@ -43,9 +43,9 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *ma
     }
 }
 
-/* Scaled formats, step h: 16-bit sums of both groups in d, after the second step their scaled sum in t. Those of 32 k and
- * the offset (codes of 3 bits: 14,336 and 8,192) fit. Two terms are scaled in each step, the first by PL_TERM as well:
- * 8,192 at most. */
+/* Scaled formats, step h: 16-bit sums of both groups in d, after the second step their scaled sum in t. Those of 32 k
+ * and the offset (codes of 3 bits: 14,336 and 8,192) fit. Two terms are scaled in each step, the first by PL_TERM as
+ * well: 8,192 at most. */
 PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
                           const uint8_t *entry, __m256i d[2], __m256i t[2])
 {

@@ -125,8 +125,8 @@ PL_INLINE __m256i scale_twice(const pl_shape f, const uint8_t *p, int g)
     return _mm256_shuffle_epi8(load_whole(f, p), _mm256_add_epi32(word, _mm256_set1_epi32(0x02020202 * g)));
 }
 
-/* Codes of group g, of the half of the tile that begins at p: v[j] those of k 4j... Of two bits, v[1] and v[3] are four times
- * as large: one shift instead of three. */
+/* Codes of group g, of the half of the tile that begins at p: v[j] those of k 4j... Of two bits, v[1] and v[3] are four
+ * times as large: one shift instead of three. */
 PL_INLINE void scaled_codes(const pl_shape f, const uint8_t *p, int g, __m256i v[4])
 {
     if (f.bits == 3) {
@@ -225,8 +225,8 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
 
 /* What one row prefetches with the block at p: its own lines in ascending order, which the hardware follows better than
  * the order of use, where each step goes through half of them; and what lies ahead. In order that is a line of the next
- * page, for the hardware stops at the end of each: at moments of 58 GB/s Q8_0 reads 1.01 of it on Zen 4, Q6_K 0.91, Q4_0
- * 0.98, Q4_K 0.91; all lines 4 KB ahead make that 0.82, 0.85, 0.87 and 0.85. */
+ * page, for the hardware stops at the end of each: at moments of 58 GB/s Q8_0 reads 1.01 of it on Zen 4, Q6_K 0.91,
+ * Q4_0 0.98, Q4_K 0.91; all lines 4 KB ahead make that 0.82, 0.85, 0.87 and 0.85. */
 PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, pl_ahead *ahead)
 {
     if (f.bits != 2 && f.bits != 4)
@@ -235,8 +235,8 @@ PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, pl_ahead *ahea
     pl_ask(ahead, 0);
 }
 
-/* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. What a block's dots add waits until
- * those of the next one are on their way, for it would hold up what does not need it. */
+/* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. What a block's dots add waits
+ * until those of the next one are on their way, for it would hold up what does not need it. */
 PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead *ahead,
                            const uint8_t *panel, __m256 acc[2])
 {
@@ -311,8 +311,9 @@ PL_INLINE void step_row(const pl_shape f, int terms, int h, __m256i v[2][4], con
     _mm256_storeu_ps(acc + 8, a[1]);
 }
 
-/* Step h of the block at p with n rows. Where a row takes few instructions, two at a time: those that count them take ports
- * that vectors need (Intel Xeon: 0.90 to 0.97 of the time with AVX2, 0.92 to 1.01 with AVX-VNNI; others gain nothing). */
+/* Step h of the block at p with n rows. Where a row takes few instructions, two at a time: those that count them take
+ * ports that vectors need (Intel Xeon: 0.90 to 0.97 of the time with AVX2, 0.92 to 1.01 with AVX-VNNI; others gain
+ * nothing). */
 PL_INLINE void step_many(const pl_shape f, int terms, int h, const factors *u, const uint8_t *p, int n,
                          const uint8_t *panel, __m256i d[INT_ROWS][2], float acc[INT_ROWS][PL_TILE])
 {

@@ -22,8 +22,9 @@ static uint64_t read_all(const void *p, size_t bytes, int turns)
            (uint64_t)_mm256_extract_epi64(a[0], 2) ^ (uint64_t)_mm256_extract_epi64(a[0], 3);
 }
 
-/* 32 products in two instructions. An int16 holds eight such sums of 4-bit codes, which two more instructions then widen:
- * those are left out, for they are a twentieth. Codes of five and six bits widen more often, and stay further below. */
+/* 32 products in two instructions. An int16 holds eight such sums of 4-bit codes, which two more instructions then
+ * widen: those are left out, for they are a twentieth. Codes of five and six bits widen more often, and stay further
+ * below. */
 static double i8(int64_t n)
 {
     enum { SUMS = 8 }; /* a sum waits for one cycle alone; more would not fit into the registers */
@@ -42,7 +43,8 @@ static double i8(int64_t n)
     return 64.0 * SUMS * (double)n + (_mm256_extract_epi32(a[0], 0) == 1 ? 1e-3 : 0);
 }
 
-/* With codes of eight bits, two products fill an int16: each sum is widened before it is added, in a third instruction. */
+/* With codes of eight bits, two products fill an int16: each sum is widened before it is added, in a third
+ * instruction. */
 static double wide(int64_t n)
 {
     enum { SUMS = 8 };

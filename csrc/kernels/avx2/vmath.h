@@ -79,7 +79,8 @@ static inline float pl_sum_lanes(const __m256 *lane)
     return pl_sum8(_mm256_add_ps(_mm256_add_ps(lane[0], lane[2]), _mm256_add_ps(lane[1], lane[3])));
 }
 
-/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+/* ---- sixteen lanes, for attend.h
+ * ---------------------------------------------------------------------------------- */
 
 #define PL_EXP_ROWS 8
 typedef struct pl_lanes {

@@ -78,7 +78,8 @@ PL_INLINE void scores(const pl_attend_page *a, int row, pl_ahead *ahead, ptrdiff
 }
 
 /* acc = acc * fade + sum over keys [lo, hi) of p * v, for `vectors` vectors of columns from `column` on, of which the
- * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0] only. */
+ * last has the columns in `in`. With int8 p[1], p[2] .. are those of the next 32 columns each, else there is p[0]
+ * only. */
 PL_INLINE void values(const pl_attend_page *a, int row, pl_ahead *ahead, const probs *p, int lo, int hi, int column,
                       __mmask16 in, const float *fade, pl_kv_type type, const int rows, const int vectors)
 {

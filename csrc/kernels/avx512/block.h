@@ -4,8 +4,9 @@
 
 #include "simd.h"
 
-/* The vectors of a block's codes, in the order of memory. The hardware's prefetching follows ascending lines best: one row, at
- * moments of 58 GB/s, reads Q6_K at 0.95 of it so and at 0.85 in the order of use (4 0 1 2 3 5); two terms 0.81 and 0.64. */
+/* The vectors of a block's codes, in the order of memory. The hardware's prefetching follows ascending lines best: one
+ * row, at moments of 58 GB/s, reads Q6_K at 0.95 of it so and at 0.85 in the order of use (4 0 1 2 3 5); two terms 0.81
+ * and 0.64. */
 PL_INLINE void load_words(const pl_shape f, const uint8_t *p, __m512i w[8])
 {
     for (int at = 0; at < f.bits; at++) {
@@ -67,9 +68,10 @@ PL_INLINE __m512 add_mins(int terms, __m512i m, const uint8_t *first, const uint
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), s_y, low);
 }
 
-/* Products of scaled formats as unsigned bytes: codes times scale (Q2_K: up to 3 * 15) or, with an offset, (code - offset)
- * times scale plus PL_PRODUCT_OFFSET (Q3_K: -4..3 times -32..31 plus 127: 3..255). t[0]: those of codes 0..3 of group g,
- * four bytes for each row; t[1]: of codes 4..7. Each is one multiplication: no byte of the result carries into another. */
+/* Products of scaled formats as unsigned bytes: codes times scale (Q2_K: up to 3 * 15) or, with an offset, (code -
+ * offset) times scale plus PL_PRODUCT_OFFSET (Q3_K: -4..3 times -32..31 plus 127: 3..255). t[0]: those of codes 0..3 of
+ * group g, four bytes for each row; t[1]: of codes 4..7. Each is one multiplication: no byte of the result carries into
+ * another. */
 enum { PL_PRODUCT_OFFSET = 127 };
 PL_INLINE void load_products(const pl_shape f, const uint8_t *p, int g, __m512i t[2])
 {
@@ -96,8 +98,8 @@ PL_INLINE __m512i products(const pl_shape f, const uint8_t *p, const __m512i *w,
     return _mm512_mask_shuffle_epi8(product, high, t[1], at);
 }
 
-/* Codes of k 4i..4i+3, or what the table has for them, or their products, as unsigned bytes. shifted = 0 leaves the high
- * nibbles of 4-bit codes (i >= 4) where they are, sixteen times too large. */
+/* Codes of k 4i..4i+3, or what the table has for them, or their products, as unsigned bytes. shifted = 0 leaves the
+ * high nibbles of 4-bit codes (i >= 4) where they are, sixteen times too large. */
 PL_INLINE __m512i codes(const pl_shape f, const uint8_t *p, const __m512i *w, int i, int shifted, const __m512i t[2])
 {
     if (f.products)
@@ -135,8 +137,8 @@ PL_INLINE void load_header(const pl_shape f, const uint8_t *header, __m512 d[2])
         d[1] = pl_load_f16(header + 32);
 }
 
-/* Scales of the block's groups, and what multiplies their sums of activations (plain: the min; super: the min negated). None
- * of scaled formats. */
+/* Scales of the block's groups, and what multiplies their sums of activations (plain: the min; super: the min negated).
+ * None of scaled formats. */
 PL_INLINE void load_scales(const pl_shape f, const __m512 d[2], const uint8_t *p, __m512 s[2], __m512 m[2])
 {
     const int groups = 32 / f.group;

@@ -1,7 +1,7 @@
-/* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps that take x as a
- * broadcast memory operand. Several tiles at once hide the latency of a step where there are few rows of x, and halve the
- * broadcasts where there are many. Parts of x are copied first: rows whose distance is a large power of two would all fall
- * into the same few lines of the first cache. BF16 is widened on the way. */
+/* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps that take x as
+ * a broadcast memory operand. Several tiles at once hide the latency of a step where there are few rows of x, and halve
+ * the broadcasts where there are many. Parts of x are copied first: rows whose distance is a large power of two would
+ * all fall into the same few lines of the first cache. BF16 is widened on the way. */
 #include "../matmul.h"
 #include "blocking.h"
 #include "simd.h"
@@ -22,8 +22,8 @@ PL_INLINE __m512 low_halves(__m512i pairs)
 }
 
 /* Tiles at p, each tile_bytes from the one before, by N rows at x: y[i][16 c + r] (resume: added to it). The last of T
- * tiles has `left` rows or more. An odd k of BF16 ends in a pair whose second values are zero on both sides: its step adds
- * +0 to a sum, which changes no bit but that of -0, so it is left out. */
+ * tiles has `left` rows or more. An odd k of BF16 ends in a pair whose second values are zero on both sides: its step
+ * adds +0 to a sum, which changes no bit but that of -0, so it is left out. */
 PL_INLINE void tiles_by_rows(pl_format_id id, const int T, const int N, const uint8_t *p, int64_t tile_bytes, int k,
                              const float *x, ptrdiff_t x_stride, int resume, int left, float *y, ptrdiff_t y_stride)
 {

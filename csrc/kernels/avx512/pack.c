@@ -1,5 +1,5 @@
-/* Packing of the formats whose words need sorting (scalar/pack.c says how; the others move there at memory speed): 16 words
- * of 16 rows are transposed in registers, so that a vector holds the same word of every row, as a tile has it. */
+/* Packing of the formats whose words need sorting (scalar/pack.c says how; the others move there at memory speed): 16
+ * words of 16 rows are transposed in registers, so that a vector holds the same word of every row, as a tile has it. */
 #include "simd.h"
 
 #define PACK_ARGS const uint8_t *src, int n, int k, uint8_t *dst

@@ -26,8 +26,8 @@ PL_INLINE __m512 pl_broadcast_ps(const void *p)
     return _mm512_castsi512_ps(pl_broadcast(p));
 }
 
-/* acc + unsigned bytes by the four signed ones at p. Written as the instruction, for gcc does not put the broadcast into
- * it: separate ones take twice the micro-ops and registers. */
+/* acc + unsigned bytes by the four signed ones at p. Written as the instruction, for gcc does not put the broadcast
+ * into it: separate ones take twice the micro-ops and registers. */
 PL_INLINE __m512i pl_dot_broadcast(__m512i acc, __m512i codes, const void *p)
 {
     typedef struct four {

@@ -89,7 +89,8 @@ static inline float pl_sum_lanes(const __m512 *lane)
     return pl_sum16(_mm512_add_ps(lane[0], lane[1]));
 }
 
-/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+/* ---- sixteen lanes, for attend.h
+ * ---------------------------------------------------------------------------------- */
 
 #define PL_EXP_ROWS 16
 typedef __m512 pl_lanes;
@@ -164,7 +165,8 @@ PL_INLINE __m512 pl_meet(__m512 a, __m512 b, const int sum)
     return sum ? _mm512_add_ps(a, b) : _mm512_max_ps(a, b);
 }
 
-/* Lane r: the sum, or the largest, of x[r], of up to eight rows, whose lanes meet each other in the order of pl_sum16. */
+/* Lane r: the sum, or the largest, of x[r], of up to eight rows, whose lanes meet each other in the order of
+ * pl_sum16. */
 PL_INLINE __m512 pl_meet_eight(const __m512 *x, const int rows, const int sum)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);

@@ -1,13 +1,13 @@
 /* Attention over one page of the cache with dot products of bf16, for keys and values in bf16.
  *
- * A page: keys [4 groups][pairs of d][16 slots][2], values [32 pairs of slots][dv][2]; with an odd dk the last pair ends
- * with 0. vdpbf16ps adds the products of a pair, odd one first, each sum rounded once, and takes numbers below the
+ * A page: keys [4 groups][pairs of d][16 slots][2], values [32 pairs of slots][dv][2]; with an odd dk the last pair
+ * ends with 0. vdpbf16ps adds the products of a pair, odd one first, each sum rounded once, and takes numbers below the
  * normal range for 0. Queries and probabilities are rounded to bf16 as well. Mean KL divergence from
  * float32 over 1,024 positions, SmolLM2 (Gemma 3): 1.7e-5 (1.7e-5) with keys and values alone in bf16, 3.0e-5 (2.7e-5)
  * with all four; it is the queries that make the difference, a second term of the probabilities changes nothing.
  *
- * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends of
- * what any row sees, for it may be anything there. */
+ * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends
+ * of what any row sees, for it may be anything there. */
 #include "blocking.h"
 #include "fill.h"
 #include "round.h"
@@ -24,8 +24,9 @@ PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
-/* How the next page is asked for while this one is multiplied, since pages lie apart and the hardware does not foresee them:
- * in order from `next` on, or, if that is NULL, in turns; near: into a first-level cache that has room for two pages. */
+/* How the next page is asked for while this one is multiplied, since pages lie apart and the hardware does not foresee
+ * them: in order from `next` on, or, if that is NULL, in turns; near: into a first-level cache that has room for two
+ * pages. */
 typedef struct asking {
     const char *next;
     pl_ahead turns;
@@ -41,8 +42,8 @@ PL_INLINE void prefetch(asking *to, ptrdiff_t at, const int lines)
         pl_ask(&to->turns, to->near);
 }
 
-/* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d that are `q_apart` apart, and the keys of `groups` groups from
- * `first` on: added to s unless p0 is 0. */
+/* Scores of `rows` queries, as pairs p0 .. p0 + n - 1 of d that are `q_apart` apart, and the keys of `groups` groups
+ * from `first` on: added to s unless p0 is 0. */
 PL_INLINE void scores(const uint32_t *q, ptrdiff_t q_apart, const char *k, asking *ask, int pairs, int p0, int n,
                       ptrdiff_t first, float (*s)[PL_PAGE], const int rows, const int groups)
 {
@@ -111,7 +112,8 @@ PL_INLINE void values(const pl_attend_page *a, asking *ask, int row, const uint3
                                   _mm512_add_ps(acc[r][c], _mm512_setzero_ps()));
 }
 
-/* Pairs of a query in scratch memory, where those of all rows of a call are held for all its pages if they have room. */
+/* Pairs of a query in scratch memory, where those of all rows of a call are held for all its pages if they have
+ * room. */
 PL_INLINE int held_pairs(const pl_attend_page *a)
 {
     const int pairs = ((a->dk + 1) / 2 + 7) & ~7;
@@ -174,7 +176,8 @@ static void attend(const pl_attend_page *pages, int n)
         pl_attend(pages + i, PL_KV_BF16, ATTEND_ROWS, attend_rows);
 }
 
-/* 16 floats of n -> bf16 bits, numbers below the normal range too (vcvtneps2bf16 takes them for 0). NaN is made quiet. */
+/* 16 floats of n -> bf16 bits, numbers below the normal range too (vcvtneps2bf16 takes them for 0). NaN is made
+ * quiet. */
 PL_INLINE __m512i bits_of(const float *x, int n)
 {
     const __m512 f = _mm512_maskz_loadu_ps(pl_first(n), x);

@@ -1,6 +1,6 @@
-/* Matrix products on quantised weights with the 256-bit vpdpbusd: unsigned codes by signed ones, four products at a time
- * into int32. The instruction has two encodings: VEX (AVX-VNNI), and EVEX (AVX512_VNNI with VL, -DPL_EVEX), by which
- * processors without the first test the same code. */
+/* Matrix products on quantised weights with the 256-bit vpdpbusd: unsigned codes by signed ones, four products at a
+ * time into int32. The instruction has two encodings: VEX (AVX-VNNI), and EVEX (AVX512_VNNI with VL, -DPL_EVEX), by
+ * which processors without the first test the same code. */
 #include "../avx2/simd.h"
 #include "dot.h"
 #include "fill.h"
@@ -28,8 +28,8 @@ PL_INLINE void dot(int top, __m256i v[2][4], const uint8_t *y, const uint8_t *ma
         d[half] = _mm256_mullo_epi32(d[half], _mm256_set1_epi32(factor)); /* a shift, or nothing */
 }
 
-/* Scaled formats, step h: its group's dot, with the offset, in d, after the second step both times their scales in t. Dots
- * fit into 16 bits (16 * 4 * 127), so that one product scales and adds them; two terms do not. */
+/* Scaled formats, step h: its group's dot, with the offset, in d, after the second step both times their scales in t.
+ * Dots fit into 16 bits (16 * 4 * 127), so that one product scales and adds them; two terms do not. */
 PL_INLINE void scaled_dot(const pl_shape f, int terms, int h, __m256i v[2][4], const __m256i whole[2],
                           const uint8_t *entry, __m256i d[2], __m256i t[2])
 {

@@ -1,13 +1,14 @@
-/* Half a block of packed weights in registers, and its product with one row of x; for all products on quantised weights.
- * Codes below 128 stay as they are; those of 8 bits, and of tables that go beyond, become signed with their top bit
- * turned. */
+/* Half a block of packed weights in registers, and its product with one row of x; for all products on quantised
+ * weights. Codes below 128 stay as they are; those of 8 bits, and of tables that go beyond, become signed with their
+ * top bit turned. */
 #ifndef PL_NEON_BLOCK_H
 #define PL_NEON_BLOCK_H
 
 #include "../matmul.h"
 #include "simd.h"
 
-/* ---- half a block of weights: eight rows x 32 k -------------------------------------------------------------------- */
+/* ---- half a block of weights: eight rows x 32 k
+ * -------------------------------------------------------------------- */
 
 typedef struct half_block {
     int8x16_t v[2][8];            /* v[c][j]: rows 8 * half + 4c.., k 4j.. */
@@ -144,7 +145,8 @@ PL_INLINE void load_scales(const pl_shape f, const uint8_t *header, const uint8_
     }
 }
 
-/* ---- half a block by one row of x ---------------------------------------------------------------------------------- */
+/* ---- half a block by one row of x
+ * ---------------------------------------------------------------------------------- */
 
 /* d + v[0..3] by the 16 codes y */
 PL_INLINE int32x4_t dot16(int32x4_t d, const int8x16_t *v, int8x16_t y)
@@ -167,9 +169,9 @@ PL_INLINE int32x4_t dot_group(const pl_shape f, const int split, int g, int32x4_
     return dot16(dot16(start, v, y[0]), v + 4, y[1]);
 }
 
-/* acc[c] += the dots d[c] of group g, scaled, and after the last group the mins; words: the entry's, behind its codes. Of
- * scaled formats `total` has the first group's dots, to which it adds the second's, and acc gathers a super block without
- * factor and mins. */
+/* acc[c] += the dots d[c] of group g, scaled, and after the last group the mins; words: the entry's, behind its codes.
+ * Of scaled formats `total` has the first group's dots, to which it adds the second's, and acc gathers a super block
+ * without factor and mins. */
 PL_INLINE void add_group(const pl_shape f, const half_block *w, int g, const int32x4_t d[2], int32x4_t total[2],
                          float32x4_t words, float32x4_t acc[2])
 {

@@ -1,5 +1,5 @@
-/* Matrix products on quantised weights: what the dot products of Armv8.2 and the matrix products of i8mm share. The file
- * that includes it says first how half a block meets several rows of x:
+/* Matrix products on quantised weights: what the dot products of Armv8.2 and the matrix products of i8mm share. The
+ * file that includes it says first how half a block meets several rows of x:
  *
  *     times_rows(f, terms, w, n, panel, acc, at)    acc[i][at..at + 7] += w's eight rows by entry i of the panel
  *

@@ -83,7 +83,8 @@ static inline float pl_sum_lanes(const float32x4_t *lane)
     return pl_sum4(vaddq_f32(vaddq_f32(by4[0], by4[2]), vaddq_f32(by4[1], by4[3])));
 }
 
-/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+/* ---- sixteen lanes, for attend.h
+ * ---------------------------------------------------------------------------------- */
 
 #define PL_EXP_ROWS 4
 typedef struct pl_lanes {

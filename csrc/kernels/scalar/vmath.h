@@ -99,7 +99,8 @@ static inline float pl_sum_lanes(float *lane)
     return lane[0];
 }
 
-/* ---- sixteen lanes, for attend.h ---------------------------------------------------------------------------------- */
+/* ---- sixteen lanes, for attend.h
+ * ---------------------------------------------------------------------------------- */
 
 #define PL_EXP_ROWS 1
 typedef struct pl_lanes {
