@@ -93,8 +93,8 @@ static void read_brand(void)
 }
 
 #ifdef PL_HAVE_AMX
-/* Whether the system lets this process use tile registers. Linux wants to be asked, for signals then need larger stacks
- * (Documentation/arch/x86/xstate.rst); it refuses where a thread has set up one that is too small. */
+/* Whether the system lets this process use tile registers. Linux requires a request, because signals then need larger
+ * stacks (Documentation/arch/x86/xstate.rst); it refuses if a thread has set up one that is too small. */
 static int may_use_tiles(void)
 {
 #if defined(__linux__) && defined(SYS_arch_prctl)

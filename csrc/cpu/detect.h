@@ -1,4 +1,4 @@
-/* Which instruction sets this build holds and this processor (and its operating system) can run. */
+/* Which instruction sets this build contains and this processor (with its operating system) can run. */
 #ifndef PL_DETECT_H
 #define PL_DETECT_H
 

@@ -33,7 +33,7 @@ static double quota_here(const char *root, const char *mount, const char *group,
     return q;
 }
 
-/* The least quota from `mount` + `group` up to `mount`. `group` is truncated on the way up. */
+/* The smallest quota from `mount` + `group` up to `mount`. `group` is truncated on the way up. */
 static double quota_upward(const char *root, const char *mount, char *group, int v2)
 {
     double least = 0;

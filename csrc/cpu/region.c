@@ -1,5 +1,5 @@
-/* An OpenMP region; or, with PL_REGION_PTHREADS, one of POSIX threads: where there is no OpenMP, and for sanitizers,
- * since gcc's thread sanitizer does not see the synchronisation inside its own OpenMP library. */
+/* An OpenMP region; or, with PL_REGION_PTHREADS, one of POSIX threads, if there is no OpenMP, and for sanitizers, since
+ * gcc's thread sanitizer does not see the synchronisation inside its own OpenMP library. */
 #include "region.h"
 
 #if defined(PL_REGION_PTHREADS)

@@ -17,14 +17,14 @@
 #include "thread.h"
 
 enum {
-    SLOW_PAGES = 3, /* an interrupt, or the end of what is backed, is no reason yet */
-    FAILURES = 8,   /* pages that could not be gathered, one after another, before the rest stays as it is */
+    SLOW_PAGES = 3, /* fewer may be due to an interrupt, or to the end of backed memory */
+    FAILURES = 8,   /* consecutive pages that could not be gathered, after which the rest is left as it is */
     LOWEST = 19,
-    WAIT_NS = 20000000, /* without a job: the engine rests */
-    BUSY_PAUSES = 20,   /* where it never does, a page is gathered, then as many times as long not */
+    WAIT_NS = 20000000, /* without a job: the engine is idle */
+    BUSY_PAUSES = 20,   /* if it never is: pauses after gathering a page, each as long as that took */
 };
 #define STACK_BYTES ((size_t)256 << 10)
-#define BUSY_NS INT64_C(10000000000) /* of work without a rest */
+#define BUSY_NS INT64_C(10000000000) /* of work without idle time */
 
 void pl_settle_init(pl_settle *s, void *p, size_t bytes, int64_t slow_ns)
 {
@@ -55,7 +55,7 @@ void pl_settle_beside(pl_settle *s, void *p, size_t bytes)
 
 enum { STOPPED, RESTS, BUSY };
 
-/* Waits until the engine rests, or for `most` nanoseconds. ended: jobs at the last look. */
+/* Waits until the engine is idle, or for `most` nanoseconds. ended: jobs ended at the last check. */
 static int wait_for_rest(const pl_settle *s, int64_t most, unsigned *ended)
 {
     unsigned now;
@@ -71,8 +71,8 @@ static int wait_for_rest(const pl_settle *s, int64_t most, unsigned *ended)
     return STOPPED;
 }
 
-/* Gathers an arena's memory until `most_failures` huge pages, one after another, could not be had; 0 then, or where it
- * is stopped. *most: nanoseconds to wait for a rest. */
+/* Gathers an arena's memory until `most_failures` consecutive huge pages could not be had; 0 then, or if it is stopped.
+ * *most: nanoseconds to wait for the engine to be idle. */
 static int gather_all(const pl_settle *s, char *p, size_t bytes, int most_failures, int64_t *most, unsigned *ended)
 {
     int failed = 0;

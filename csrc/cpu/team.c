@@ -1,7 +1,7 @@
 /* The engine thread, its queue of jobs and its OpenMP team: see team.h.
  *
  * One mutex guards the queue. The engine's last access to a job is the store to `done`, so that a waiter that sees it
- * may free the job at once. A sleeping waiter is woken through a node on its own stack.
+ * may free the job immediately. A sleeping waiter is woken through a node on its own stack.
  */
 #if defined(__linux__)
 #define _GNU_SOURCE
@@ -41,8 +41,8 @@
 
 /* How long a waiter, and the idle engine with its team, poll before they sleep. They yield between polls: otherwise
  * they could occupy the very processor that the other side needs. Round trip of an empty job of one thread, median, two
- * busy cores of a Zen 4: 4.4 us; 9.3 us without polling; 32 us (next call at once) to 78 us (after 30 us) when polling
- * without yielding. */
+ * busy cores of a Zen 4: 4.4 us; 9.3 us without polling; 32 us (next call immediately) to 78 us (after 30 us) when
+ * polling without yielding. */
 #define WAITER_SPIN_NS 20000
 #define ENGINE_SPIN_NS 50000
 

@@ -41,7 +41,7 @@ static int count_bits(const cpu_bits *b)
     return n;
 }
 
-/* "0-3,8,10-11" -> bits; how many. */
+/* "0-3,8,10-11" -> bits; returns how many are set. */
 static int parse_list(const char *p, cpu_bits *bits)
 {
     memset(bits, 0, sizeof *bits);
@@ -109,8 +109,8 @@ static int allowed_by_kernel(cpu_bits *bits)
     return n;
 }
 
-/* OpenMP's library, told to bind threads, binds the one that loads it to the first place. Then the process may use the
- * processors of all places. Returns how many there are. */
+/* An OpenMP library that was told to bind threads binds the one that loads it to the first place, although the process
+ * may use the processors of all places. Returns how many those are. */
 static int unbind(cpu_bits *bits)
 {
     int *processors = malloc(sizeof *processors * MAX_CPUS), bound = 0;
@@ -184,9 +184,9 @@ static int count_cores(const char *root, const cpu_bits *allowed, int logical, i
     return distinct;
 }
 
-/* Keeps only the fast processors, where a machine has two kinds: each thread gets the same share of a
- * product, so that all would wait for the slow ones. On Intel's, the quick ones are `cpu_core`; where capacities are
- * known, as on Arm, they have at least half of the largest. */
+/* Keeps only the fast processors if a machine has two kinds: each thread gets the same share of a product, so all would
+ * wait for the slow ones. On Intel's, the fast ones are `cpu_core`; if capacities are known, as on Arm, they have at
+ * least half of the largest. */
 static void leave_quick(const char *root, cpu_bits *cpus)
 {
     cpu_bits quick = {0};

@@ -7,7 +7,7 @@
 typedef struct pl_topology {
     int logical;       /* processors this process may run on (affinity) */
     int physical;      /* distinct cores among them */
-    int quick;         /* those that are no efficiency cores */
+    int quick;         /* those that are not efficiency cores */
     double quota;      /* processors granted by the cgroup and those above it (v1 or v2); 0 = no limit */
     double processors; /* that it can use at the same time: min(logical, quota) */
     int threads;       /* default: min(quick, max(1, floor(quota)), PL_MOST_THREADS) */
