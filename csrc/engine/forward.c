@@ -7,9 +7,9 @@
 #include <string.h>
 #include <time.h>
 
-enum { MASK_YIELDS = 200 }; /* before a thread that waits for masks sleeps: about 0.1 ms where nobody else runs */
+enum { MASK_YIELDS = 200 }; /* before a thread that waits for masks sleeps: about 0.1 ms if nothing else runs */
 
-/* Waits until the caller has written the masks -> whether it has; 0: the pass is cancelled instead. */
+/* Waits until the caller has written the masks. Returns 1, or 0 if the pass is cancelled instead. */
 static int await_masks(pl_task *task)
 {
     for (int i = 0; !atomic_load_explicit(&task->masks_ready, memory_order_acquire); i++) {

@@ -1,12 +1,12 @@
-/* Keys and values of a sequence as its cache has them, for inspection. Each tier lays out its pages in a way of its
- * own, and only its attention reads them: a query that is 1 in one channel and 0 elsewhere has that channel of a key as
- * its score, and what sees one key alone gives its value. */
+/* Keys and values of a sequence as its cache has them, for inspection. Each tier lays out its pages in its own way, and
+ * only its attention can read them. So attention does: a query that is 1 in one channel and 0 elsewhere has that
+ * channel of a key as its score, and a query that sees only one key gives that key's value. */
 #include "model.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 16 /* channels asked for at once: as many states fit a thread's scratch */
+#define ROWS 16 /* channels read at a time: so many states fit into a thread's scratch */
 
 typedef struct body {
     pl_keys k;      /* its arrays are the caller's */

@@ -102,7 +102,7 @@ static void set_caches(pl_model *m)
     m->qtile_rows = 16;
     for (int i = 0; i < m->plan.n_caches; i++) {
         const pl_cache_desc *c = &m->plan.caches[i];
-        /* where a token sees later ones, no page is ever out of a window's reach */
+        /* if tokens see later ones, no page is ever out of a window's reach */
         m->groups[i] = (pl_group){c->n_layers,
                                   c->n_kv,
                                   c->causal ? c->window : 0,

@@ -28,7 +28,7 @@ struct pl_model {
     size_t arena_bytes, work_bytes;
     int huge;
     pl_settle settle;                    /* of the arena, if it is the model's own */
-    int packed;                          /* the arena holds what another model has packed, and can only be read */
+    int packed;                          /* the arena holds what another model has packed, and is read-only */
     float **scratch;                     /* per thread */
     void **sample_scratch;               /* per thread */
     struct pl_expert_room **expert_room; /* per thread */
@@ -49,7 +49,7 @@ pl_status pl_plan_check(const pl_plan *plan, pl_error *error);
 
 /* Forms in which an operation reads a buffer for matrix products. */
 int pl_op_forms(const pl_plan *plan, const pl_op *op, int buf);
-/* A copy of n elements of `size` bytes, to be freed; NULL without memory. */
+/* A copy of n elements of `size` bytes, to be freed; NULL if out of memory. */
 void *pl_copy_of(const void *src, size_t n, size_t size);
 /* Sets the buffers' forms and stored terms, the head's rows, and `finish` (n_ops); raises the terms in `segs`
  * (n_segs). */

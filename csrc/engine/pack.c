@@ -79,7 +79,7 @@ static int pack_rows(pl_model *m, body *b, int mat, int e, int64_t r, int64_t n,
     return 0;
 }
 
-/* This thread's rows of matrix e of a stack; 0, or -1 where packing ends early. */
+/* Packs this thread's rows of matrix e of a stack; 0, or -1 if packing ends early. */
 static int pack_part(pl_task *task, int mat, int e, const pl_team *team, int tid)
 {
     pl_model *m = task->model;

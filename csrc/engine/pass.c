@@ -181,10 +181,10 @@ static void sort_rows(const pl_model *m, pl_pass_body *b)
     }
 }
 
-/* Of the states of chunks that are computed side by side; more only where threads would be idle. Without a bound they
- * would take as much as threads times keys: with 96 threads, 512 rows and 131,072 keys 4 GB. */
+/* Bound for the states of chunks that are computed side by side, exceeded only if threads would otherwise be idle.
+ * Without it they would grow with threads times keys: 4 GB with 96 threads, 512 rows and 131,072 keys. */
 #define PARTIAL_BYTES ((size_t)16 << 20)
-/* Work items of a thread, few of which then wait for the last ones. */
+/* Work items per thread: enough that threads wait little for the last ones. */
 #define ITEMS_PER_THREAD 4
 
 /* Allocates the states of chunks if few rows attend to many keys. Nonzero if out of memory. */

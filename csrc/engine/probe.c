@@ -15,7 +15,7 @@ struct pl_probe {
     int threads;
     size_t bytes;
     int huge;     /* the second buffer has huge pages */
-    int turns;    /* this processor reads fastest so (kernels/prefetch.h) */
+    int turns;    /* this processor reads fastest in turns (kernels/prefetch.h) */
     void *buf[2]; /* in 4 KB pages, or NULL; in 2 MB pages */
     /* the current run */
     int part, parts; /* of what is touched */
@@ -29,7 +29,7 @@ struct pl_probe {
     } *each;
     const pl_product *products;
     int count;
-    int64_t until; /* products do not begin later */
+    int64_t until; /* no product begins later */
     int64_t *took; /* nanoseconds of each product */
     void *work; /* what a product needs besides its weights; kept, so that a measurement does not wait for new memory */
     size_t work_bytes;
@@ -37,7 +37,7 @@ struct pl_probe {
 
 #define CHAIN 16
 
-/* Additions of which each waits for the one before it: one per cycle, whatever else uses the core's ports. */
+/* Additions that each wait for the one before: one per cycle, whatever else uses the core's ports. */
 static double count_cycles(int64_t n)
 {
     uint64_t x = 0, y = (uint64_t)n;

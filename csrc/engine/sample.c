@@ -236,7 +236,7 @@ static double report_top(pl_candidates *c, const pl_sample_params *p, pl_sampled
     return log_sum;
 }
 
-/* Whether the mask acts before anything reads the logits, so that `top` is computed once, of what it leaves. */
+/* Whether the mask acts before anything reads the logits, so that `top` is computed once, from what it leaves. */
 static int masked_first(const pl_sample_params *p, int vocab)
 {
     return p->mask && p->n_bias <= 0 && p->n_logprobs < 0 && !acts(p, PL_PENALTIES, vocab) && !acts(p, PL_DRY, vocab);

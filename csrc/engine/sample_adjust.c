@@ -68,7 +68,7 @@ static void forbid(pl_candidates *c, const uint32_t *mask)
         if (left == 0xffffffffu)
             for (int i = 0; i < 32; i++)
                 c->row[at + i] = -INFINITY;
-        else /* few of a word, mostly */
+        else /* mostly few per word */
             for (; left; left &= left - 1)
                 c->row[at + __builtin_ctz(left)] = -INFINITY;
     }
