@@ -1,4 +1,4 @@
-/* Private to formats/: what the files of the families hand to the table. */
+/* Private to formats/: what the families' files provide for the table. */
 #ifndef PL_FORMATS_FAMILIES_H
 #define PL_FORMATS_FAMILIES_H
 

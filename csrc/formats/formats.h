@@ -21,7 +21,7 @@
  *   scales  [groups of the block][16 rows], scaled formats [16 rows][groups], in the format's form; then, with a min,
  *           the mins likewise.
  *           plain formats: F16, or bytes E8M0: 2^(e - 128), half of the power of two that e8m0 stands for, since the
- *                   values of the table that it goes with are doubled; or F16Z: F16 scales, then a byte for each,
+ *                   values of its table are doubled; or F16Z: F16 scales, then a byte for each,
  *                   its zero point: the min is -(scale * zero point), exact in float32.
  *           super formats (256 weights share f16 factors): 8-bit integers, unsigned (U8) or signed (I8), or both as
  *                   nibbles of a byte (U4): the scale in the low one, the min in the high one.
@@ -32,11 +32,11 @@
  * Codes are unsigned. A weight is
  *   w = s * (code - offset) + m
  * with s = scale (plain) or unit * d * sc (super, exact in float32), m = min (plain) or -(dmin * mn), or 0.
- * Where the format has a table, table[code] stands in place of the code.
- * A group of 16 has two scales a block: the first for k 0..15, the second for k 16..31.
+ * If the format has a table, table[code] takes the place of the code.
+ * With groups of 16, a block has two scales per row: the first for k 0..15, the second for k 16..31.
  *
  * Float formats. F32 and F16: [k][16 rows]. BF16: [ceil(k/2)][16 rows][2], zero beyond k: the order
- * that vdpbf16ps wants.
+ * that vdpbf16ps needs.
  *
  * Source of the file formats: ggml-common.h and gguf-py's quants.py of the GGUF project (facts only).
  */
@@ -119,8 +119,8 @@ typedef struct pl_shape {
     /* kernels' choices, for their entries of activations (kernels/matmul.h) */
     int padded;   /* have four words */
     int paired;   /* scaled formats: k of both groups side by side */
-    int products; /* scaled formats: are multiplied by codes times scales, with an offset for the block */
-    int signs;    /* codes' magnitudes, and apart from them which are negative */
+    int products; /* scaled formats: are multiplied by codes times scales, with one offset per block */
+    int signs;    /* have codes' magnitudes and, separately, which are negative */
 } pl_shape;
 
 /* A row of PL_INT_FORMATS -> an initialiser. */
@@ -154,11 +154,11 @@ typedef struct pl_format {
     void (*split)(const uint8_t *block, int slice, uint8_t *codes, uint16_t *scale, uint16_t *min, uint16_t *factor);
 } pl_format;
 
-/* NULL where unknown. */
+/* NULL if unknown. */
 const pl_format *pl_format_get(pl_format_id id);
 const pl_format *pl_format_from_gguf(int gguf_type);
 
-/* Bytes of a row of k weights in a file; -1 where k is no multiple of the block. */
+/* Bytes of a row of k weights in a file; -1 if k is not a multiple of the block. */
 int64_t pl_row_bytes(const pl_format *f, int64_t k);
 /* File bytes of one row of k weights -> float32, bit-identical to gguf-py. k: a multiple of block. */
 void pl_decode(const pl_format *f, const uint8_t *src, float *dst, int64_t k);

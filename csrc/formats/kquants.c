@@ -16,7 +16,7 @@
  * bytes 0.. and 32.., slices 2, 3 the high ones) and 32 bytes of pairs. */
 #include "families.h"
 
-/* Scale and min of a slice, out of the 12 bytes: the first four are whole in bytes 0..7, the others have their low
+/* Scale and min of a slice, from the 12 bytes: the first four are whole in bytes 0..7, the others have their low
  * four bits in bytes 8..11 and their upper two atop bytes 0..7. */
 static void scale_and_min(const uint8_t *p, int slice, uint16_t *scale, uint16_t *min)
 {

@@ -12,7 +12,7 @@
  *   bits     of a code
  *   group    weights that share a scale
  *   offset   what is subtracted from a code
- *   min      1: a min as well for each group, in the form of the scale; then no offset
+ *   min      1: each group also has a min, in the form of the scale; then no offset
  *   scale    PL_SCALE_*, the form of a scale in a packed block
  *   table    what 4-bit codes stand for (formats.h), or NONE: codes stand for themselves */
 /* clang-format off */
@@ -32,7 +32,7 @@
     DO(IQ4_XS, 23,     256,  136,   4,    32,   128,  0,    I8,   IQ4)            \
     DO(MXFP4,  39,      32,   17,   4,    32,    12,  0,  E8M0,   FP4)            \
     DO(NVFP4,  40,      64,   36,   4,    16,    12,  0,   F16,   FP4)            \
-    /* no format of GGUF: 4-bit weights of Hugging Face folders with a zero point for each group (legacy.c) */ \
+    /* not a GGUF format: 4-bit weights of Hugging Face folders with a zero point for each group (legacy.c) */ \
     DO(INT4, 1004,      32,   19,   4,    32,     0,  1,  F16Z,  NONE)
 
 /* Rarer formats, which share the kernels of a family, named last: it has a format's bits, group and form of scale. */

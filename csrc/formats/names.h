@@ -6,7 +6,7 @@
 
 /* ggml's number of a weight format that the engine runs, by name ("Q4_K"); -1 for others. */
 int pl_format_number(const char *name);
-/* Bytes of a row of k weights in the format of ggml's number; -1 where k is no multiple of its block. */
+/* Bytes of a row of k weights in the format of ggml's number; -1 if k is not a multiple of its block. */
 int64_t pl_format_row(int number, int64_t k);
 /* Whether the two products of a pair of codes with activations of eight bits fill 16 bits. */
 int pl_format_wide(int number);

@@ -82,7 +82,7 @@ int64_t pl_tile_bytes(const pl_format *f, int64_t k)
     return k / PL_BLOCK * f->shape.packed_block + k / 256 * f->shape.packed_header; /* plain formats: no header */
 }
 
-/* Scale of a group, out of what `split` gives. */
+/* A group's scale, from what `split` gives. */
 static float scale_of(const pl_shape *f, uint16_t scale, uint16_t factor)
 {
     switch (f->scale) {
