@@ -59,7 +59,7 @@ void pl_put_nibbles(const uint8_t *codes, uint8_t *out)
 /* Bit i of the result: bit 4 of code i. */
 static void fifth_bits(const uint8_t *codes, uint8_t *out)
 {
-    for (int i = 0; i < 4; i++) { /* a product moves the bit of byte j of eight to bit 56 + j */
+    for (int i = 0; i < 4; i++) { /* a product moves the bit of byte j of the eight to bit 56 + j */
         uint64_t eight;
         memcpy(&eight, codes + 8 * i, sizeof eight);
         out[i] = (uint8_t)((eight >> 4 & 0x0101010101010101) * 0x0102040810204080 >> 56);

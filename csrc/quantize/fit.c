@@ -66,7 +66,7 @@ static sums sums_of(const float *x, const float *w, int n, const float *q)
     return (sums){total(a), total(b), total(c)};
 }
 
-/* Scale and min that are best for the codes of `s`. Returns by how much they lower the error from that of zeros. */
+/* The best scale and min for the codes of `s`. Returns by how much they lower the error below that of zeros. */
 static double solve(sums s, float sum_w, float sum_x, pl_fit_kind kind, float *d, float *m)
 {
     const double q = s.q, qq = s.qq, xq = s.xq, one = sum_w, x = sum_x, det = one * qq - q * q;
@@ -101,7 +101,7 @@ float pl_largest(const float *x, int n)
     return isnan(largest) ? INFINITY : largest;
 }
 
-/* The scale that just spans the values, as its inverse; where it starts. 0: all values are the same. */
+/* The inverse of the scale that just spans the values, and where the span starts. 0: all values are the same. */
 static float span(const pl_book *b, const float *x, int n, pl_fit_kind kind, float *start)
 {
     float low = x[0], high = x[0];

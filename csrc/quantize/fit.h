@@ -13,7 +13,7 @@
 /* The values that codes stand for: the integers lo .. hi, or those of a table. */
 typedef struct pl_book {
     float lo, hi;
-    float spread;                /* half the width of the range of scales that are tried, in parts of the usual scale */
+    float spread;                /* half the width of the range of scales tried, as a fraction of the usual scale */
     const float *table, *middle; /* (16) ascending values, (15) the borders between them; or NULL */
 } pl_book;
 
@@ -23,7 +23,7 @@ float pl_assign(const pl_book *b, const float *x, const float *w, int n, float d
 void pl_fit_one(const pl_book *b, const float *x, const float *w, int n, pl_fit_kind kind, float *d, float *m);
 /* Largest absolute value of x (n); NaN and infinity give infinity. */
 float pl_largest(const float *x, int n);
-/* 1 / d; 0 where d is 0 or so small that the quotient is not finite. */
+/* 1 / d; 0 if d is 0 or so small that the quotient is not finite. */
 static inline float pl_inverse_of(float d)
 {
     const float inverse = 1.0f / d;
@@ -40,7 +40,7 @@ typedef struct pl_plain_kind {
 typedef struct pl_super {
     uint16_t d, dmin; /* f16 */
     int sc[PL_GROUPS], mn[PL_GROUPS];
-    float q[PL_SUPER]; /* while it is searched */
+    float q[PL_SUPER]; /* during the search */
     uint8_t code[PL_SUPER];
 } pl_super;
 
@@ -50,7 +50,7 @@ typedef struct pl_super_kind {
     int group;                                    /* weights that share a scale */
     int has_min;                                  /* w = d sc q - dmin mn */
     int sc_lo, sc_hi;                             /* the integers that a scale may be */
-    int by_square;                                /* errors count by the square of the weight, see super.c */
+    int by_square;                                /* errors are weighted by the weight's square, see super.c */
     void (*put)(const pl_super *s, uint8_t *out); /* the block's bytes */
 } pl_super_kind;
 
@@ -63,9 +63,9 @@ static inline float pl_nearest(float v, float lo, float hi)
     v = v > hi ? hi : v;
     return v + 12582912.0f - 12582912.0f;
 }
-/* Blocks of x -> out, each group fitted by the kernel `fit` alone: a few scales, no weights. */
+/* Blocks of x -> out, each group fitted by the kernel `fit` alone: a few scales, no importance. */
 int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t blocks, uint8_t *out);
-/* Whether it does the format. */
+/* Whether pl_quick can make the quantiser's format. */
 int pl_quick_has(const pl_quantizer *q);
 
 /* Values that the codes of IQ4_NL and IQ4_XS stand for, and the borders between them. */

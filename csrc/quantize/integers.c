@@ -8,7 +8,7 @@
 
 #define ROWS 16
 
-/* The nibble of a word at which AWQ keeps the row 8 q + i: rows 0, 2, 4, 6, 1, 3, 5, 7 come one after the other. */
+/* The nibble of a word at which AWQ keeps the row 8 q + i: the order is rows 0, 2, 4, 6, 1, 3, 5, 7. */
 static const uint8_t place_of_row[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 static inline int code_at(const pl_integers *w, int64_t row, int64_t column)
@@ -82,7 +82,7 @@ void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t from,
             }
 }
 
-/* By masks, so that compilers vectorise it. */
+/* With masks instead of branches, so that compilers vectorise it. */
 static void put_fp8(const uint8_t *restrict codes, int64_t n, float scale, float *restrict out)
 {
     for (int64_t i = 0; i < n; i++) {

@@ -13,21 +13,21 @@ typedef struct pl_integers {
     int bits;         /* 4 or 8 */
     int columns;      /* of a word: 8 (4 bits), 4 (8 bits), or k */
     int rows_of_word; /* 1; or 8 (AWQ, 4 bits), and then `columns` is 1 */
-    int flip;         /* 0x80 where codes are signed bytes, else 0 */
+    int flip;         /* 0x80 if codes are signed bytes, else 0 */
     int64_t k, groups;
-    const int32_t *order; /* (k): the column that comes at each place, NULL: all in their places */
+    const int32_t *order; /* (k): the column at each place; NULL: each in its own */
     const int32_t *group; /* (k): the group of the column at each place */
     const float *scale;   /* (rows, groups) */
     const int16_t *zero;  /* (rows, groups) */
 } pl_integers;
 
 typedef enum {
-    PL_INTEGERS_F32,  /* exact but for the rounding of each product */
+    PL_INTEGERS_F32,  /* exact except for the rounding of each product */
     PL_INTEGERS_INT4, /* scales in F16, zero points 0..255; each block of 32 columns in one group */
     PL_INTEGERS_Q8_0, /* scales in F16; code - zero in a signed byte, likewise */
 } pl_integers_to;
 
-/* Rows [from, to) -> out. */
+/* Rows [from, to) -> blocks in `out`. */
 void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t from, int64_t to, uint8_t *out);
 
 /* A matrix in FP8 (OCP 8-bit floating point, e4m3 without infinities), a scale for each block of (block_rows,

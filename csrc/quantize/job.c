@@ -16,7 +16,7 @@ struct pl_quantizing {
     const pl_format *from;
     const uint8_t *src;
     const float *importance;
-    float *ones; /* (block) the importance where none is given */
+    float *ones; /* (block) the importance if none is given */
     float *room; /* (threads, stride) a decoded row of each thread, at a cache line of its own */
     int64_t stride;
     int64_t rows, k;
@@ -24,7 +24,7 @@ struct pl_quantizing {
     pl_job *job;
     atomic_int cancel;
     atomic_llong done;
-    atomic_llong wrong; /* least row that cannot be held, or `rows` */
+    atomic_llong wrong; /* first row that cannot be held, or `rows` */
 };
 
 static int quantize_row(const pl_quantizing *w, int64_t row, float *x)

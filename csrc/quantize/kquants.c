@@ -1,4 +1,4 @@
-/* Q2_K .. Q6_K and IQ4_XS: codes, integer scales and factors into the bytes of a super block.
+/* Q2_K .. Q6_K and IQ4_XS: codes, integer scales and factors -> the bytes of a super block.
  *
  *   Q2_K  16 bytes (scale in the low nibble, min in the high one), 64 bytes of pairs, f16 d, f16 dmin
  *   Q3_K  32 bytes of third bits, 64 bytes of pairs, 12 bytes of 6-bit scales (+ 32), f16 d

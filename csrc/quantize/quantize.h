@@ -17,22 +17,22 @@ typedef struct pl_quantizer {
     int gguf;         /* ggml's number of the format */
     int block;        /* weights of a block */
     int block_bytes;
-    /* A block of x (block) -> out (block_bytes). importance: (block), at least 0. 0, or -1 where the format cannot hold
+    /* A block of x (block) -> out (block_bytes). importance: (block), at least 0. 0, or -1 if the format cannot hold
      * the values (beyond its range, or not finite). */
     int (*run)(const struct pl_quantizer *q, const float *x, const float *importance, uint8_t *out);
-    const struct pl_plain_kind *plain; /* what tells formats of one kind apart (fit.h), or NULL */
+    const struct pl_plain_kind *plain; /* what distinguishes formats of one kind (fit.h), or NULL */
     const struct pl_super_kind *super;
 } pl_quantizer;
 
 /* Quantiser i = 0, 1, ..., NULL after the last. */
 const pl_quantizer *pl_quantizer_get(int i);
-/* NULL where there is none of this name. */
+/* NULL if there is none of this name. */
 const pl_quantizer *pl_quantizer_find(const char *name);
 
 typedef struct pl_quantizing pl_quantizing;
 /* Starts to quantise src (rows, k), stored in the format of number `from`, into out, on `threads` threads. importance:
- * (k), or NULL: all equal. quick: a short search where there is no importance and the format has one (pl_quick). k: a
- * multiple of both blocks. The memory must live until pl_quantizing_finish. NULL if out of memory or if no thread can
+ * (k), or NULL: all equal. quick: the short search (pl_quick), if no importance is given and it can make the format. k:
+ * a multiple of both blocks. The memory must live until pl_quantizing_finish. NULL if out of memory or if no thread can
  * be started. */
 pl_quantizing *pl_quantizing_start(const pl_quantizer *q, int from, const uint8_t *src, const float *importance,
                                    int64_t rows, int64_t k, uint8_t *out, int quick, int threads);

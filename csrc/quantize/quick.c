@@ -1,5 +1,5 @@
-/* The quick search: PL_FIT_GROUPS groups at a time by the kernel `fit`, which tries a few scales for each; what super
- * formats round to integers is not searched again. Columns have no weights. */
+/* The quick search: PL_FIT_GROUPS groups at a time by the kernel `fit`, which tries a few scales for each. After super
+ * formats have rounded scales to integers, nothing is searched again. Columns have no importance. */
 #include "fit.h"
 
 #include <math.h>
@@ -58,8 +58,8 @@ static int quick_super(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     return 0;
 }
 
-/* Its scale follows from the largest value, which may be up to 14.5 for 12: of weights in a bell curve, the error is
- * then 0.1 % above that of the best scale. For zeros 2^-4. */
+/* Its scale follows from the largest value, which may be up to 14.5 for 12: for normally distributed weights, the error
+ * is then 0.1 % above that of the best scale. For zeros 2^-4. */
 static int mxfp4_exponent(float most)
 {
     int32_t bits;
@@ -148,7 +148,7 @@ int pl_quick(const pl_quantizer *q, const pl_kernels *k, const float *x, int64_t
                       .hi = (int)b->hi,
                       .table = b->table,
                       .middle = b->middle,
-                      .tries = b->table || two_bits ? 1 : 2, /* a table's codes take as long again */
+                      .tries = b->table || two_bits ? 1 : 2, /* a table's codes take twice as long */
                       .spread = {two_bits ? 0.6f * b->spread : 0, 0.5f * b->spread},
                       .centred = two_bits,
                       .repeats = 1};

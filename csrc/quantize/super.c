@@ -28,7 +28,7 @@ static float sum_of(const float *a, const float *b, int n)
     return sum;
 }
 
-/* The integer min that suits the codes of a group. */
+/* The best integer min for the codes of a group. */
 static int best_min(const float *x, const float *w, const float *q, int n, float scale, float dmin)
 {
     const float ones[32] = {[0 ... 31] = 1.0f};
@@ -71,7 +71,7 @@ static float fit_groups(const pl_super_kind *k, const float *x, const float *w, 
     return error;
 }
 
-/* The factors that are best for the codes and integers of s. */
+/* The best factors for the codes and integers of s. */
 static void solve_factors(const pl_super_kind *k, const float *x, const float *w, const pl_super *s, float *factor,
                           float *factor_min)
 {
@@ -93,7 +93,7 @@ static void solve_factors(const pl_super_kind *k, const float *x, const float *w
     }
 }
 
-/* 0, or -1 where the values are beyond the format's range. */
+/* 0, or -1 if the values are beyond the format's range. */
 static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_super *s)
 {
     const int groups = PL_SUPER / k->group;
