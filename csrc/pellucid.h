@@ -65,7 +65,8 @@ typedef struct pl_model_info {
 pl_status pl_model_new(const pl_plan *plan, const pl_options *options, pl_model **model, pl_error *error);
 /* Validates a plan and computes the size of its packed matrices. */
 pl_status pl_plan_bytes(const pl_plan *plan, int64_t *bytes, pl_error *error);
-/* Moves a file in memory into 2 MB pages, of which each must have begun -> 1 if all of it lies in those. */
+/* Moves an in-memory file into 2 MB pages, of each of which it must already hold a part -> 1 if all of it lies in such
+ * pages. */
 int pl_share_huge(int fd, size_t bytes);
 /* Call after packing. A shared file becomes read-only, for this model too; in private memory, small pages are gathered
  * into huge ones (cpu/settle.h). */

@@ -3,7 +3,8 @@
  * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
  * loaded. Keys are processed in chunks of 256 from slot 0, each with a state of its own. Chunks merge from left to
  * right whichever threads computed them, so a few rows that see many keys can be spread over threads without changing a
- * bit. Rows of as many sequences stay with the thread that stored their keys, if that is fair.
+ * bit. If every row is of another sequence, each stays with the thread that stored its keys, as long
+ * as threads get about equal work.
  */
 #include <string.h>
 
@@ -166,7 +167,7 @@ static void merge(const tile *t, float *a, const float *b)
     t->r->m->kernels->attend_merge(m, t->c->dv, a, a + m, a + 2 * m, b, b + m, b + 2 * m);
 }
 
-/* What acc is multiplied by: 1 / sum; with a sink, a score without a value, the sum has its exponential as well. */
+/* The factor for acc: 1 / sum; with a sink, a score without a value, the sum includes its exponential. */
 static float share(const tile *t, float top, float sum, int head)
 {
     if (t->op->vec < 0)
@@ -224,8 +225,8 @@ static void attend_whole(const pl_run *r, const pl_op *op, int item, int tid)
 
 /* ---- few tiles, many keys: chunks side by side ------------------------------------------------------------------- */
 
-/* Chunks in rounds: of each tile `wide` chunks from `first` on, then those after them, ... Number i of all is in round
- * i / (items * wide), and of tile i / wide % items. */
+/* Chunks in rounds: of each tile `wide` chunks from `first` on, then the next ones, and so on. Chunk i of all is in
+ * round i / (items * wide), and belongs to tile i / wide % items. */
 typedef struct parts {
     int items, first, wide, rounds;
 } parts;
@@ -263,7 +264,7 @@ static float *partial_of(const pl_run *r, const pl_op *op, int item, int place)
     return r->partial + ((size_t)item * (r->at_once + 1) + place) * state;
 }
 
-/* Claims the next chunk with keys that its tile sees; beyond the last round: none is left. */
+/* Claims the next chunk with keys that its tile sees; a number beyond the last round means that none is left. */
 static int claim_chunk(const pl_run *r, const pl_op *op, const parts *p, int tid)
 {
     const int all = p->rounds * p->items * p->wide;
@@ -352,10 +353,10 @@ int pl_attend_by_rows(const pl_run *r)
     return 10 * size * most < 11 * all;
 }
 
-enum { ENOUGH = 4 }; /* items of a thread: from so many on, it matters little if one is claimed early */
+enum { ENOUGH = 4 }; /* items per thread from which on it matters little if one is claimed early */
 
-/* Rows of as many sequences: this thread's own, whose keys rope_append has just put into its caches, or those of any.
- * It claims the next item early, to prefetch its keys. */
+/* Attends for rows that are each of another sequence: this thread's own, whose keys rope_append has just put into its
+ * caches, or any. Claims the next item early, to prefetch its keys. */
 static void attend_decoding(const pl_run *r, const pl_op *op, int items, int tid)
 {
     const int n_kv = r->m->caches[op->cache].n_kv;

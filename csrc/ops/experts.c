@@ -8,10 +8,10 @@
 #include "ops.h"
 
 enum {
-    FEW = 16,               /* up to so many rows of an expert, a piece is one step */
+    FEW = 16,               /* up to this many rows of an expert, a piece is one step */
     STEP = 16 * PL_TILE,    /* columns of a step otherwise: gate and up of PL_GATHERED rows fit into the second cache */
     COLUMNS = 64 * PL_TILE, /* columns of a step of few rows */
-    LEAST_WORK = 4          /* a tile is read from memory in the time in which it meets so many rows */
+    LEAST_WORK = 4          /* reading a tile from memory takes as long as multiplying it by this many rows */
 };
 
 /* ---- what does not fit ------------------------------------------------------------------------------------------- */
@@ -95,7 +95,7 @@ size_t pl_experts_layout(const pl_plan *p, int max_rows, struct pl_expert_room *
 
 /* ---- the list, and gathered rows --------------------------------------------------------------------------------- */
 
-/* The expert in a place of a route; -1 where there is none (an inspection may have written anything). */
+/* The expert in a place of a route; -1 if there is none (an inspection may have written anything). */
 static int expert_at(const pl_buf *route, int top_k, int stack, int row, int slot)
 {
     float e = route->f[(size_t)row * 2 * top_k + slot];
@@ -111,7 +111,7 @@ static struct pl_expert_room *list(const pl_run *r, const pl_op *op, int stack, 
     memset(first, 0, sizeof *first * (size_t)(stack + 2));
     for (int row = 0; row < r->n_rows; row++)
         for (int slot = 0; slot < op->top_k; slot++)
-            first[expert_at(route, op->top_k, stack, row, slot) + 2]++; /* those that are none: first[1] */
+            first[expert_at(route, op->top_k, stack, row, slot) + 2]++; /* places without an expert: first[1] */
     first[1] = 0;
     for (int e = 0; e < stack; e++)
         first[e + 2] += first[e + 1];

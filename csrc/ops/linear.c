@@ -51,8 +51,8 @@ const char *pl_check_linear(const pl_plan *p, const pl_op *op)
 
 /* ---- the operation ----------------------------------------------------------------------------------------------- */
 
-/* Whether products go to `out` directly, as those of gathered rows do; else they wait in memory of the thread until a
- * step has all of its own. */
+/* Whether products are written to `out` directly, as those of gathered rows are; else they wait in the thread's memory
+ * until a step has all its products. */
 static int direct(const pl_run *r, const pl_buf *in, const pl_mat *w)
 {
     return r->n_rows <= PL_FEW_ROWS || w->format->is_float || in->dim != w->k;

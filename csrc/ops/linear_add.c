@@ -24,7 +24,7 @@ static void add_products(const pl_run *r, const pl_op *op, int forms, int tid)
             const int c0 = t * PL_TILE, c1 = t1 * PL_TILE < dim ? t1 * PL_TILE : dim;
             const pl_products made = op->vec < 0 ? pl_products_at(r, tmp, row, n, c0, c1, 0, tid)
                                                  : (pl_products){tmp->f + (size_t)row * dim, dim};
-            const int ahead = op->vec < 0 && r->n_rows <= PL_FEW_ROWS; /* a norm of another thread has read `out` */
+            const int ahead = op->vec < 0 && r->n_rows <= PL_FEW_ROWS; /* another thread's norm has read `out` */
             for (int i = 0; i < n && ahead; i++)
                 pl_prefetch_write(out->f + (size_t)(row + i) * dim + c0, sizeof(float) * (size_t)(c1 - c0));
             pl_segment_run(r, seg, t, t1, &m->bufs[op->in], row, n, made.y, made.stride, tid, t > from);

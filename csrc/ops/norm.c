@@ -90,7 +90,7 @@ void pl_op_norm(const pl_run *r, const pl_op *op, int tid)
     const pl_model_tables *m = r->m;
     const pl_buf *in = &m->bufs[op->in], *out = &m->bufs[op->out];
     int from, to, forms = pl_finishes(r, op), width = op->width ? op->width : in->dim;
-    /* Rows that are read in other forms alone need not leave the caches. */
+    /* Rows that are read only in other forms need not leave the caches. */
     const int floats = pl_leaves_floats(r, op) || width < out->dim || out->dim > PL_PRODUCTS;
     pl_my_rows(r, tid, &from, &to);
     for (int i = from; i < to; i++) {

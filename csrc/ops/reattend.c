@@ -1,5 +1,5 @@
-/* One head's attention at some positions anew: over fewer keys, or with weights that are given. For experiments; the
- * attention kernel takes one row at a time. */
+/* Recomputes one head's attention at some positions, over fewer keys or with given weights. For experiments; the
+ * attention kernel gets one row at a time. */
 #include <string.h>
 
 #include "ops.h"
@@ -26,7 +26,7 @@ const char *pl_check_reattend(const pl_plan *p, const pl_op *op)
     return op->vec2 == -1 || pl_has_vec(p, op->vec2, c->n_q) ? NULL : "its sinks";
 }
 
-/* Enters the keys [lo, hi) of a page into the state (top, sum, acc) of a row. */
+/* Adds the keys [lo, hi) of a page to the state (top, sum, acc) of a row. */
 static void enter(const pl_run *r, const pl_op *op, int row, int page, int lo, int hi, float *state, int tid)
 {
     const pl_model_tables *m = r->m;
@@ -60,7 +60,7 @@ static void begin(float *state, int dv)
     state[0] = PL_TOP_NONE;
 }
 
-/* What acc is multiplied by. */
+/* The factor for acc. */
 static float share(const pl_run *r, const pl_op *op, float top, float sum)
 {
     if (op->vec2 < 0)
@@ -71,7 +71,7 @@ static float share(const pl_run *r, const pl_op *op, float top, float sum)
     return e[0] / (sum * e[0] + e[1]);
 }
 
-/* Over the keys [from, to) that `allowed` (width) does not exclude. Where it excludes all: 0. */
+/* Attention over the keys [from, to) that `allowed` (width) does not exclude; 0 if it excludes all. */
 static void attend_some(const pl_run *r, const pl_op *op, int row, int from, int to, const float *allowed, float *y,
                         int tid)
 {

@@ -107,8 +107,8 @@ static void append(const pl_run *r, const pl_op *op, int i, const float *k)
     }
 }
 
-/* Asks for what append() writes of row i. A key has a place in each line of its group of slots, and decoded rows have
- * theirs in memory: with 16 sequences of SmolLM2 the operation takes half of its time so. Rows of a prompt share
+/* Prefetches what append() writes for row i. A key has a place in each line of its group of slots, and for decoded rows
+ * these lines are in memory: with 16 sequences of SmolLM2, this halves the operation's time. Rows of a prompt share
  * lines. */
 static void append_ahead(const pl_run *r, const pl_op *op, int i)
 {

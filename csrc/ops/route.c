@@ -115,7 +115,7 @@ static void usual_row(const pl_model_tables *m, const pl_op *op, float *x, int n
     const pl_kernels *k = m->kernels;
     float *weight = y + op->top_k, sum = 0.0f;
     uint8_t chosen[PL_MAX_EXPERTS];
-    int found = 0, raw = op->vec < 0 && !op->groups; /* choosing by scores keeps what softmax rounds to equal values */
+    int found = 0, raw = op->vec < 0 && !op->groups; /* scores still differ where softmax rounds to equal values */
     if (raw)
         choose(op, x, n, chosen);
     if (op->route & PL_ROUTE_SIGMOID)

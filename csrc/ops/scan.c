@@ -33,7 +33,7 @@ const char *pl_check_scan(const pl_plan *p, const pl_op *op)
     return pl_has_vec(p, op->vec, n + dts + (is_delta(op) ? 0 : n)) ? NULL : "its vector";
 }
 
-/* log(1 + t), 0 <= t <= 1: 2 artanh(t / (2 + t)); what is left out of the series is below 1e-11. */
+/* log(1 + t), 0 <= t <= 1: 2 artanh(t / (2 + t)); the rest of the series is below 1e-11. */
 static float log1p_of(float t)
 {
     const double s = t / (2.0 + t), z = s * s;
@@ -77,8 +77,8 @@ static void compute_decays(const pl_kernels *k, const float *dt, const float *bi
     k->exp(decay, n, decay);
 }
 
-/* Of one row: decay and gain (n_v) of each value head, scales (n_k) of each query and key; then, where each key channel
- * has one, the decays (n_v, dk), and those of heads are left as they are. */
+/* For one row: decay and gain (n_v) of each value head, scales (n_k) of each query and key; then, if each key channel
+ * has its own, the decays (n_v, dk), and those of heads are left as they are. */
 static void compute_gates(const pl_run *r, const pl_op *op, int row, float *decay)
 {
     const pl_model_tables *m = r->m;

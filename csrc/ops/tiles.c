@@ -14,7 +14,7 @@ void pl_product_run(const pl_run *r, const pl_segment *seg, const pl_mat *w, int
         tiles = 1;
     if (!w->format->is_float || pl_divides(m, w))
         rows = n;
-    if (w->format->is_float && !again) /* what is laid out there for integer formats may be left of earlier rows */
+    if (w->format->is_float && !again) /* a panel there, made for integer formats, may be of earlier rows */
         memset(r->kernel_scratch[tid], 0, 64);
     if (n <= rows)
         tiles = tile1 - tile0;
@@ -62,9 +62,10 @@ int pl_segment_tiles(const pl_model_tables *m, const pl_segment *seg)
     return (m->mats[seg->mat].rows + PL_TILE - 1) / PL_TILE;
 }
 
-/* Half instructions of a row with a block. By vectors eight for each term and three for each scale; a tile register
- * adds up while vectors scale, and half of that comes with another term. Measured with AVX-512 and AMX: two terms of
- * Q4_0 take 1.8 and 1.5 of the time of one, of Q4_1 with tiles 1.3; Q6_K takes with tiles 1.9 of the time of Q4_0. */
+/* Half instructions of a row with a block. With vectors, eight instructions per term and three per scale; a tile
+ * register adds up while vectors scale, and a second term adds half of the latter. Measured with AVX-512 and AMX: two
+ * terms of Q4_0 take 1.8 and 1.5 times as long as one, of Q4_1 with tiles 1.3; with tiles, Q6_K takes 1.9 times as long
+ * as Q4_0. */
 static int steps_of(const pl_run *r, const pl_segment *seg)
 {
     const pl_format *format = r->m->mats[seg->mat].format;
@@ -92,7 +93,7 @@ static int stack_tiles(const pl_model_tables *m, const pl_segment *seg)
     return pl_segment_tiles(m, seg) * m->stacks[seg->mat];
 }
 
-/* Most rows that meet the segment at once: where the kernel divides them, as many as it lays out at once with a k of
+/* Most rows that meet the segment at once: if the kernel divides them, as many as it lays out at once with a k of
  * 2048, so that the next tiles meet the same ones. */
 static int most_rows(const pl_run *r, const pl_segment *seg)
 {
