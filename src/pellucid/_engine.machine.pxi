@@ -34,7 +34,7 @@ def topology():
 
 
 def processors():
-    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota where it
+    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota if that
     allows fewer."""
     cdef pl_topology t
     pl_topology_read(b"", &t)

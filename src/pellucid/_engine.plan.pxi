@@ -1,4 +1,4 @@
-# Part of _engine.pyx: plans, and the kinds of operation that they are made of, over csrc/ops/op.h and csrc/ops/table.h.
+# Part of _engine.pyx: plans, and the kinds of operation they consist of, over csrc/ops/op.h and csrc/ops/table.h.
 
 class KindOfOperation(IntEnum):
     """A kind of operation, with its properties from the engine's table (csrc/ops/table.h)."""
@@ -45,7 +45,7 @@ class KindOfOperation(IntEnum):
 
     @property
     def least_terms(self):
-        """Least number of int8 terms of its activations."""
+        """Minimum number of int8 terms of its activations."""
         return max(1, pl_op_table[<int>self].least_terms)
 
 
@@ -70,7 +70,7 @@ FLAGS = {"gated": PL_CONV_GATED, "delta": PL_SCAN_DELTA, "each": PL_SCAN_EACH, "
 
 
 cdef bint is_made(data):
-    """Whether bytes, or some of them, are computed when they are asked for (parts.Made)."""
+    """Whether bytes, or some of them, are computed on request (parts.Made)."""
     return hasattr(data, "make") or any(is_made(part) for part in getattr(data, "parts", ()))
 
 
@@ -146,7 +146,7 @@ cdef class Tables:
             mats[i].source.fd = -1
             if packed:
                 continue
-            if is_made(m.data):  # Engine.pack asks for its bytes
+            if is_made(m.data):  # Engine.pack requests its bytes
                 continue
             if not hasattr(m.data, "parts"):
                 mats[i].source = self.source(m.data)

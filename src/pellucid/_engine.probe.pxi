@@ -20,7 +20,7 @@ cdef class Probe:
             status = pl_probe_new(number, threads, size, small, &self.probe, &error)
         if status:
             raise_status(status, &error)
-        cdef int part, parts = <int>((size >> 25) + 1)  # of 32 MB: between them Ctrl-C ends it
+        cdef int part, parts = <int>((size >> 25) + 1)  # of 32 MB: Ctrl-C takes effect between them
         for part in range(parts):
             with nogil:
                 status = pl_probe_touch(self.probe, part, parts, &error)
@@ -33,12 +33,12 @@ cdef class Probe:
 
     def has(self, str kind):
         """Whether this machine and tier can run it: read_2m needs 2 MB pages, bf16 an instruction;
-        int8_wide is there where int8 is another."""
+        int8_wide is available only where it differs from int8."""
         return bool(pl_probe_has(self.probe, PROBES.index(kind)))
 
     def run(self, str kind, int64_t n):
-        """n rounds of one of PROBES -> (bytes read, operations or cycles of all threads, nanoseconds): elapsed ones of
-        reads, else of processor time, which does not count a thread's waiting for a processor."""
+        """n rounds of one of PROBES -> (bytes read, operations or cycles of all threads, nanoseconds): elapsed time for
+        reads, else processor time, which does not include waiting for a processor."""
         cdef pl_error error
         cdef pl_status status
         cdef double done = 0
@@ -54,7 +54,7 @@ cdef class Probe:
         """Products of `rows` rows of k activations by weights of a quantised format, one after another -> nanoseconds
         of each that begins within `seconds`. products: {"format", "k", "rows", "size": bytes of weights} each, and
         where they differ from these: "at": 0, the weights' first byte in the buffer in 2 MB pages; "terms": 1;
-        "times": 1, how often; "cold": False, True: no cache holds the weights at the start (x86-64);
+        "times": 1, repetitions; "cold": False, True: no cache holds the weights at the start (x86-64);
         "tuning": None, the processor's.
         Raises ValueError for numbers out of range, OutOfMemoryError.
         """

@@ -108,7 +108,7 @@ include "_engine.quantize.pxi"
 
 
 def share_huge(int fd, size_t size):
-    """Moves a file in memory into pages of 2 MB, each of which must have begun -> whether all of it lies in those."""
+    """Moves an in-memory file into pages of 2 MB, each of which must have begun -> whether all of it lies in those."""
     cdef int huge
     with nogil:
         huge = pl_share_huge(fd, size)
@@ -120,7 +120,7 @@ cdef class Engine:
     base: an engine whose packed weights and options this one uses for another plan over the same matrices. The new
     engine has its own cache, and is closed when `base` is.
     share: a sharing.Place: where other processes have the packed weights, or will, once this one has packed them.
-    slow_page_ns: processor time from which on a huge page of weights is slow to come (csrc/cpu/settle.h); 0: 1.5 ms.
+    slow_page_ns: processor time above which a huge page of weights counts as slow (csrc/cpu/settle.h); 0: 1.5 ms.
     """
 
     cdef Loaded loaded      # None once it is closed
@@ -128,7 +128,7 @@ cdef class Engine:
     cdef object __weakref__
     cdef Engine base
     cdef readonly object plan
-    cdef public object spare  # called where memory is short: frees some that nobody needs -> whether there was any
+    cdef public object spare  # called if memory is short: frees what nobody needs -> whether there was any
     cdef readonly int max_rows, vocab, dim
     cdef readonly str kv
 
@@ -171,7 +171,7 @@ cdef class Engine:
         self.max_rows = max_rows
 
     cdef Loaded open(self):
-        """What a call keeps for as long as it runs without the interpreter's lock."""
+        """The model in memory, which a call keeps while it runs without the interpreter's lock. Raises ClosedError."""
         if self.loaded is None:
             raise ClosedError
         if self.base is not None:
@@ -179,8 +179,8 @@ cdef class Engine:
         return self.loaded
 
     def close(self):
-        """Prevents new passes. Memory is released with the last call that runs, and the pages of its sequences with
-        these."""
+        """Prevents new passes. Memory is released when the last running call ends, and a sequence's pages when the
+        sequence is freed."""
         self.loaded = None
 
     def tune(self, values):
@@ -190,7 +190,7 @@ cdef class Engine:
         pl_model_tune(self.open().model, &tuning)
 
     def pack(self, progress=None):
-        """Reads and packs every matrix, on all threads; nothing where another process has. progress: called repeatedly
+        """Reads and packs every matrix, on all threads, unless another process has. progress: called repeatedly
         with the fraction done. Raises ModelFileError if a file has become shorter or cannot be read.
         """
         matrices = self.plan.matrices
@@ -217,8 +217,8 @@ cdef class Engine:
             loaded.share.finish()
 
     cdef pack_range(self, Py_ssize_t first, Py_ssize_t end, made, progress, before, share):
-        """Packs matrices [first, end). made: the bytes of the only one; None: the plan says where they are. A
-        `share` of all that is packed, `before` after others."""
+        """Packs matrices [first, end). made: the bytes of the only one; None: the plan says where they are. For
+        progress: these are `share` of all bytes, and `before` of all are packed already."""
         cdef pl_task *task
         cdef pl_error error
         cdef const uint8_t[::1] raw
@@ -267,7 +267,7 @@ cdef class Engine:
         return pl_model_mat_bytes(self.open().model, matrix)
 
     def read_matrix(self, int matrix, function):
-        """Calls a function with a memoryview of a matrix as it lies in the engine's memory, which it must not keep."""
+        """Calls a function with a memoryview of a matrix in the engine's memory; the function must not keep it."""
         self.check_matrix(matrix)
         cdef Loaded loaded = self.open()
         cdef const void *data = pl_model_mat_data(loaded.model, matrix)
@@ -298,7 +298,7 @@ cdef class Engine:
         parts: [(Sequence, ids, first)]: appends ids, a list or an array, to the sequence; rows from `first` on are
         wanted (first = len(ids): none). `out`, float32 (wanted rows, vocab), receives the logits; or `samplers`, one
         per wanted row, choose tokens -> [(id, logprob | None, [(id, logprob), ...])]; (sampler, offset) draws as the
-        sampler would that many draws later, if what `Sampler.draft` was given comes true, and does not advance it;
+        sampler would that many draws later, if it drew what `Sampler.draft` was given, and does not advance it;
         (sampler, offset, mask) with a mask, uint32, in place of its own;
         `Known` reports a token; or `targets`, an id per wanted row, are scored, each with the `top` most probable
         tokens -> [(logprob, [(id, logprob), ...])]; or `hidden`, float32 (wanted rows, dim), receives the rows after
@@ -311,7 +311,7 @@ cdef class Engine:
         A sequence that fails (its keys or logits: NumericsError; its penalties, biases and mask: ValueError) does not
         change; the others grow, with the results that they would have had without it. failed: a dict that receives
         {index of the part: its error}; that part's results are None. Without it the first such error is raised. found:
-        a list that receives the results, too, before a signal can end the call.
+        a list that also receives the results, before a signal can end the call.
         """
         cdef Rows rows = Rows(self, parts, -1, PL_WANT_LOGITS if hidden is None else PL_WANT_HIDDEN, positions)
         cdef Results results = None
@@ -455,7 +455,7 @@ cdef class Engine:
         row sees the last `window` (0: all) of the keys up to its own position, and without `causal` as many of those
         after it. Fills one or both of `scores` (heads, m, n), q . k * scale (under a soft `cap`, if any) or -inf for
         keys that a row does not see, and `weights`, their softmax; `weights` must hold zeros. sinks: a score of each
-        head that takes its part of the softmax and has no key.
+        head that takes part in the softmax but has no key.
         """
         cdef const float[:, :, ::1] c_q = q, c_k = k
         cdef const int32_t[::1] c_groups = np.ascontiguousarray(groups, np.int32)

@@ -15,12 +15,12 @@ def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *,
              int threads=1, progress=None):
     """Rows of k weights in the format `source` -> their bytes in the format `to`, uint8 (rows * row bytes).
 
-    importance: float32 (k), at least 0 and somewhere above: what a column's squared error counts; None: all the same.
-    quick: only a few scales are tried for each group, many times as fast; not with importances.
+    importance: float32 (k), at least 0 and not all 0: the weights of the columns' squared errors; None: all equal.
+    quick: only a few scales are tried for each group, many times as fast; has no effect with importances.
     The bytes do not depend on `threads`. progress: called repeatedly with the fraction done.
 
     Raises ValueError for an unknown format, for sizes that do not fit and for impossible importances; OverflowError
-    with the row's number where a value is not finite or beyond what `to` can hold; OutOfMemoryError.
+    with the row's number if a value is not finite or beyond what `to` can hold; OutOfMemoryError.
     """
     cdef const pl_quantizer *q = pl_quantizer_find(to.encode())
     cdef int number = pl_format_number(source.encode())

@@ -16,7 +16,7 @@ cdef class Rows:
 
     def __init__(self, Engine engine, parts, int at=-1, int want=PL_WANT_LOGITS, positions=None):
         """parts: [(Sequence, ids, first wanted row)]; at: slot of each part's first row, -1: its sequence's length;
-        want: what is wanted of these rows; positions: of each part, its rows' positions where they are not their
+        want: what is wanted of these rows; positions: for each part, its rows' positions if they differ from their
         slots, or None."""
         cdef Sequence seq
         cdef int32_t id, slot

@@ -1,7 +1,7 @@
 # Part of _engine.pyx: what is in memory: a model's weights, and sequences, over csrc/cache/sequence.h.
 
 cdef class Loaded:
-    """A model in memory: that of an engine which is open, of views of it, and of calls that still run."""
+    """A model in memory, kept by an open engine, by views of it, and by calls that are still running."""
 
     cdef pl_model *model
     cdef Loaded base
@@ -93,7 +93,7 @@ cdef class Sequence:
             free(sizes)
 
     def extents(self):
-        """-> [(first, rows, passing, marks)] of each group (csrc/cache/sequence.h): with `blocks`, all of the
+        """-> [(first, rows, passing, marks)] of each group (csrc/cache/sequence.h). These and `blocks` are the whole
         sequence."""
         cdef pl_extent all[PL_MAX_GROUPS]
         pl_seq_extents(self.seq, all)
@@ -101,14 +101,14 @@ cdef class Sequence:
                 for i in range(self.seq.n_stores)]
 
     def blocks(self):
-        """-> memoryviews of the pages, in the order of `pages`. They can be written, which must only be done in a
-        sequence that `restore` filled, and must not be used when the sequence is gone or was changed."""
+        """-> memoryviews of the pages, in the order of `pages`. Write to them only in a sequence that `restore` has
+        filled, and do not use them once the sequence has been freed or changed."""
         return [PyMemoryView_FromMemory(<char *>(<pl_page *><size_t>page).data, size, PyBUF_WRITE)
                 for page, size in self.pages()]
 
     def restore(self, int32_t length, extents):
-        """Makes this sequence, which must be empty, one of `length` tokens with these extents. The caller writes its
-        blocks. Raises ValueError where no sequence of the model can have them, OutOfMemoryError."""
+        """Turns this sequence, which must be empty, into one of `length` tokens with these extents. The caller writes
+        its blocks. Raises ValueError if no sequence of the model can have them, OutOfMemoryError."""
         cdef pl_extent all[PL_MAX_GROUPS]
         cdef int status
         memset(all, 0, sizeof(all))
@@ -132,13 +132,13 @@ cdef class Sequence:
 
     def rows(self, int n):
         """How many of n further tokens one pass should take, so that recurrent layers keep states at regular
-        distances."""
+        intervals."""
         return pl_seq_rows(self.seq, n)
 
     def keys(self, int cache, int layer):
         """-> float32 (kv_heads, length, dk), (kv_heads, length, dv): the keys and values of all tokens in a layer of a
-        cache, as attention multiplies them, keys in the file's order of channels; of tokens that the cache's window has
-        passed 0, or what it still holds. Runs on the engine's threads. ValueError where there is no such layer, or no
+        cache, as attention multiplies them, keys in the file's order of channels; for tokens that the cache's window
+        has passed, 0 or what it still holds. Runs on the engine's threads. ValueError if there is no such layer, or no
         token."""
         cdef pl_keys k
         cdef pl_task *task

@@ -1,4 +1,4 @@
-# Part of _engine.pyx: products of a kernel alone, over pl_trial.
+# Part of _engine.pyx: products by a kernel alone, over pl_trial.
 
 cdef int _weights_format(str format, int64_t k) except -1:
     cdef int number = pl_format_number(format.encode())

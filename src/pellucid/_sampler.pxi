@@ -98,8 +98,8 @@ cdef class Sampler:
         self.step += <uint64_t>n
 
     def draft(self, ids):
-        """Tokens that are guessed to follow those of `extend`, for the penalties of rows with offsets; until the next
-        call of either."""
+        """Sets the tokens guessed to follow those given to `extend`, for the penalties of rows with offsets, until the
+        next call of `extend` or `draft`."""
         cdef int32_t[::1] guessed = np.ascontiguousarray(ids, np.int32)
         cdef Py_ssize_t n = guessed.shape[0]
         if self.dry or self.params.mirostat:
@@ -113,14 +113,14 @@ cdef class Sampler:
         self.n_drafts = n
 
     cdef void find_recent(self, pl_sample_params *p, Py_ssize_t offset) noexcept:
-        """The window of the penalties, so many drafts later."""
+        """Sets the penalties' window to that after `offset` drafts."""
         cdef Py_ssize_t n = self.n + offset
         cdef Py_ssize_t back = n if self.repeat_last < 0 else min(n, self.repeat_last)
         p.n_recent, p.recent = <int32_t>back, self.ids + n - back
 
     cdef settings(self, pl_sample_params *p, Py_ssize_t offset):
-        """The parameters of a draw, so many draws after the next. Raises ValueError where that depends on the draws
-        before it."""
+        """Sets p to the parameters of a draw, `offset` draws after the next. Raises ValueError if they depend on the
+        draws before it."""
         p[0] = self.params
         if not offset:
             return
@@ -168,7 +168,7 @@ cdef class Sampler:
 
 
 cdef class Known:
-    """In place of a row's sampler: the token is known, and is reported with its log probability and so many
+    """Given in place of a row's sampler: the token is known, and is reported with its log probability and `logprobs`
     alternatives."""
 
     cdef int32_t id
@@ -264,7 +264,7 @@ cdef class Results:
 
     cdef list take(self, list samplers, list failed):
         """-> [(id, logprob or None, [(id, logprob)])], and advances samplers without an offset; of targets [(logprob,
-        alternatives)]. failed: whether each row did, for which there is None; None: no row."""
+        alternatives)]. failed: whether each row failed (its result is None); None: no row did."""
         cdef Sampler s
         cdef Py_ssize_t i
         cdef list out = []

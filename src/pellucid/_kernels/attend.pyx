@@ -16,7 +16,7 @@ TOP_NONE = np.float32(-1e30)
 
 
 cdef enum:
-    RUN = 4  # pages of a call, as many as an operation has in one
+    RUN = 4  # pages per call, as many as an operation passes at a time
 
 
 cdef int _type(str kv) except -1:

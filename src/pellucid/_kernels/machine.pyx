@@ -65,7 +65,7 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
 
-    /* Rounding down, and where there are such bits, denormals flushed and read as zero. */
+    /* Rounds down and, if there are such bits, flushes denormals and reads them as zero. */
     static void spoil_fp(void)
     {
         fesetround(FE_DOWNWARD);
@@ -88,7 +88,7 @@ cdef extern from *:
         fesetenv(FE_DFL_ENV);
     }
 
-    /* By what arithmetic does: a tie goes to even, more than half goes up, denormals live, nothing traps. */
+    /* Judged by arithmetic: a tie goes to even, more than half goes up, denormals are kept, nothing traps. */
     static int fp_is_clean(void)
     {
         volatile float one = 1.0f, half_ulp = FLT_EPSILON / 2, more = FLT_EPSILON * 0.75f;
@@ -133,7 +133,7 @@ def cpu_name() -> str:
 
 
 def openmp() -> bool:
-    """Whether teams are OpenMP's, and follow its variables of the environment."""
+    """Whether teams are OpenMP's, and follow its environment variables."""
     return bool(pl_region_openmp())
 
 
@@ -180,7 +180,7 @@ def arena_probe(size_t size, bint touch=True):
 
 
 def has_huge(str folder):
-    """Whether a folder with a system's settings of huge pages promises some of 2 MB."""
+    """Whether the huge-page settings in a folder promise pages of 2 MB."""
     return bool(pl_arena_has_huge(folder.encode()))
 
 
@@ -373,7 +373,7 @@ cdef void nothing(void *arg, const pl_team *team, int tid) noexcept nogil:
 
 
 def time_handover(int threads, int n, int gap_us=0):
-    """Median nanoseconds from submitting an empty job until its waiter returns, of `n`, busy `gap_us` between."""
+    """Median nanoseconds from submitting an empty job until its waiter returns, of `n` jobs, `gap_us` busy between."""
     cdef int64_t start = 0
     cdef int64_t[::1] took
     cdef pl_job *job = NULL

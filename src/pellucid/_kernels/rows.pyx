@@ -196,7 +196,7 @@ def fit(str isa, const float[:, ::1] x, str kind, int lo, int hi, spread, int re
         bint centred=False):
     """(scales, mins, whether a value is out of range) of groups x (groups, n), at most GROUPS, n 16 or 32. kind: of
     mins, one of KINDS; spread: 1 to 4 scales to try, centred: with both ends cut; out: (2, GROUPS) for scales and mins;
-    table: 16 values that codes are."""
+    table: the 16 values that codes stand for."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     cdef int groups = x.shape[0]
@@ -230,19 +230,19 @@ cdef object widened(void (*kernel)(const uint8_t *, int64_t, float *) noexcept n
 
 
 def from_f16(str isa, const uint8_t[::1] x, out=None):
-    """Bytes of n numbers in F16, n a multiple of 16 -> float32 (n); None where the tier has no kernel for it."""
+    """Bytes of n numbers in F16, n a multiple of 16 -> float32 (n); None if the tier has no kernel for it."""
     return widened(tier(isa).from_f16, x, out)
 
 
 def from_bf16(str isa, const uint8_t[::1] x, out=None):
-    """The same of BF16, which every tier has."""
+    """The same for BF16, for which every tier has a kernel."""
     return widened(tier(isa).from_bf16, x, out)
 
 
 def fit_codes(str isa, const float[:, ::1] x, int lo, int hi, const float[::1] d, const float[::1] m, out=None,
               table=None):
     """Codes uint8 (groups, n) of groups x (groups, n), at most GROUPS, n 16 or 32, with scales d and mins m (groups).
-    table: as of fit."""
+    table: as for fit."""
     cdef const pl_kernels *kernels = tier(isa)
     cdef pl_fit f
     cdef int groups = x.shape[0]
