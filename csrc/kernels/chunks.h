@@ -1,4 +1,4 @@
-/* Products on quantised weights in chunks of rows, each by a group of tiles, for tiers with few registers. The file
+/* Products with quantised weights in chunks of rows, each by a group of tiles, for tiers with few registers. The file
  * that includes this includes its tier's blocking.h first (INT_ROWS), and passes its own steps as functions, which are
  * always inlined: nothing here is called in a loop. */
 #ifndef PL_KERNELS_CHUNKS_H

@@ -4,15 +4,15 @@
  * sixteen pairs of slots of sixteen columns of values. Up to sixteen query rows meet each of them at once. One product
  * adds up the sixteen pairs' even and odd halves apart, each from 0 on, then their sum to what was there; it takes
  * numbers below the normal range for 0 (Intel SDM vol. 2, TDPBF16PS). So these sums are not those of the tier below.
- * But a row is computed in this way whatever the number of rows beside it, and with both tiles of slots, seen or not: a
- * row's bits do not depend on its company.
+ * But a row is computed in this way whatever the number of rows beside it, and with both tiles of slots, seen or not:
+ * its bits do not depend on the other rows.
  *
  * Slots that no row sees may hold anything; their values are zeroed where they share a tile with others.
  *
  * Loads of tiles, products, stores and the vectors between them each wait for the one before. So scores are computed a
- * part ahead, and registers are set up once for all pages of a call: 460 ns a page for three rows of heads of 64, where
- * one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on the
- * same core 945 and 1,140). Few rows of usual sizes are left to vectors (attend_few.h).
+ * part ahead, and registers are set up once for all pages of a call: 460 ns per page for three rows of heads of 64,
+ * while one page after another took 615 (one thread of an Intel Xeon with 2 MB of L2, at 2.4 GHz; beside a neighbour on
+ * the same core 945 and 1,140). Few rows of usual sizes are left to vectors (attend_few.h).
  *
  * Of 515 ns for sixteen rows and a page of heads of 64 (3.6 GHz) the softmax takes 180, values 150, scores 50. Tried
  * without gain: values a part later; their steps, or those of scores, between the rows of a softmax; sums in four
@@ -42,7 +42,7 @@ typedef struct room {
 /* Vectors wrote what tiles are about to read, or the other way round. */
 #define BETWEEN() __asm__ volatile("" ::: "memory")
 
-/* The page that is asked for beside this one. None where parts of many rows meet this one: asking takes longer than
+/* The page that is prefetched beside this one. None if parts of many rows meet this one: prefetching takes longer than
  * waiting does (a prompt of SmolLM2 of 4,096 tokens, whose pages a second-level cache does not hold: the same time). */
 PL_INLINE const char *next_of(const pl_attend_page *a)
 {
@@ -51,7 +51,7 @@ PL_INLINE const char *next_of(const pl_attend_page *a)
 
 /* Sixteen lines of `all` bytes of the next page, while what is `at` bytes from the start of this one is multiplied:
  * pages lie apart, so the hardware does not foresee them. Of each 16 KB lines lie in four places, as in ../prefetch.h;
- * they go into the first-level cache where it has room for two pages. */
+ * they go into the first-level cache if it has room for two pages. */
 PL_INLINE void prefetch(const char *next, ptrdiff_t at, size_t all)
 {
     const ptrdiff_t window = at & -PL_WINDOW, turns = window + PL_WINDOW <= (ptrdiff_t)all;
@@ -77,7 +77,8 @@ PL_INLINE const char *whole(const char *key, int left, char *spare)
     return spare;
 }
 
-/* Registers 0, 1: sums of n rows; 2, 3: these rows; 4 to 7: keys or values, four so that few wait for a product. */
+/* Registers 0, 1: sums of n rows; 2, 3: these rows; 4 to 7: keys or values, four so that they rarely wait for a
+ * product. */
 static void tiles_on(int n)
 {
     pl_tile_config config = {.palette = 1};
@@ -105,7 +106,7 @@ static void round_queries(const pl_attend_page *a, int row, int n, int t0, int t
 }
 
 /* Dot products of n queries from `row` on and the keys of the groups that they see, and of their neighbours. held: all
- * queries are in scratch. Not inlined, for the size of the library. */
+ * queries are in scratch. Not inlined, to keep the library small. */
 __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, int n, pl_span span, int held,
                                              float (*s)[PL_PAGE])
 {
@@ -153,7 +154,7 @@ __attribute__((noinline)) static void scores(const pl_attend_page *a, int row, i
     BETWEEN();
 }
 
-/* The tile of values of slots [base, base + 32) and the columns in `in`, at v; what is not seen, zero. */
+/* The tile of values of slots [base, base + 32) and the columns in `in`, at v; what is not seen is zero. */
 PL_INLINE const char *seen_values(const char *v, ptrdiff_t step, int base, pl_span span, __mmask16 in, char *spare)
 {
     for (int i = 0; i < ATTEND_PAIRS; i++) {
@@ -252,7 +253,7 @@ PL_INLINE __mmask16 rows_that_see(const pl_attend_page *a, int i, __m512i *lo, _
     return _mm512_cmplt_epi32_mask(*lo, *hi);
 }
 
-/* The next ones, from row *row of page *page on, which move behind them; 0: there are none. */
+/* The next part, from row *row of page *page on, which advance past it; 0: there is none. */
 PL_INLINE int find_part(const pl_attend_page *pages, int n, int *page, int *row, part *to)
 {
     for (; *page < n; ++*page, *row = 0) {
@@ -321,7 +322,7 @@ static void attend_tiles(const pl_attend_page *pages, int n)
     pl_tiles_off();
 }
 
-/* Not inlined, for the size of the library. */
+/* Not inlined, to keep the library small. */
 __attribute__((noinline)) static void attend_one(const pl_attend_page *pages, int n)
 {
     few_pages(pages, n, 1);
@@ -342,7 +343,7 @@ __attribute__((noinline)) static void attend_four(const pl_attend_page *pages, i
     few_pages(pages, n, 4);
 }
 
-/* Whether vectors take the page: each row sees a key of it. */
+/* Whether vectors compute the page: few rows, each of which sees a key of it. */
 static int is_for_few(const pl_attend_page *a)
 {
     if (a->m > FEW_ROWS || a->dk > 2 * FEW_PAIRS || a->dv % PL_SLOTS)
@@ -356,7 +357,7 @@ static int is_for_few(const pl_attend_page *a)
     return span.all || a->dv % (4 * PL_SLOTS) == 0;
 }
 
-/* Pages in runs that the same kernel takes. */
+/* Divides pages into runs for the same kernel. */
 static void attend(const pl_attend_page *pages, int n)
 {
     void (*const few[])(const pl_attend_page *, int) = {attend_one, attend_two, attend_three, attend_four};

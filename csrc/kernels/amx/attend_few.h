@@ -1,11 +1,11 @@
 /* Attention of few rows by vectors, with the bits of tiles (attend.c).
  *
  * A product of tiles adds up even and odd halves of sixteen pairs apart, each from 0 on by fused multiply-and-adds,
- * then the two, then what was there, with numbers below the normal range taken for 0: so do these. Tiles, their loads,
- * stores and the vectors between them wait for each other, so that little of memory's time is hidden behind them;
- * vectors read on. Pages from memory, two threads, in turns: 0.80 to 0.87 of the time of tiles (heads of 64), 0.90 to
- * 0.95 (of 128); four rows of 128 1.2. A page of which 8 or 20 keys are seen takes 0.3 to 0.85 of it, for tiles have 32
- * slots. */
+ * then the two, then what was there, with numbers below the normal range taken for 0: so do these vectors. Tiles, their
+ * loads, stores and the vectors between them wait for each other, so that little of memory's time is hidden behind
+ * them; vectors read on. Pages from memory, two threads, in turns: 0.80 to 0.87 of the time of tiles (heads of 64),
+ * 0.90 to 0.95 (of 128); four rows of 128 1.2. A page of which 8 or 20 keys are seen takes 0.3 to 0.85 of it, because
+ * tiles have 32 slots. */
 #ifndef PL_AMX_ATTEND_FEW_H
 #define PL_AMX_ATTEND_FEW_H
 
@@ -106,7 +106,7 @@ PL_INLINE void add_tile(const float *x, int x_apart, const char *y, int n, ptrdi
         for (int i = 0; i < vectors; i++) {
             float *to = sums + r * apart + PL_SLOTS * i;
             __m512 sum = _mm512_add_ps(e[r][i], o[r][i]);
-            if (n < ATTEND_PAIRS) /* a tile goes on with zeros: of each half -0 becomes 0 */
+            if (n < ATTEND_PAIRS) /* a tile continues with zeros: in each half -0 becomes 0 */
                 sum = _mm512_add_ps(_mm512_add_ps(e[r][i], _mm512_setzero_ps()),
                                     _mm512_add_ps(o[r][i], _mm512_setzero_ps()));
             _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sum));

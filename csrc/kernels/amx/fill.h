@@ -6,7 +6,7 @@
 
 void pl_fill_attend_amx(pl_kernels *k);      /* keys and values in bf16 */
 void pl_fill_matmul_amx(pl_kernels *k);      /* products of many rows with quantised weights */
-void pl_fill_matmul_bf16_amx(pl_kernels *k); /* products on bf16 weights */
+void pl_fill_matmul_bf16_amx(pl_kernels *k); /* products with bf16 weights */
 void pl_fill_peak_amx(pl_kernels *k);        /* peak */
 
 #endif

@@ -1,17 +1,17 @@
-/* Matrix products on BF16 weights and BF16 activations, in tile registers.
+/* Matrix products with BF16 weights and BF16 activations, in tile registers.
  *
  * A packed tile holds pairs of k of sixteen rows of w, which is what the right side of a product of tiles looks like.
  * One instruction adds 32 k to the sums of 16 x 16, in the order of TDPBF16PS (Intel SDM vol. 2): even k and odd k
- * apart, each rounded, then both. A row takes that order however many rows there are, so that its bits do not depend on
- * them.
+ * apart, each rounded, then both. Every row uses that order, however many rows there are, so that its bits do not
+ * depend on them.
  *
  * Few rows of activations are read as they are. Many are laid out in a panel, in which what a register takes lies
  * together. They meet two tiles of w, a slice of k at a time, which stays in the first-level cache meanwhile. Sums wait
  * between slices in memory that stays in the second-level cache, and go to y while the next rows are multiplied: y lies
  * in no cache, and storing registers there took a quarter of the time.
  *
- * One thread on an Intel Xeon with 2 MB of L2, in ns for four products and the loads that they need: 23 where
- * everything lies in the first-level cache; with 512 rows of k 2048, 60 with rows as they are and sums in y, 36 as it
+ * One thread on an Intel Xeon with 2 MB of L2, in ns for four products and the loads that they need: 23 if everything
+ * lies in the first-level cache; with 512 rows of k 2048, 60 with rows as they are and sums in y, 36 as it
  * is. */
 #include "../common.h"
 #include "../matmul.h"
@@ -48,7 +48,7 @@ typedef struct part {
     int lines;
 } part;
 
-/* Sums on their way to y: those of m rows, of which `done` have got there. */
+/* Sums being moved to y: those of m rows, of which `done` have been moved. */
 typedef struct moved {
     float *sums;
     float *y; /* of the first row and tile */
@@ -194,7 +194,7 @@ PL_INLINE void multiply_any(const moved *own, int many, part *p, moved *before, 
 
 /* Steps [from, to) of rows [i0, i0 + n) as [group of 32 rows][step][row][32], with zeros behind the last k and, up to a
  * multiple of sixteen, behind the last row. Four steps of each row at a time: what is written lies together then.
- * Not inlined, for the size of the library. */
+ * Not inlined, to keep the library small. */
 __attribute__((noinline)) static void lay_out(const pl_acts *x, int i0, int n, int from, int to, uint8_t *panel)
 {
     const ptrdiff_t row_bytes = 4 * (ptrdiff_t)((x->k + 1) / 2);
@@ -312,7 +312,7 @@ static void matmul_bf16(PL_MATMUL_ARGS)
     }
     const int blocks = (groups + most - 1) / most, each = GROUP * ((groups + blocks - 1) / blocks);
     pl_acts known = *x;
-    known.q = (const int8_t *)x->b; /* what tells panels apart */
+    known.q = (const int8_t *)x->b; /* what distinguishes panels */
     tiles_on(GROUP);
     for (int i0 = 0; i0 < n; i0 += each) {
         const int rows = n - i0 < each ? n - i0 : each;

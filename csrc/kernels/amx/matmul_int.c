@@ -1,12 +1,12 @@
-/* Matrix products of many rows on quantised weights, in tile registers.
+/* Matrix products of many rows with quantised weights, in tile registers.
  *
  * One instruction multiplies 16 rows of activations by 16 rows of weights over the k of a group, exactly, in int32. A
  * group has scales of its own, so its sums leave the register by way of memory, and vectors multiply them: the same
  * steps, in the same order, as in the AVX-512 tier, and the same bits. Weights are unpacked to signed bytes, a part of
  * k at a time, beside the sums of the last rows of the part before, as places become free: few enough that they, the
- * activations that they meet and all sums stay in the first-level cache. One group of sixteen rows at 3.9 GHz takes 19
- * to 21 ns a block of Q4_0 so (vectors: 33 to 40; unpacked before all rows: 28 to 33), Q3_K with 112 rows 0.75 of its
- * time.
+ * activations that they meet and all sums stay in the first-level cache. One group of sixteen rows at 3.9 GHz then
+ * takes 19 to 21 ns per block of Q4_0 (vectors: 33 to 40; unpacked before all rows: 28 to 33), Q3_K with 112 rows 0.75
+ * of its time.
  *
  * What limits it is the vectors: while a tile instruction is under way, whichever, floats of 512 bits have one port in
  * place of two (integers, and floats of 256 bits, keep theirs). A block of 16 x 16 x 32 takes three float instructions
@@ -153,7 +153,7 @@ typedef struct part {
     int b, blocks, steps, at;
 } part;
 
-/* What goes on from one step to the next. */
+/* What is carried from one step to the next. */
 typedef struct state {
     step step;            /* its products are under way */
     int32_t *done, *next; /* AMX_DOTS x (16, 16): where its sums are stored, and those of the step after it */
@@ -194,7 +194,7 @@ PL_INLINE void begin(const pl_shape f, int terms, const state *x)
 }
 
 /* Scales the sums of the step under way, which is in place `at`, between the products of the step `then`; unpacks
- * `blocks` of `tile` from b on; and asks for what lies ahead. */
+ * `blocks` of `tile` from b on; and prefetches what lies ahead. */
 PL_INLINE void next_step(const pl_shape f, int terms, state *x, step then, uint8_t *scratch, int at,
                          const uint8_t *tile, int b, int blocks, __m512 acc[AMX_ROWS])
 {
@@ -278,8 +278,8 @@ PL_INLINE void rows_by_part(const pl_shape f, int terms, const part *now, const 
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-/* Blocks of a part, out of `blocks` of k: parts are alike, and have whole steps, or super blocks. One group of rows
- * meets all of them in one part. */
+/* Blocks of a part, out of `blocks` of k: parts are of equal size, and have whole steps, or super blocks. One group of
+ * rows meets all of them in one part. */
 PL_INLINE int part_blocks(const pl_shape f, int blocks, int n)
 {
     const int parts = n <= AMX_ROWS || blocks <= AMX_MOST ? 1 : (blocks + AMX_PART - 1) / AMX_PART;
@@ -287,8 +287,8 @@ PL_INLINE int part_blocks(const pl_shape f, int blocks, int n)
     return ((blocks + parts - 1) / parts + whole - 1) / whole * whole;
 }
 
-/* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. Where k goes on, y's sums are
- * resumed. */
+/* Rows [i0, i0 + n) of x by tiles [tile0, tile1), `most` blocks of k at a time. If k goes on, the sums in y are
+ * continued. */
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
 {
@@ -333,7 +333,7 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     }
 }
 
-/* Groups of rows in chunks about alike, as many as a panel has room for with some blocks of k. */
+/* Groups of rows in chunks of about equal size, as many as a panel has room for with some blocks of k. */
 PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
     const int size = entry_bytes(f, terms), all = x->k / PL_BLOCK, whole = (n + AMX_ROWS - 1) / AMX_ROWS;

@@ -1,4 +1,4 @@
-/* What tile registers multiply for products on quantised weights: panels of activations, and weights as signed
+/* What tile registers multiply for products with quantised weights: panels of activations, and weights as signed
  * bytes. */
 #ifndef PL_AMX_OPERANDS_H
 #define PL_AMX_OPERANDS_H
@@ -36,7 +36,7 @@ enum {
     SCRATCH = RESULTS + 1024 * AMX_GROUPS,
 };
 
-/* The entry of block b of rows [i0, i0 + n) of x, at most sixteen; what rows beyond have is zero. */
+/* The entry of block b of rows [i0, i0 + n) of x, at most sixteen; rows beyond are zero. */
 static inline void put_entry(const pl_shape f, int terms, const pl_acts *x, int64_t i0, int n, int b,
                              uint8_t *restrict entry)
 {
@@ -91,7 +91,7 @@ PL_INLINE const uint8_t *block_at(const pl_shape f, const uint8_t *tile, int b)
 
 /* Block b of a tile into a place, as signed bytes, scales and mins in float32; of scaled formats a super block's
  * factors, and mins as integers (b and the place have the same remainder by 8). Products of formats with an offset are
- * negated, and so is what multiplies their sums: they are -124..128, and 128 is no signed byte. */
+ * negated, and so is what multiplies their sums: they are -124..128, and 128 is not a signed byte. */
 PL_INLINE void unpack(const pl_shape f, const uint8_t *tile, int b, uint8_t *scratch, int to)
 {
     const __m512i offset = _mm512_set1_epi8((char)f.offset);

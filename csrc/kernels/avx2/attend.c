@@ -8,7 +8,7 @@
 #include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../attend.h"
 
 typedef float probs[ATTEND_ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
@@ -95,7 +95,7 @@ PL_INLINE void values(const probs *p, pl_ahead *ahead, int lo, int hi, const voi
             _mm256_storeu_ps(acc[r] + 8 * c, _mm256_add_ps(a[r][c], _mm256_setzero_ps()));
 }
 
-/* The last dv % 16 columns: through floats padded to 16, for narrow loads cannot be masked. */
+/* The last dv % 16 columns: through floats padded to 16, because narrow loads cannot be masked. */
 PL_INLINE void values_tail(const probs *p, pl_ahead *ahead, int lo, int hi, const void *v, int column, int dv,
                            const float *fade, float *const *acc, float (*wide)[PL_SLOTS], pl_kv_type type,
                            const int rows)
@@ -137,7 +137,7 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
         }
 }
 
-/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+/* Rows row .. row + rows - 1 of the call, each with at least one visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     probs s;
@@ -197,7 +197,7 @@ static void to_f16(const float *x, int n, uint16_t *y)
         y[i] = pl_f32_to_f16(x[i]);
 }
 
-/* The scalar layout needs no more than its conversions done faster; f32 is inherited. */
+/* The layout is the scalar one: only its conversions are faster here; f32 is inherited. */
 PL_INLINE void append(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage,
                       void (*convert)(const float *x, int n, uint16_t *y))
 {

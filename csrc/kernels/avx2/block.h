@@ -1,4 +1,4 @@
-/* A block of packed weights in registers: codes, scales, mins, of half a tile each; for products on quantised weights
+/* A block of packed weights in registers: codes, scales, mins, of half a tile each; for products with quantised weights
  * with AVX2 and AVX-VNNI, by the settings that matmul_int.h lists. A vector of codes holds eight rows of w x four k. */
 #ifndef PL_AVX2_BLOCK_H
 #define PL_AVX2_BLOCK_H

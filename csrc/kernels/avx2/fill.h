@@ -12,7 +12,7 @@ void pl_fill_attend_avx2(pl_kernels *k);    /* k_bytes .. attend_merge */
 void pl_fill_vocab_avx2(pl_kernels *k);     /* max .. exp */
 void pl_fill_peak_avx2(pl_kernels *k);      /* peak */
 
-/* Kernels of rows.c that attend.c takes as well. */
+/* Kernels of rows.c that attend.c also uses. */
 void pl_quantize_avx2(const float *x, int k, int terms, int8_t *q, int8_t *q_lo, float *s, int16_t *sums,
                       int16_t *sums_lo);
 void pl_to_bf16_avx2(const float *x, int n, uint16_t *y);

@@ -1,4 +1,4 @@
-/* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
+/* Matrix products with float weights: per row of w and row of x one accumulator, ascending k, fused steps.
  * The latency of a step (4 cycles, two a cycle) requires eight accumulators at once: T tiles x N rows of x, two
  * vectors each. T * N <= FLOAT_AT_ONCE leaves registers for the weights and the broadcast. */
 #include "../matmul.h"

@@ -1,4 +1,4 @@
-/* Matrix products on quantised weights, without VNNI: vpmaddubsw multiplies unsigned codes by signed ones and adds
+/* Matrix products with quantised weights, without VNNI: vpmaddubsw multiplies unsigned codes by signed ones and adds
  * pairs into int16. How many such sums an int16 holds, |y| <= 128, by the greatest code:
  *     3: 42, 7: 18, 15: 8, 18: 7, 24: 5, 30, 31: 4, 62, 63: 2, 86: 1
  *     above 127: as signed codes, y by w if y >= 0, |y| by -w - 1 otherwise: -2 * 128 * 128 = -32,768 at least, one

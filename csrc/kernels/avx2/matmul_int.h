@@ -1,4 +1,4 @@
-/* Matrix products on quantised weights with 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
+/* Matrix products with quantised weights with 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
  * says first how codes are multiplied:
  *
  *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below
@@ -12,7 +12,7 @@
  * Activations are first laid out as they will be read, a panel of [block][row] entries. A block of weights then meets
  * them in two steps, 16 k each: the codes of sixteen rows x 16 k fill eight registers, each broadcast serves two
  * vectors, and what a row has gathered waits in L1 in between. (Eight rows x 32 k would need every broadcast twice, and
- * loads, two a cycle, are what this loop runs out of.) One row of x takes the same steps straight from memory.
+ * loads, two per cycle, are what limits this loop.) One row of x takes the same steps straight from memory.
  *
  * Scaled formats have an integer scale for each of the steps. PAIRED: each step takes half of the k of both groups
  * instead, such that of the two sums of 16 bits in a row's 32, one belongs to either group, and what adds them up
@@ -23,7 +23,7 @@
 
 #include "block.h"
 #include "blocking.h"
-/* takes its numbers */
+/* uses the numbers of blocking.h */
 #include "../chunks.h"
 
 enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };
@@ -225,8 +225,8 @@ PL_INLINE void block_one(const pl_shape f, int terms, const factors *u, const ui
 
 /* What one row prefetches with the block at p: its own lines in ascending order, which the hardware follows better than
  * the order of use, where each step goes through half of them; and what lies ahead. In order that is a line of the next
- * page, for the hardware stops at the end of each: at moments of 58 GB/s Q8_0 reads 1.01 of it on Zen 4, Q6_K 0.91,
- * Q4_0 0.98, Q4_K 0.91; all lines 4 KB ahead make that 0.82, 0.85, 0.87 and 0.85. */
+ * page, for the hardware stops at the end of each: at moments of 58 GB/s Q8_0 reads at 1.01 of it on Zen 4, Q6_K 0.91,
+ * Q4_0 0.98, Q4_K 0.91; with all lines 4 KB ahead, 0.82, 0.85, 0.87 and 0.85. */
 PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, pl_ahead *ahead)
 {
     if (f.bits != 2 && f.bits != 4)
@@ -236,7 +236,7 @@ PL_INLINE void prefetch_block(const pl_shape f, const uint8_t *p, pl_ahead *ahea
 }
 
 /* acc += blocks [0, blocks) of the tile at p, of scaled formats: of whole super blocks. What a block's dots add waits
- * until those of the next one are on their way, for it would hold up what does not need it. */
+ * until those of the next one are under way; otherwise it would hold up work that does not need it. */
 PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead *ahead,
                            const uint8_t *panel, __m256 acc[2])
 {
@@ -269,7 +269,7 @@ PL_INLINE void tile_scaled(const pl_shape f, int terms, const uint8_t *p, int bl
     }
 }
 
-/* The same, of all others. */
+/* The same for all other formats. */
 PL_INLINE void tile_of_others(const pl_shape f, int terms, const uint8_t *p, int blocks, pl_ahead *ahead,
                               const uint8_t *panel, __m256 acc[2])
 {
@@ -311,8 +311,8 @@ PL_INLINE void step_row(const pl_shape f, int terms, int h, __m256i v[2][4], con
     _mm256_storeu_ps(acc + 8, a[1]);
 }
 
-/* Step h of the block at p with n rows. Where a row takes few instructions, two at a time: those that count them take
- * ports that vectors need (Intel Xeon: 0.90 to 0.97 of the time with AVX2, 0.92 to 1.01 with AVX-VNNI; others gain
+/* Step h of the block at p with n rows. If a row takes few instructions, two at a time: loop counting takes ports
+ * that vectors need (Intel Xeon: 0.90 to 0.97 of the time with AVX2, 0.92 to 1.01 with AVX-VNNI; others gain
  * nothing). */
 PL_INLINE void step_many(const pl_shape f, int terms, int h, const factors *u, const uint8_t *p, int n,
                          const uint8_t *panel, __m256i d[INT_ROWS][2], float acc[INT_ROWS][PL_TILE])

@@ -1,4 +1,4 @@
-/* What AVX2 can do at most. Chains depend on themselves, so that no compiler folds them; twelve cover the latencies. */
+/* The peak rates of AVX2. Each chain depends on itself, so that no compiler can fold it; twelve cover the latencies. */
 #include "../prefetch.h"
 #include "fill.h"
 #include "simd.h"
@@ -23,8 +23,8 @@ static uint64_t read_all(const void *p, size_t bytes, int turns)
 }
 
 /* 32 products in two instructions. An int16 holds eight such sums of 4-bit codes, which two more instructions then
- * widen: those are left out, for they are a twentieth. Codes of five and six bits widen more often, and stay further
- * below. */
+ * widen: those are left out, because they are a twentieth. Codes of five and six bits widen more often, and stay
+ * further below. */
 static double i8(int64_t n)
 {
     enum { SUMS = 8 }; /* a sum waits for one cycle alone; more would not fit into the registers */

@@ -3,10 +3,11 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../activations.h"
 
-/* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation mends it. */
+/* Four vectors of 32-bit codes -> 32 bytes in order: the packs work within 128-bit lanes, the permutation restores the
+ * order. */
 static inline __m256i narrow(const __m256i *c)
 {
     const __m256i ab = _mm256_packs_epi32(c[0], c[1]), cd = _mm256_packs_epi32(c[2], c[3]);

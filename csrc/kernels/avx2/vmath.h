@@ -1,4 +1,4 @@
-/* exp and what is made of it, eight lanes at once: the steps (and the bits) of scalar/vmath.h. */
+/* exp and functions made from it, eight lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_AVX2_H
 #define PL_VMATH_AVX2_H
 

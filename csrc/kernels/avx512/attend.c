@@ -7,7 +7,7 @@
 #include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../attend.h"
 
 typedef float probs[ATTEND_ROWS][PL_PAGE]; /* of a page: scores, then probabilities */
@@ -122,7 +122,7 @@ PL_INLINE void scale_values(const float (*s)[PL_PAGE], const pl_attend_page *a, 
     }
 }
 
-/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+/* Rows row .. row + rows - 1 of the call, each with at least one visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     probs s[1], *const scaled = a->scratch; /* int8: (PL_GROUPS) */
@@ -162,7 +162,7 @@ PL_ATTEND_OF(attend_f16, PL_KV_F16)
 PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
 PL_ATTEND_OF(attend_int8, PL_KV_INT8)
 
-/* Sixteen rows at a time, for their exponentials come together; a row whose b has seen no key keeps a. */
+/* Sixteen rows at a time, whose exponentials are computed together; a row whose b has seen no key keeps a. */
 static void attend_merge(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
                          const float *sum_b, const float *acc_b)
 {

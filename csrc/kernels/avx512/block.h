@@ -1,12 +1,12 @@
-/* A block of packed weights in registers: codes, scales, mins; for all products on quantised weights. */
+/* A block of packed weights in registers: codes, scales, mins; for all products with quantised weights. */
 #ifndef PL_AVX512_BLOCK_H
 #define PL_AVX512_BLOCK_H
 
 #include "simd.h"
 
 /* The vectors of a block's codes, in the order of memory. The hardware's prefetching follows ascending lines best: one
- * row, at moments of 58 GB/s, reads Q6_K at 0.95 of it so and at 0.85 in the order of use (4 0 1 2 3 5); two terms 0.81
- * and 0.64. */
+ * row, at moments of 58 GB/s, then reads Q6_K at 0.95 of it, and at 0.85 in the order of use (4 0 1 2 3 5); two terms
+ * 0.81 and 0.64. */
 PL_INLINE void load_words(const pl_shape f, const uint8_t *p, __m512i w[8])
 {
     for (int at = 0; at < f.bits; at++) {

@@ -1,14 +1,14 @@
-/* How much the kernels of this tier take at once. Change a number only with the measurement beside it. */
+/* How much the kernels of this tier do at a time. Repeat the measurement beside a number when changing it. */
 #ifndef PL_BLOCKING_AVX512_H
 #define PL_BLOCKING_AVX512_H
 
-/* Products on quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512" */
+/* Products with quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512" */
 enum {
     INT_ROWS = 12,  /* rows of x that meet a block in registers; four or five meet two */
     INT_SHARE = 48, /* rows of x that a pass over the weights serves, where there are as many */
 };
 
-/* Products on float weights: the same command. */
+/* Products with float weights: the same command. */
 enum {
     FLOAT_ROWS = 12,
     FLOAT_TILES = 4,

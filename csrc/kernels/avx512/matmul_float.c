@@ -1,6 +1,6 @@
-/* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps that take x as
- * a broadcast memory operand. Several tiles at once hide the latency of a step where there are few rows of x, and halve
- * the broadcasts where there are many. Parts of x are copied first: rows whose distance is a large power of two would
+/* Matrix products with float weights: per row of w and row of x one accumulator, ascending k, fused steps that take x
+ * as a broadcast memory operand. Several tiles at once hide the latency of a step if there are few rows of x, and halve
+ * the broadcasts if there are many. Parts of x are copied first: rows whose distance is a large power of two would
  * all fall into the same few lines of the first cache. BF16 is widened on the way. */
 #include "../matmul.h"
 #include "blocking.h"

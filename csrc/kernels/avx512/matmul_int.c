@@ -1,9 +1,9 @@
-/* Matrix products on quantised weights, with VNNI.
+/* Matrix products with quantised weights, with VNNI.
  *
  * A vector holds the sixteen rows of a tile x four k; vpdpbusd multiplies its unsigned codes by activations that it
  * broadcasts from memory, and adds into int32. Offsets enter exactly: an accumulator starts at -offset * sum(y).
  * Activations are first laid out as they will be read: a panel of entries, [parts of up to twelve rows][block][row].
- * Each vector of codes meets the rows of a part, whose sums stay in registers: twelve of int32, so many chains side by
+ * Each vector of codes meets the rows of a part, whose sums stay in registers: twelve of int32, enough chains side by
  * side that none waits for itself (four leave 1 to 2 % unused), and twelve of float32. Unpacking runs on ports that
  * dots leave free, so it costs next to nothing to do it again for each part: the limit is eight dots for every ten
  * operations of their ports (eleven with mins, twelve with two scales). */
@@ -23,7 +23,7 @@ PL_INLINE void dots(const pl_shape f, const int T, const int G, const uint8_t *p
     __m512i v[2];
     for (int t = 0; t < T; t++) {
         v[t] = codes(f, p + t * apart, w, i, shifted, products[t]);
-        __asm__("" : "+v"(v[t])); /* made here, not all of them beforehand: registers are needed for sums */
+        __asm__("" : "+v"(v[t])); /* made here, not all in advance: registers are needed for sums */
     }
 #pragma GCC unroll 12
     for (int r = 0; r < G; r++) {
@@ -38,7 +38,7 @@ PL_INLINE void dots(const pl_shape f, const int T, const int G, const uint8_t *p
     }
 }
 
-/* The same of all k of group g (products: of both). shifted = 0 (4 bits): the high nibbles' sum is sixteen times too
+/* The same for all k of group g (products: of both). shifted = 0 (4 bits): the high nibbles' sum is sixteen times too
  * large, exactly so. */
 PL_INLINE void group_dots(const pl_shape f, const int T, const int G, const uint8_t *p, int64_t apart, const __m512i *w,
                           int shifted, int g, const uint8_t *y, int size, __m512i d[][INT_ROWS])
@@ -201,8 +201,8 @@ PL_INLINE void supers_by_rows(const pl_shape f, int terms, const int T, const in
 }
 
 /* y[i] (resume: added to it) = blocks [0, blocks) of the tiles at p, `apart` bytes from each other, by the N rows of a
- * part. near: the tile is read from memory, a little behind what is asked for. Otherwise the tiles are in L2 by now,
- * and the next ones are asked for. rows: those of the last tile that exist. */
+ * part. near: the tile is read from memory, a little behind what is prefetched. Otherwise the tiles are in L2 by now,
+ * and the next ones are prefetched. rows: those of the last tile that exist. */
 PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int N, int near, const uint8_t *p,
                             int64_t apart, int blocks, const uint8_t *part, int resume, pl_ahead *a, __mmask16 rows,
                             float *y, ptrdiff_t y_stride)
@@ -242,8 +242,8 @@ PL_INLINE void tile_by_rows(const pl_shape f, int terms, const int T, const int 
             _mm512_mask_storeu_ps(y + i * y_stride + t * PL_TILE, t + 1 < T ? 0xffff : rows, acc[t][i]);
 }
 
-/* Rows of x for which a scaled format has products made: for few, that takes longer than scaling their dots (which fit
- * into 16 bits, 16 * 4 * 127) as they are. */
+/* Rows of x from which on a scaled format makes products: for fewer, that takes longer than scaling their dots (which
+ * fit into 16 bits, 16 * 4 * 127). */
 enum { PRODUCTS_FROM = 5 };
 
 /* Whether a part may have n rows. */
@@ -265,8 +265,8 @@ PL_INLINE int tiles_at_once(const pl_shape f, int terms, const pl_acts *x, int n
 }
 
 /* Most rows that meet `wide` tiles at once: their sums, in int32 and float32, are in registers. A sixth row by two
- * tiles fits, but leaves none for all else (Zen 5, 96 rows of Q4_0: 0.73 of the int8 peak, five 0.77; Q4_1: five 0.66,
- * four 0.68). */
+ * tiles fits, but leaves none for anything else (Zen 5, 96 rows of Q4_0: 0.73 of the int8 peak, five 0.77; Q4_1: five
+ * 0.66, four 0.68). */
 PL_INLINE int rows_at_once(const pl_shape f, int wide)
 {
     return wide == 1 ? INT_ROWS : f.has_min ? 4 : 5;
@@ -289,8 +289,8 @@ PL_INLINE int near_rows(const pl_shape f)
     return f.super ? f.bits == 4 ? 2 : 1 : f.bits == 8 ? 4 : 3;
 }
 
-/* Bytes of the next tile that each of n rows' parts prefetches with a block: all of it beside the first part would be
- * more than memory gives in that time (16 rows of Q8_0: 0.57 of the peak, 0.75 so). */
+/* Bytes of the next tile that each of n rows' parts prefetches with a block: all of it during the first part would be
+ * more than memory delivers in that time (16 rows of Q8_0: 0.57 of the peak; 0.75 this way). */
 PL_INLINE int share_of_next(const pl_shape f, int T, int n)
 {
     int parts = 0;
@@ -341,8 +341,8 @@ PL_INLINE void tile_by_panel(const pl_shape f, int terms, const int T, int wide,
 
 /* ---- the product ------------------------------------------------------------------------------------------------- */
 
-/* Rows [i0, i0 + n) of x, `most` blocks of k (a multiple of 8) at a time, by tiles [tile0, tile1). Where k goes on, the
- * sums that y holds are resumed. */
+/* Rows [i0, i0 + n) of x, `most` blocks of k (a multiple of 8) at a time, by tiles [tile0, tile1). If k goes on, the
+ * sums in y are continued. */
 PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, int tile1, const pl_acts *x, int i0,
                      int n, int most, float *y, ptrdiff_t y_stride)
 {
@@ -381,8 +381,8 @@ PL_INLINE void chunk(const pl_shape f, int terms, const pl_mat *w, int tile0, in
     }
 }
 
-/* As many rows at once as a panel of all k has room for, in chunks of whole parts about alike; where those are few, k
- * is cut, for weights that come from memory have to meet INT_SHARE rows at a time. */
+/* As many rows at once as a panel of all k has room for, in chunks of whole parts of about equal size; if that is few
+ * rows, k is cut, because weights that come from memory have to meet INT_SHARE rows at a time. */
 PL_INLINE void product(const pl_shape f, int terms, PL_MATMUL_ARGS)
 {
     const int size = pl_entry_bytes(f, terms), all = x->k / PL_BLOCK, few = n < INT_SHARE ? n : INT_SHARE;

@@ -1,4 +1,4 @@
-/* Packing of the formats whose words need sorting (scalar/pack.c says how; the others move there at memory speed): 16
+/* Packing of the formats whose bits are rearranged (see scalar/pack.c, which moves the others at memory speed): 16
  * words of 16 rows are transposed in registers, so that a vector holds the same word of every row, as a tile has it. */
 #include "simd.h"
 

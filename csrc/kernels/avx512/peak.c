@@ -1,4 +1,4 @@
-/* What AVX-512 with VNNI can do at most. Chains depend on themselves, so that no compiler closes them. */
+/* The peak rates of AVX-512 with VNNI. Each chain depends on itself, so that no compiler can fold it. */
 #include "../prefetch.h"
 #include "fill.h"
 #include "simd.h"

@@ -3,7 +3,7 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../activations.h"
 
 /* Sums of 16 signed bytes -> int16; the bytes + 128 as unsigned give 16 * 128 too many. */

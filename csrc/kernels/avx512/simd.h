@@ -26,8 +26,8 @@ PL_INLINE __m512 pl_broadcast_ps(const void *p)
     return _mm512_castsi512_ps(pl_broadcast(p));
 }
 
-/* acc + unsigned bytes by the four signed ones at p. Written as the instruction, for gcc does not put the broadcast
- * into it: separate ones take twice the micro-ops and registers. */
+/* acc + unsigned bytes by the four signed ones at p. Written in assembly, because gcc does not fold the broadcast into
+ * the instruction: separate ones take twice the micro-ops and registers. */
 PL_INLINE __m512i pl_dot_broadcast(__m512i acc, __m512i codes, const void *p)
 {
     typedef struct four {
@@ -63,7 +63,7 @@ PL_INLINE __m512 pl_load_e8m0_half(const void *p)
     return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, least, _mm512_set1_epi32(0x00200000), e));
 }
 
-/* How many of n rows of x go next: twelve, or such that few parts follow; each number has code of its own. */
+/* How many of n rows of x go next: twelve, or such that few parts follow; each number has its own code. */
 static inline int pl_part_of(int n)
 {
     static const uint8_t part[18] = {0, 1, 2, 3, 4, 3, 6, 4, 8, 6, 6, 8, 12, 8, 8, 8, 8, 8};

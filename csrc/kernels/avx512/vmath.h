@@ -1,4 +1,4 @@
-/* exp and what is made of it, 16 lanes at once: the steps (and the bits) of scalar/vmath.h. */
+/* exp and functions made from it, 16 lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_AVX512_H
 #define PL_VMATH_AVX512_H
 
@@ -165,8 +165,7 @@ PL_INLINE __m512 pl_meet(__m512 a, __m512 b, const int sum)
     return sum ? _mm512_add_ps(a, b) : _mm512_max_ps(a, b);
 }
 
-/* Lane r: the sum, or the largest, of x[r], of up to eight rows, whose lanes meet each other in the order of
- * pl_sum16. */
+/* Lane r: the sum, or the largest, of x[r], of up to eight rows, whose lanes are combined in the order of pl_sum16. */
 PL_INLINE __m512 pl_meet_eight(const __m512 *x, const int rows, const int sum)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
@@ -184,7 +183,7 @@ PL_INLINE __m512 pl_meet_eight(const __m512 *x, const int rows, const int sum)
     return _mm512_permutexvar_ps(order, pl_meet(all, _mm512_movehdup_ps(all), sum));
 }
 
-/* Of up to sixteen. */
+/* The same of up to sixteen rows. */
 PL_INLINE __m512 pl_meet_rows(const __m512 *x, const int rows, const int sum)
 {
     if (rows == 1)

@@ -1,4 +1,4 @@
-/* Rows as long as a vocabulary, AVX-512: at the memory's speed but for exp. */
+/* Rows as long as a vocabulary, AVX-512: at memory speed, except exp. */
 #include "../common.h"
 #include "fill.h"
 #include "vmath.h"

@@ -4,10 +4,9 @@
  * ends with 0. vdpbf16ps adds the products of a pair, odd one first, each sum rounded once, and takes numbers below the
  * normal range for 0. Queries and probabilities are rounded to bf16 as well. Mean KL divergence from
  * float32 over 1,024 positions, SmolLM2 (Gemma 3): 1.7e-5 (1.7e-5) with keys and values alone in bf16, 3.0e-5 (2.7e-5)
- * with all four; it is the queries that make the difference, a second term of the probabilities changes nothing.
- *
- * Pairs of slots of which a row sees one: the probability of the other is 0, and its value is masked to 0 at the ends
- * of what any row sees, for it may be anything there. */
+ * with all four; the queries make the difference; a second term of the probabilities changes nothing.
+ * If a row sees only one slot of a pair, the probability of the other is 0, and its value is masked to 0 at the ends of
+ * what any row sees, because it may be anything there. */
 #include "blocking.h"
 #include "fill.h"
 #include "round.h"
@@ -24,7 +23,7 @@ PL_INLINE __m512 dot2(__m512 acc, __m512i a, uint32_t b)
     return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
-/* How the next page is asked for while this one is multiplied, since pages lie apart and the hardware does not foresee
+/* How the next page is prefetched while this one is multiplied, since pages lie apart and the hardware does not foresee
  * them: in order from `next` on, or, if that is NULL, in turns; near: into a first-level cache that has room for two
  * pages. */
 typedef struct asking {
@@ -65,7 +64,7 @@ PL_INLINE void scores(const uint32_t *q, ptrdiff_t q_apart, const char *k, askin
             _mm512_storeu_ps(&s[r][(first + g) * PL_SLOTS], acc[r][g]);
 }
 
-/* Adds a pair of slots, whose values' halves in `keep` count. */
+/* Adds a pair of slots, of whose values only the halves in `keep` count. */
 PL_INLINE void add_pair(__m512 (*acc)[8], const uint32_t (*p)[PAIRS], int pair, const char *v, ptrdiff_t dv,
                         __mmask16 in, __m512i keep, const int rows, const int vectors)
 {
@@ -120,7 +119,7 @@ PL_INLINE int held_pairs(const pl_attend_page *a)
     return a->m * pairs <= ATTEND_Q_HELD ? pairs : 0;
 }
 
-/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+/* Rows row .. row + rows - 1 of the call, each with at least one visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     (void)type;

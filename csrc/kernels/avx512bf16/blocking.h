@@ -1,8 +1,8 @@
-/* How much the kernels of this tier take at once. Change a number only with the measurement beside it. */
+/* How much the kernels of this tier do at a time. Repeat the measurement beside a number when changing it. */
 #ifndef PL_BLOCKING_AVX512BF16_H
 #define PL_BLOCKING_AVX512BF16_H
 
-/* Products on BF16 weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512bf16" */
+/* Products with BF16 weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512bf16" */
 enum {
     BF16_ROWS = 12, /* by BF16_TILES: accumulators that hide a dot's latency */
     BF16_TILES = 2,

@@ -1,4 +1,4 @@
-/* What products of bf16 add to AVX-512 at most. */
+/* The peak rate of products of bf16. */
 #include <immintrin.h>
 
 #include "fill.h"
@@ -7,7 +7,7 @@
 
 static double bf16(int64_t n)
 {
-    /* Pairs of products that cancel: sums stay where they are, and no compiler knows it. */
+    /* Pairs of products that cancel: sums stay the same, but no compiler knows it. */
     const __m512bh x = (__m512bh)_mm512_set1_epi32(0x3f80bf80), y = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 a[CHAINS];
     for (int j = 0; j < CHAINS; j++)

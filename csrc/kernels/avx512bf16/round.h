@@ -1,9 +1,9 @@
-/* Attention in bf16, what the tiers that multiply bf16 share: queries and probabilities rounded, and exp. */
+/* Attention in bf16, the parts that the tiers that multiply bf16 share: queries and probabilities rounded, and exp. */
 #ifndef PL_AVX512BF16_ROUND_H
 #define PL_AVX512BF16_ROUND_H
 
 #include "../avx512/vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../attend.h"
 
 /* Bytes of a page's keys: pairs of d, of which the last of an odd d ends with 0. */
@@ -27,8 +27,8 @@ PL_INLINE void round_query(const float *q, int d0, int dk, uint32_t *to, int n)
     }
 }
 
-/* 2^x within 3e-6, of which bf16 sees nothing: a polynomial of the rest that vreduce leaves of x, times 2 to the floor
- * of x, which vscalef takes. NaN stays NaN. */
+/* 2^x within 3e-6, an error that bf16 does not show: a polynomial of the rest that vreduce leaves of x, times 2 to the
+ * floor of x, which vscalef takes. NaN stays NaN. */
 PL_INLINE __m512 exp2_16(__m512 x)
 {
     const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);

@@ -10,7 +10,7 @@
 #define pl_fill_peak_avxvnni pl_fill_peak_avxvnni_evex
 #endif
 
-void pl_fill_matmul_avxvnni(pl_kernels *k); /* products on quantised weights */
+void pl_fill_matmul_avxvnni(pl_kernels *k); /* products with quantised weights */
 void pl_fill_peak_avxvnni(pl_kernels *k);   /* peak */
 
 #endif

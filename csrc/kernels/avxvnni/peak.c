@@ -1,4 +1,4 @@
-/* What the 256-bit vpdpbusd adds to AVX2 at most. */
+/* The peak rate of the 256-bit vpdpbusd. */
 #include "../avx2/simd.h"
 #include "dot.h"
 #include "fill.h"

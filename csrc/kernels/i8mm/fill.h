@@ -4,7 +4,7 @@
 
 #include "../kernels.h"
 
-void pl_fill_matmul_int_i8mm(pl_kernels *k); /* products on quantised weights */
+void pl_fill_matmul_int_i8mm(pl_kernels *k); /* products with quantised weights */
 void pl_fill_peak_i8mm(pl_kernels *k);       /* peak */
 
 #endif

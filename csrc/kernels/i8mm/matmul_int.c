@@ -1,7 +1,7 @@
-/* Matrix products of several rows on quantised weights, with smmla: two rows of w x eight k times two rows of x x eight
- * k, twice the products of an sdot. Half a block of weights is interleaved once for all rows of a panel, and each pair
- * of rows when it is read. Dots are exact in int32, and what follows is the same steps in the same order as in the NEON
- * tier: the same bits. A last row without another, and one row alone, take sdot as there. */
+/* Matrix products of several rows with quantised weights, with smmla: two rows of w x eight k times two rows of x x
+ * eight k, twice the products of an sdot. Half a block of weights is interleaved once for all rows of a panel, and each
+ * pair of rows when it is read. Dots are exact in int32, and the steps that follow are those of the NEON tier, in the
+ * same order: the same bits. A last row without a partner, and one row alone, use sdot as there. */
 #include "../neon/block.h"
 #include "fill.h"
 

@@ -1,4 +1,4 @@
-/* What smmla adds to NEON at most: 2 x 2 x 8 products an instruction. */
+/* The peak rate of smmla: 2 x 2 x 8 products per instruction. */
 #include "../neon/simd.h"
 #include "fill.h"
 

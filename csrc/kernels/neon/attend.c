@@ -10,7 +10,7 @@
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../attend.h"
 
 typedef float columns[PL_PAGE][PL_SLOTS]; /* scratch: the last columns of values, padded */
@@ -100,7 +100,7 @@ PL_INLINE void values_tail(const float (*p)[PL_PAGE], int lo, int hi, const void
             acc[r][c] = part[r][c];
 }
 
-/* Rows row .. row + rows - 1 of the call, each with at least a visible key. */
+/* Rows row .. row + rows - 1 of the call, each with at least one visible key. */
 PL_INLINE void attend_rows(const pl_attend_page *a, int row, pl_kv_type type, const int rows)
 {
     float s[ATTEND_ROWS][PL_PAGE], fade[PL_EXP_ROWS] = {0}, *acc[ATTEND_ROWS];
@@ -139,7 +139,7 @@ PL_ATTEND_OF(attend_f32, PL_KV_F32)
 PL_ATTEND_OF(attend_f16, PL_KV_F16)
 PL_ATTEND_OF(attend_bf16, PL_KV_BF16)
 
-/* The scalar layout needs no more than its f16 conversion done faster; the others are inherited. */
+/* The layout is the scalar one: only its f16 conversion is faster here; the others are inherited. */
 static void append_f16(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage)
 {
     uint16_t *to = (uint16_t *)kpage + (ptrdiff_t)(slot / PL_SLOTS) * dk * PL_SLOTS + slot % PL_SLOTS;

@@ -1,6 +1,6 @@
-/* Half a block of packed weights in registers, and its product with one row of x; for all products on quantised
- * weights. Codes below 128 stay as they are; those of 8 bits, and of tables that go beyond, become signed with their
- * top bit turned. */
+/* Half a block of packed weights in registers, and its product with one row of x; for all products with quantised
+ * weights. Codes below 128 stay as they are; those of 8 bits, and of tables with larger values, become signed by
+ * flipping their top bit. */
 #ifndef PL_NEON_BLOCK_H
 #define PL_NEON_BLOCK_H
 
@@ -34,7 +34,7 @@ PL_INLINE void add_bits(uint8x16_t v[8], uint8x16_t plane, const int at)
     }
 }
 
-/* The same of two bits: bits 2j and 2j + 1 of `plane` become bits 4 and 5 of v[j]. */
+/* The same for two bits: bits 2j and 2j + 1 of `plane` become bits 4 and 5 of v[j]. */
 PL_INLINE void add_pairs(uint8x16_t v[4], uint8x16_t plane)
 {
     const uint8x16_t pair = vdupq_n_u8(48);
@@ -158,7 +158,7 @@ PL_INLINE int32x4_t dot16(int32x4_t d, const int8x16_t *v, int8x16_t y)
 }
 
 /* Dots of group g (all 32 k where the group is 32) with the term at y, from `start`. An sdot waits for the one before:
- * with `split` there are two chains of them, where no other rows of x give the processor something to do. */
+ * with `split` there are two chains, for when no other rows of x keep the processor busy. */
 PL_INLINE int32x4_t dot_group(const pl_shape f, const int split, int g, int32x4_t start, const int8x16_t *v,
                               const int8x16_t y[2])
 {

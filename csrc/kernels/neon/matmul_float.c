@@ -1,4 +1,4 @@
-/* Matrix products on float weights: per row of w and row of x one accumulator, ascending k, fused steps.
+/* Matrix products with float weights: per row of w and row of x one accumulator, ascending k, fused steps.
  * The latency of a step (4 cycles, two to four a cycle) requires sixteen accumulators at once: T tiles x N rows of x,
  * four vectors each. T * N <= FLOAT_AT_ONCE leaves half of the registers for weights and activations. */
 #include "../matmul.h"

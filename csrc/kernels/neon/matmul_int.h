@@ -1,4 +1,4 @@
-/* Matrix products on quantised weights: what the dot products of Armv8.2 and the matrix products of i8mm share. The
+/* Matrix products with quantised weights: what the dot products of Armv8.2 and the matrix products of i8mm share. The
  * file that includes it says first how half a block meets several rows of x:
  *
  *     times_rows(f, terms, w, n, panel, acc, at)    acc[i][at..at + 7] += w's eight rows by entry i of the panel
@@ -10,7 +10,7 @@
 
 #include "block.h"
 #include "blocking.h"
-/* takes its numbers */
+/* uses the numbers of blocking.h */
 #include "../chunks.h"
 
 enum { SCRATCH = PL_PANEL_HEAD + PL_PANEL_MOST };

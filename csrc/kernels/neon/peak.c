@@ -1,4 +1,4 @@
-/* What NEON can do at most. Chains depend on themselves, so that no compiler closes them; sixteen cover a latency of
+/* The peak rates of NEON. Each chain depends on itself, so that no compiler can fold it; sixteen cover a latency of
  * four cycles on processors that start four a cycle. */
 #include "fill.h"
 #include "simd.h"

@@ -4,7 +4,7 @@
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../activations.h"
 
 /* Eight vectors of integers -> 32 codes, their last bytes. */

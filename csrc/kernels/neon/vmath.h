@@ -1,4 +1,4 @@
-/* exp and what is made of it, four lanes at once: the steps (and the bits) of scalar/vmath.h. */
+/* exp and functions made from it, four lanes at once: the steps (and the bits) of scalar/vmath.h. */
 #ifndef PL_VMATH_NEON_H
 #define PL_VMATH_NEON_H
 

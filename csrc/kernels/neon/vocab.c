@@ -1,10 +1,10 @@
-/* Rows as long as a vocabulary, NEON: at the memory's speed but for exp. */
+/* Rows as long as a vocabulary, NEON: at memory speed, except exp. */
 #include "../common.h"
 #include "fill.h"
 #include "simd.h"
 #include "vmath.h"
 
-/* fmax gives NaN where an operand is NaN, so that NaN anywhere comes through to the end. */
+/* fmax gives NaN where an operand is NaN, so that a NaN anywhere reaches the result. */
 static float max(const float *x, int n)
 {
     const float32x4_t least = vdupq_n_f32(-__builtin_inff());

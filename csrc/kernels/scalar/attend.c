@@ -4,11 +4,11 @@
  *
  * Order of sums, every tier's: a score over d ascending; acc over keys ascending; sum in 16 lanes (slot j to lane
  * j % 16, ascending), then lane j takes j + 8, + 4, + 2, + 1. Keys that a row does not see add exactly 0 or nothing at
- * all, so that a row's bits do not tell which rows were computed beside it; for the same reason acc never holds -0. */
+ * all, so that a row's bits do not depend on the rows computed beside it; for the same reason acc never holds -0. */
 #include "blocking.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../attend.h"
 
 static inline float load(const void *p, ptrdiff_t i, pl_kv_type type)
@@ -28,7 +28,7 @@ static inline void store(void *p, ptrdiff_t i, float x, pl_kv_type type)
         ((uint16_t *)p)[i] = type == PL_KV_F16 ? pl_f32_to_f16(x) : pl_f32_to_bf16(x);
 }
 
-/* Where the scales of block 0 and this slot stand in a page of keys (of values), and how far apart blocks are. */
+/* Where the scale of block 0 and this slot lies in a page of keys (of values), and how far apart blocks are. */
 static inline float *key_scale(const void *k, int dk, int slot)
 {
     return (float *)((char *)k + (ptrdiff_t)dk * PL_PAGE) + (ptrdiff_t)(slot / PL_SLOTS) * PL_BLOCKS(dk) * PL_SLOTS +
@@ -152,7 +152,7 @@ static size_t bytes_1(int d)
     return ((size_t)d + sizeof(float) * PL_BLOCKS((size_t)d)) * PL_PAGE;
 }
 
-/* b's keys stand after a's. Where b saw no key, a stays as it was. */
+/* b's keys come after a's. If b saw no key, a stays as it was. */
 static void merge_row(float *top_a, float *sum_a, float *acc_a, float top_b, float sum_b, const float *acc_b, int dv)
 {
     if (sum_b == 0)

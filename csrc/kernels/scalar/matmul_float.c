@@ -1,4 +1,4 @@
-/* Matrix products on float weights: one accumulator, ascending k. */
+/* Matrix products with float weights: one accumulator, ascending k. */
 #include "../matmul.h"
 #include "simd.h"
 

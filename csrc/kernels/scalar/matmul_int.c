@@ -1,4 +1,4 @@
-/* Matrix products on quantised weights: the reference, in the order that kernels.h fixes. */
+/* Matrix products with quantised weights: the reference, in the order that kernels.h fixes. */
 #include "../matmul.h"
 #include "blocking.h"
 #include "simd.h"
@@ -16,7 +16,7 @@ PL_INLINE void dot(const uint8_t (*codes)[4 * PL_TILE], const int8_t *y, const i
                 acc[r] += (codes[j][4 * r + b] - offset) * y[4 * j + b];
 }
 
-/* The same of a group of 16 or of 32, once for all formats: in each of them it took 6 KB. */
+/* The same for a group of 16 or of 32, compiled once for all formats: a copy for each took 6 KB. */
 __attribute__((noinline)) static void dot16(const uint8_t (*codes)[4 * PL_TILE], const int8_t *y, int offset,
                                             int32_t *acc)
 {

@@ -1,5 +1,5 @@
-/* From a file's rows to tiles. Everything moves as 32-bit words, for a word is four consecutive k of one row on both
- * sides: so packing is a transposition of words, with the bits of a word sorted on the way where the file has them in
+/* From a file's rows to tiles. Everything moves as 32-bit words, because a word is four consecutive k of one row on
+ * both sides: so packing is a transposition of words, whose bits are rearranged on the way if the file has them in
  * another order. Words are little-endian, as are the files. */
 #include "simd.h"
 
@@ -107,7 +107,7 @@ PL_INLINE void pack_q6_k_block(const pl_shape f, const uint8_t *src, int r, uint
     }
 }
 
-/* A slice of 32 weights of row r, 2 to 4 bits a code, as the format's `split` takes it out of its block. */
+/* A slice of 32 weights of row r, 2 to 4 bits a code, as the format's `split` extracts it from its block. */
 PL_INLINE void pack_slice(const pl_shape f, const uint8_t *codes, const uint16_t *scale, const uint16_t *min, int r,
                           uint8_t *dst)
 {

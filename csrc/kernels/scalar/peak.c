@@ -1,4 +1,4 @@
-/* Loops that do nothing but what the limits count. Chains depend on themselves, so that no compiler closes them. */
+/* Loops that do only what the limits count. Each chain depends on itself, so that no compiler can fold it. */
 #include <string.h>
 
 #include "fill.h"

@@ -3,7 +3,7 @@
 #include "../layer_norm.h"
 #include "fill.h"
 #include "vmath.h"
-/* its lanes */
+/* uses the lanes of vmath.h */
 #include "../activations.h"
 
 static float round_even(float x) /* |x| < 2^22 */

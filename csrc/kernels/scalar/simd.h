@@ -32,7 +32,7 @@ PL_INLINE uint16_t pl_load16(const void *p)
 typedef struct pl_block {
     uint8_t codes[8][64];  /* [j][4r + b]: the code of w[r][4j + b] */
     float s[2][PL_TILE];   /* scale of each group (one or two); scaled formats: s[0], the factor */
-    float m[2][PL_TILE];   /* mins; 0 where the format has none; scaled formats: m[0], the factor, negated */
+    float m[2][PL_TILE];   /* mins; 0 if the format has none; scaled formats: m[0], the factor, negated */
     int whole[2][PL_TILE]; /* scaled formats: the groups' integer scales */
     int low[2][PL_TILE];   /* and mins */
 } pl_block;
@@ -58,7 +58,7 @@ PL_INLINE float pl_scale(const pl_shape f, const uint8_t *header, const uint8_t 
     return pl_f16_to_f32(pl_load16(scales + 32 * g + 2 * r));
 }
 
-/* The same of its min, for formats that have one. */
+/* The same for its min, in formats that have one. */
 PL_INLINE float pl_min(const pl_shape f, const uint8_t *header, const uint8_t *scales, int g, int r)
 {
     if (f.scale == PL_SCALE_U4)

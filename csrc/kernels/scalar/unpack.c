@@ -1,4 +1,4 @@
-/* One row out of the tiles, with the bits that the format's decode gives. Reads that row's words alone. */
+/* One row from the tiles, with the bits that the format's decode gives. Reads only that row's words. */
 #include "simd.h"
 
 #define UNPACK_ARGS const pl_mat *w, int row, float *dst

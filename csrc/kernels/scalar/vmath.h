@@ -1,5 +1,5 @@
-/* exp and what is made of it, without libm. Every tier takes these very steps, so that elementwise kernels
- * give the same bits everywhere; where NaN is concerned, NaN everywhere. */
+/* exp and functions made from it, without libm. Every tier takes exactly these steps, so that elementwise kernels
+ * give the same bits everywhere; a NaN is a NaN everywhere. */
 #ifndef PL_VMATH_SCALAR_H
 #define PL_VMATH_SCALAR_H
 
@@ -90,7 +90,7 @@ static inline float pl_gelu1(float g)
     return g / (1.0f + pl_exp1(-z2));
 }
 
-/* Of the lanes of a long row. */
+/* The sum of the lanes of a long row. */
 static inline float pl_sum_lanes(float *lane)
 {
     for (int half = PL_LANES / 2; half; half /= 2)
