@@ -39,8 +39,8 @@ static int forms_after(const pl_plan *p, int i)
     return forms;
 }
 
-/* Whether operation i's output is read as float32 before it is overwritten. Products that read its rows in
- * another form do not count. */
+/* Whether operation i's output is read as float32 before it is overwritten. Products that read its rows in another form
+ * do not count. */
 static int floats_are_read(const pl_plan *p, int i)
 {
     const int buf = p->ops[i].out;

@@ -3,8 +3,8 @@
  * The unit of work is a tile of query rows of one sequence x one KV head, whose query heads share every key that is
  * loaded. Keys are processed in chunks of 256 from slot 0, each with a state of its own. Chunks merge from left to
  * right whichever threads computed them, so a few rows that see many keys can be spread over threads without changing a
- * bit. If every row is of another sequence, each stays with the thread that stored its keys, as long
- * as threads get about equal work.
+ * bit. If every row is of another sequence, each stays with the thread that stored its keys, as long as threads get
+ * about equal work.
  */
 #include <string.h>
 

@@ -27,7 +27,7 @@ typedef enum {
     PL_INTEGERS_Q8_0, /* scales in F16; code - zero in a signed byte, likewise */
 } pl_integers_to;
 
-/* Rows [from, to) -> blocks in `out`. */
+/* Rows [from, to) -> out, in `format`. */
 void pl_integers_make(const pl_integers *w, pl_integers_to format, int64_t from, int64_t to, uint8_t *out);
 
 /* A matrix in FP8 (OCP 8-bit floating point, e4m3 without infinities), a scale for each block of (block_rows,
