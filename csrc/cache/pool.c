@@ -11,7 +11,7 @@
 /* In a pool with a limit, a slab takes at most 1/LIMIT_SHARE of it, so that one group's unused pages leave room for the
  * others. */
 #define LIMIT_SHARE 32
-/* Empty slabs kept per group, so that a succession of short sequences does not map and clear memory each time. For a
+/* Empty slabs kept per group, so that a series of short sequences does not map and clear memory each time. For a
  * group of states, as many as are used: each pass takes a new page for each of its sequences and returns the old
  * one. */
 #define KEPT_EMPTY 1

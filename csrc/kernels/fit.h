@@ -310,7 +310,7 @@ PL_INLINE int pl_fit_lanes(int has_min, const pl_fit *f, const pl_fit_table *t, 
 static int pl_fit_groups(const pl_fit *f, int groups, const float *x, float *d, float *m)
 {
     _Alignas(64) float lanes[32 * PL_FIT_STEP], rest[32 * PL_VEC];
-    pl_fit_table t; /* filled where there is a table */
+    pl_fit_table t; /* filled if there is a table */
     t.first = 0;
     int wrong = 0;
     if (f->table)
@@ -369,7 +369,7 @@ PL_INLINE void pl_fit_codes_of(const pl_fit *f, const pl_fit_table *t, int n, in
 
 static void pl_fit_codes(const pl_fit *f, int groups, const float *x, const float *d, const float *m, uint8_t *codes)
 {
-    pl_fit_table t; /* filled where there is a table */
+    pl_fit_table t; /* filled if there is a table */
     t.first = 0;
     if (f->table) {
         pl_fit_divide(f, &t);

@@ -266,7 +266,7 @@ typedef struct pl_kernels {
      * INT8: then the scales, of k as [4][ceil(dk / 32)][16 slots], of v as [ceil(dv / 32)][64 slots]. */
     void (*kv_append[PL_N_KV])(const float *k, const float *v, int dk, int dv, int slot, void *kpage, void *vpage);
     void (*attend[PL_N_KV])(const pl_attend_page *pages, int n);
-    size_t attend_scratch[PL_N_KV]; /* bytes; 0: as above */
+    size_t attend_scratch[PL_N_KV]; /* bytes; 0: as for matmul_scratch */
     /* Merges the states of a later chunk of keys (b) into those of the earlier ones (a): top, sum (m), acc (m, dv). */
     void (*attend_merge)(int m, int dv, float *top_a, float *sum_a, float *acc_a, const float *top_b,
                          const float *sum_b, const float *acc_b);

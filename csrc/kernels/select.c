@@ -60,7 +60,7 @@ static void fill(pl_kernels *k, int isa)
         tiers[isa].fill(k);
 }
 
-/* What fills a tier's table is compiled for that tier too, so it runs only where the tier does. */
+/* The function that fills a tier's table is compiled for that tier too, so it runs only where the tier does. */
 static void fill_all(void)
 {
     for (int isa = 0; isa < PL_N_ISA; isa++)

@@ -40,7 +40,7 @@ void pl_op_head(const pl_run *r, const pl_op *op, int tid)
     const pl_model_tables *m = r->m;
     const pl_kernels *k = m->kernels;
     const pl_buf *in = &m->bufs[op->in], *h = r->head_rows;
-    const pl_segment *seg = &m->segs[op->seg]; /* an encoder has none, and no row that wants logits */
+    const pl_segment *seg = &m->segs[op->seg]; /* an encoder has none, and none of its rows wants logits */
     int size = pl_team_size(r->team), vocab = m->vocab;
     int64_t from, to;
     store_hidden(r, op, tid);

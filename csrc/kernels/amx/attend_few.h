@@ -27,11 +27,11 @@ typedef struct few_room {
     float p[FEW_ROWS][2][PAIRS];
 } few_room;
 
-/* MXCSR as tiles compute, whatever it says: to nearest, results below the normal range are 0, and so is what is
- * computed with. */
+/* The MXCSR that computes as tiles do, which ignore MXCSR: to nearest, results below the normal range are 0, and so is
+ * what is computed with. */
 enum { FLUSH = 0x9fc0 };
 
-/* What is computed from memory to memory after it is computed in this mode. */
+/* Sets the mode. What is computed from memory to memory after this call is computed in it. */
 PL_INLINE void set_mode(unsigned mode)
 {
     __asm__ volatile("" ::: "memory");

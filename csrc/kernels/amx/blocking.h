@@ -28,7 +28,7 @@ enum {
     ATTEND_ROWS = 16,  /* query rows at a time, at most: those of a tile register */
     ATTEND_PAIRS = 16, /* pairs of d, or of slots, that one product adds up */
     FEW_ROWS = 4,      /* rows, at most, of which vectors do the same sums faster */
-    FEW_WHOLE = 3,     /* likewise, where they see more than two groups of a page */
+    FEW_WHOLE = 3,     /* likewise, if they see more than two groups of a page */
 };
 
 #endif

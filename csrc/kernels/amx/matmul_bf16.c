@@ -25,7 +25,7 @@ enum {
     SUMS_BYTES = 4 * 1024,   /* of a group by two tiles: four registers */
 };
 
-/* Scratch memory: a head, a panel, then the last k of 32 rows of x and of two tiles of w, with zeros behind them, and
+/* Scratch memory: a head, a panel, then the last k of 32 rows of x and of two tiles of w, followed by zeros, and
  * sums of each group. */
 enum {
     X_END = PL_PANEL_HEAD + PL_PANEL_MOST,
@@ -214,7 +214,7 @@ __attribute__((noinline)) static void lay_out(const pl_acts *x, int i0, int n, i
     }
 }
 
-/* The last k of one or two tiles, with zeros behind them. */
+/* The last k of one or two tiles, followed by zeros. */
 static void lay_out_end(const part *p, int T)
 {
     const int pairs = (p->w->k + 1) / 2 - 16 * p->whole;

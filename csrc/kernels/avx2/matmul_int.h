@@ -1,4 +1,4 @@
-/* Matrix products with quantised weights with 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
+/* Matrix products with quantised weights in 256-bit vectors: what AVX2 and AVX-VNNI share. The file that includes it
  * says first how codes are multiplied:
  *
  *     enum { SIGNED_BYTES, PAIRED };  1: codes above 127 become signed, with the offset taken off; 1: below

@@ -5,7 +5,7 @@
 /* Products with quantised weights: pytest benchmarks/test_matmul.py --benchmark-enable -k "test_matmul and avx512" */
 enum {
     INT_ROWS = 12,  /* rows of x that meet a block in registers; four or five meet two */
-    INT_SHARE = 48, /* rows of x that a pass over the weights serves, where there are as many */
+    INT_SHARE = 48, /* rows of x that a pass over the weights serves, if there are as many */
 };
 
 /* Products with float weights: the same command. */

@@ -1,4 +1,4 @@
-/* Matrix products with quantised weights, with VNNI.
+/* Matrix products with quantised weights, using VNNI.
  *
  * A vector holds the sixteen rows of a tile x four k; vpdpbusd multiplies its unsigned codes by activations that it
  * broadcasts from memory, and adds into int32. Offsets enter exactly: an accumulator starts at -offset * sum(y).

@@ -1,4 +1,4 @@
-/* Matrix products with BF16 weights and BF16 activations with vdpbf16ps: one accumulator per row of w and row of x,
+/* Matrix products with BF16 weights and BF16 activations by vdpbf16ps: one accumulator per row of w and row of x,
  * pairs of k in ascending order; the order within a pair, and its rounding, are the instruction's own. */
 #include "../avx512/simd.h"
 #include "blocking.h"

@@ -1,4 +1,4 @@
-/* Matrix products with quantised weights with the 256-bit vpdpbusd: unsigned codes by signed ones, four products at a
+/* Matrix products with quantised weights, using the 256-bit vpdpbusd: unsigned codes by signed ones, four products at a
  * time into int32. The instruction has two encodings: VEX (AVX-VNNI), and EVEX (AVX512_VNNI with VL, -DPL_EVEX), with
  * which the same code can be tested on processors that lack the first. */
 #include "../avx2/simd.h"

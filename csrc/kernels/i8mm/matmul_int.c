@@ -1,4 +1,4 @@
-/* Matrix products of several rows with quantised weights, with smmla: two rows of w x eight k times two rows of x x
+/* Matrix products of several rows with quantised weights, using smmla: two rows of w x eight k times two rows of x x
  * eight k, twice the products of an sdot. Half a block of weights is interleaved once for all rows of a panel, and each
  * pair of rows when it is read. Dots are exact in int32, and the steps that follow are those of the NEON tier, in the
  * same order: the same bits. A last row without a partner, and one row alone, use sdot as there. */

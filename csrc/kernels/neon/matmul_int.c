@@ -1,4 +1,4 @@
-/* Matrix products with quantised weights, with sdot: four rows of w x four k a vector, times four k of x, one of the
+/* Matrix products with quantised weights, using sdot: four rows of w x four k a vector, times four k of x, one of the
  * four lanes of a vector of 16 codes. Dots are exact in int32 and start from -offset * sum(y). Half a block by a row is
  * sixteen sdot for three loads of activations and one of sums that wait in L1. */
 #include "block.h"
