@@ -201,7 +201,7 @@ def test_asynchronous_functions_run_to_their_end() -> None:
     assert run(known, "fails", "{}") == "Error: ValueError: no luck"
 
     async def within() -> None:
-        with pytest.raises(RuntimeError, match="later is asynchronous, and an event loop runs"):
+        with pytest.raises(RuntimeError, match="later is asynchronous, and an event loop is running"):
             run(known, "later", '{"a": 1}')
         assert await asyncio.to_thread(run, known, "later", '{"a": 1}') == '{"a": 2}'
 

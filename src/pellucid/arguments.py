@@ -44,8 +44,8 @@ def check_ids(ids: Any, name: str, vocab: int, *, empty: bool = False) -> list[i
 
 
 def check_padding(ids: Sequence[int], name: str, padding: int | None) -> None:
-    """Raises WrongValue where the ids have the token `padding`, which has no position of its own; None: there is no
-    such token."""
+    """Raises WrongValue if the ids contain the token `padding`, which has no position; None: there is no such
+    token."""
     if padding is not None and padding in ids:
         found = f": token {ids.index(padding)} is the padding token ({padding}), which has no position in a text"
         raise wrong_part(WrongValue, name, found)
@@ -59,19 +59,19 @@ def wrong_part(kind: type[ArgumentError], name: str, found: str) -> ArgumentErro
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Inside, what is wrong with a text says whose it is: TokenizerError with this name before it."""
+    """Puts this name before the message of a TokenizerError that is raised inside."""
     try:
         yield
     except TokenizerError as error:
-        if type(error) is not TokenizerError:  # the model has none
+        if type(error) is not TokenizerError:  # the model has no tokenizer
             raise
         raise TokenizerError(f"{name}: {error.message}", position=error.position) from None
 
 
 def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
     """(whether there are several, the prompts) of what a caller gives: a text or a sequence of ids, or a sequence,
-    column or iterator of them. Each is still to be checked. Raises WrongType for a table, mapping or set, WrongValue
-    for more than MOST_PROMPTS."""
+    column or iterator of them. They are not checked yet. Raises WrongType for a table, mapping or set, WrongValue for
+    more than MOST_PROMPTS."""
     value = plain(value)
     if isinstance(value, (str, bytes, bytearray)) or not hasattr(type(value), "__iter__"):
         return False, [value]
@@ -96,7 +96,7 @@ def prompts(value: Any, name: str) -> tuple[bool, list[Any]]:
 
 def conversations(value: Any) -> tuple[bool, list[Any]]:
     """(whether there are several, the conversations) of what a caller gives as messages: dicts, or a sequence, column
-    or iterator of such sequences. Each is still to be checked."""
+    or iterator of such sequences. They are not checked yet."""
     value = plain(value)
     if not _holds_items(value):
         return False, [value]
@@ -116,8 +116,8 @@ def _holds_items(value: Any) -> bool:
 
 
 def items(value: Any, name: str) -> Iterator[Any]:
-    """The items of any number that a caller gives, also of a column. Raises WrongType for one alone, and where they
-    have no order."""
+    """The items that a caller gives, any number of them, also as a column. Raises WrongType for a single one, and for
+    a container that has no order."""
     alone = isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", 1) == 0
     if alone or has_no_order(value) or not hasattr(type(value), "__iter__"):
         raise WrongType(name, f" must be an iterable of prompts, not {type(value).__name__}")
@@ -125,12 +125,12 @@ def items(value: Any, name: str) -> Iterator[Any]:
 
 
 def streams(stream: Any) -> bool:
-    """Whether a chat is to be a stream; None: it is not. Raises WrongType."""
+    """Whether a chat is to return a stream; None means no. Raises WrongType."""
     return stream is not None and checks.flag("stream", stream)
 
 
 def messages(value: Any) -> list[Any] | None:
-    """The messages, where it is a sequence or a column of them; else None."""
+    """The messages as a list if the value is a sequence or column of them; else None."""
     if isinstance(value, (str, bytes, Mapping)) or not hasattr(type(value), "__len__") or not _holds_items(value):
         return None
     return list(value) if isinstance(plain(next(iter(value), None)), Mapping) else None

@@ -1,4 +1,4 @@
-"""The calls of a model that generate, for asyncio, with their types."""
+"""The asyncio versions of a model's calls, with their types."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["AsyncCalls"]
 
 
 class AsyncCalls(Calls):
-    """What a model and an edited one generate, for asyncio too."""
+    """The calls that models and edited models share, with their asyncio versions."""
 
     @overload
     async def agenerate(self, prompt: Prompt, *, n: None = None, **options: Unpack[GenerateOptions]) -> Completion: ...  # type: ignore[overload-overlap]  # a text is an iterable of texts
@@ -55,8 +55,8 @@ class AsyncCalls(Calls):
     ) -> list[Completion]: ...
     @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
-        """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
-        forward pass, and is cancelled when it has stopped."""
+        """:meth:`generate` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
+        CancelledError is raised once it has stopped."""
         return await call(self.generate, prompt, n=n, **options)
 
     @overload
@@ -70,7 +70,7 @@ class AsyncCalls(Calls):
     @lists_options(GENERATE_DEFAULTS)
     def astream(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """:meth:`stream` for asyncio -> :class:`AsyncStream`; for several prompts, or with n,
-        :class:`AsyncBatchStream`. It begins, and raises what is wrong, when its first piece is awaited."""
+        :class:`AsyncBatchStream`. It begins, and raises errors, when its first piece is awaited."""
         several, prompts = arguments.prompts(prompt, "prompt")
         kind = AsyncBatchStream if several or n is not None else AsyncStream
         return kind(self.stream, prompts if several else prompts[0], n=n, **options)
@@ -93,8 +93,8 @@ class AsyncCalls(Calls):
     ) -> AsyncIterator[tuple[int, Completion | Exception]]: ...
     @lists_options(CHAT_DEFAULTS)
     def amap(self, items: Iterable[Any], **options: Any) -> AsyncIterator[Any]:
-        """:meth:`map` for asyncio, with the same options. Each step is computed in a thread, which also takes the next
-        items; a task that is cancelled ends what runs."""
+        """:meth:`map` for asyncio, with the same options. Each step runs in a thread, which also reads the next items;
+        cancelling the task ends the running generations."""
         return each(self.map, items, **options)
 
     @overload
@@ -137,13 +137,13 @@ class AsyncCalls(Calls):
         dimensions: Integer | None = None,
         instruction: str | None = None,
     ) -> npt.NDArray[np.float32]:
-        """:meth:`embed` for asyncio, as :meth:`agenerate` is :meth:`generate`."""
+        """:meth:`embed` for asyncio; it runs and is cancelled as :meth:`agenerate`."""
         from pellucid.embedding import embed
 
         return await call(embed, self.core, texts, pooling, normalize, dimensions, instruction)
 
     async def arerank(self, query: str, documents: Iterable[str], *, instruction: str | None = None) -> list[Ranked]:
-        """:meth:`rerank` for asyncio, as :meth:`agenerate` is :meth:`generate`."""
+        """:meth:`rerank` for asyncio; it runs and is cancelled as :meth:`agenerate`."""
         from pellucid.embedding import rerank
 
         return await call(rerank, self.core, query, documents, instruction)

@@ -1,7 +1,7 @@
-"""Calls for asyncio: each computes in a thread of its own, which ends with it. asyncio itself is imported at their use.
+"""Calls for asyncio. Each runs in a thread of its own, which ends with the call. asyncio is imported on first use.
 
-A task that is cancelled stops the work, waits until it has stopped, which takes one stage of a forward pass, and is
-cancelled then: what it used is free again.
+Cancelling a task stops its work. The task waits until the work has stopped, which takes one stage of a forward pass,
+before CancelledError is raised; by then, what the work used is free again.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _END: Any = object()  # after the last item
 
 
 async def call(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """``function(*arguments, **options)`` in a thread; it must take the option ``cancel``."""
+    """``function(*arguments, **options)`` in a thread; the function must accept the option ``cancel``."""
     options, stop = _stoppable(options)
     return await _run(lambda: function(*arguments, **options), stop)
 
 
 async def each(function: Callable[..., Iterator[T]], *arguments: Any, **options: Any) -> AsyncIterator[T]:
-    """What ``function(*arguments, **options)`` iterates over, each step taken in a thread; it must take the option
-    ``cancel``."""
+    """The items that ``function(*arguments, **options)`` yields; each step runs in a thread. The function must accept
+    the option ``cancel``."""
     options, stop = _stoppable(options)
     running = function(*arguments, **options)
     try:
@@ -50,7 +50,7 @@ async def each(function: Callable[..., Iterator[T]], *arguments: Any, **options:
 
 
 class _Stop:
-    """What ends a call: it was set, or the event loop that waits for the call was closed."""
+    """The signal to end a call: it was set, or the event loop that awaits the call was closed."""
 
     def __init__(self) -> None:
         self._set = False
@@ -64,7 +64,7 @@ class _Stop:
 
 
 def _stoppable(options: Mapping[str, Any]) -> tuple[dict[str, Any], _Stop]:
-    """(options whose ``cancel`` also asks whether to stop, what it asks)."""
+    """(options whose ``cancel`` also checks a new signal, that signal)."""
     stop, cancel = _Stop(), options.get("cancel")
     if cancel is None:
         cancel = getattr(options.get("options"), "cancel", None)
@@ -75,8 +75,8 @@ def _stoppable(options: Mapping[str, Any]) -> tuple[dict[str, Any], _Stop]:
 
 
 async def _run(work: Callable[[], T], stop: _Stop) -> T:
-    """What `work` returns or raises; it runs in a thread of its own. When the task is cancelled, `stop` is set, and
-    CancelledError is raised once the work has ended."""
+    """Runs `work` in a thread of its own and returns or raises what it does. When the task is cancelled, `stop` is
+    set, and CancelledError is raised once the work has ended."""
     import asyncio
     import contextvars
 
@@ -124,10 +124,10 @@ async def _run(work: Callable[[], T], stop: _Stop) -> T:
 
 
 class _AsyncRunning(AsyncIterator[Item], Generic[Item, Result]):
-    """A stream whose steps are taken in threads. Nothing is computed between two steps, so that a caller that leaves
-    in between leaves nothing behind.
+    """A stream whose steps run in threads. Nothing is computed between two steps, so a caller that stops between them
+    leaves nothing running.
 
-    start: makes the stream, from options whose ``cancel`` was added.
+    start: creates the stream, from options to which ``cancel`` was added.
     """
 
     def __init__(self, start: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -162,8 +162,8 @@ class _AsyncRunning(AsyncIterator[Item], Generic[Item, Result]):
         return result
 
     async def aclose(self) -> None:
-        """Stops the generation; what it used is free again. May be called again. Raises ContextBusyError while another
-        task takes a piece."""
+        """Stops the generation and frees what it used. May be called again. Raises ContextBusyError while another task
+        waits for a piece."""
         with self._use():
             self._close()
 
@@ -192,9 +192,7 @@ class _AsyncRunning(AsyncIterator[Item], Generic[Item, Result]):
                 return await _run(work, self._stop)
             finally:
                 if self._stop.is_set():  # the task was cancelled
-                    with suppress(
-                        ContextBusyError
-                    ):  # the coroutine was closed, and the work goes on until it sees that
+                    with suppress(ContextBusyError):  # the coroutine was closed, and the work runs until it notices
                         self._close()
 
     @contextmanager
@@ -209,11 +207,12 @@ class _AsyncRunning(AsyncIterator[Item], Generic[Item, Result]):
 
 class AsyncStream(_AsyncRunning[Piece, Completion]):
     """A generation that runs as its pieces are taken: an asynchronous iterator of :class:`Piece`, made by ``astream``
-    and by ``achat(stream=True)``. It begins with the first piece; ``await stream`` begins it before, and returns it.
+    and by ``achat(stream=True)``. It begins when its first piece is awaited; ``await stream`` begins it earlier and
+    returns the stream.
 
-    ``async with`` closes it at the end. A context is in use until its stream ends, is closed or is collected; leaving
-    ``async for`` does that, unless the stream has another name. A task that is cancelled while it waits for a piece
-    closes the stream.
+    ``async with`` closes it at the end. A context is in use until its stream ends, is closed or is garbage-collected,
+    as it is on leaving ``async for`` if nothing else refers to it. Cancelling a task that waits for a piece closes the
+    stream.
     """
 
     @property
@@ -223,7 +222,7 @@ class AsyncStream(_AsyncRunning[Piece, Completion]):
         return text
 
     async def result(self) -> Completion:
-        """Generates what is left -> the whole Completion. After an early :meth:`aclose`, what there was until then.
+        """Generates the rest -> the whole Completion; after an early :meth:`aclose`, what had been generated by then.
         Raises the error that ended the generation."""
         return await super().result()
 
@@ -239,6 +238,6 @@ class AsyncBatchStream(_AsyncRunning[tuple[int, Piece], list[Completion]]):
         return texts
 
     async def result(self) -> list[Completion]:
-        """Generates what is left -> the whole completions, by index. Raises BatchError, with the errors of some
-        prompts and the completions of the others."""
+        """Generates the rest -> the whole completions, by index. If some prompts failed, raises BatchError, with their
+        errors and the completions of the others."""
         return await super().result()

@@ -1,4 +1,4 @@
-"""What a grammar decides of one generation: what may be drawn next, and which tokens follow without a draw."""
+"""What a grammar decides in one generation: which tokens may be drawn next, and which follow without a draw."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Bound", "Decided", "Guesses"]
 
 
 class Decided:
-    """The tokens of a generation of which some are decided without a draw.
+    """The tokens of a generation, some of which are decided without a draw.
 
-    The tokens that must follow are taken at once, however busy the model is: they define the answer, for the model
-    alone might spell the same text in others. What is drawn is kept by who draws; all else here follows from it, so
-    that an interrupted call is made up for by the next.
+    Tokens that must follow are always taken, however busy the model is: they define the answer, since the model might
+    spell the same text with other tokens. The caller keeps the drawn tokens; everything here follows from them, so the
+    next call repairs the state that an interrupted one leaves.
 
-    words: of the mask, a bit for each token. ends: tokens that end the text when they are drawn. may_end: whether those
-    that the vocabulary has for it may be drawn while others may. scored: whether a token that must follow gets a log
-    probability, which a pass computes.
+    words: the mask, one bit per token. ends: tokens that end the text when they are drawn. may_end: whether the
+    vocabulary's own end tokens may be drawn where other tokens may be, too. scored: whether a token that must follow
+    gets a log probability, which a pass computes.
     """
 
     def __init__(self, words: npt.NDArray[np.uint32], ends: Set[int], may_end: bool, scored: bool) -> None:
@@ -41,8 +41,8 @@ class Decided:
         self._moving = False
 
     def follow(self, drawn: list[Any]) -> None:
-        """Takes what was drawn, (id, ...) each, and adds to it what must follow, without log probabilities; where they
-        are wanted, the passes add it. Raises GrammarError where the grammar is too complex."""
+        """Takes the tokens drawn so far, (id, ...) each, and appends those that must follow, without log probabilities;
+        if these are wanted, the passes append them instead. Raises GrammarError if the grammar is too complex."""
         if self._moving:  # interrupted
             self._again()
         self._moving = True
@@ -57,17 +57,17 @@ class Decided:
                 drawn.append((self.ids[len(drawn)], None, []))
 
     def at(self, n: int) -> bool:
-        """Whether it is at the end of so many tokens."""
+        """Whether exactly n tokens are decided, and another is to be drawn."""
         return len(self.ids) == n and not self.complete and not self._moving
 
     def fork(self) -> Self:
-        """Another one, at the same place, with a mask of its own."""
+        """A copy at the same place, with a mask of its own."""
         twin = copy.copy(self)
         twin.words, twin.ids = np.empty_like(self.words), list(self.ids)
         return twin
 
     def group(self, token: int) -> list[int]:
-        """Takes a token -> it and those that must follow; none, where it may not be drawn here."""
+        """Takes a token -> it and those that must follow; [] if it may not be drawn here."""
         n = len(self.ids)
         try:
             self._take(token)
@@ -76,7 +76,7 @@ class Decided:
         return self.ids[n:]
 
     def fill(self) -> None:
-        """Writes the mask of the next draw. Where it cannot be computed, it allows nothing, and `failure` says why."""
+        """Writes the mask of the next draw. If it cannot be computed, it allows no token, and `failure` says why."""
         raise NotImplementedError
 
     def _again(self) -> None:
@@ -89,11 +89,11 @@ class Decided:
 
 
 class Guesses:
-    """Guesses at the next draws of a generation, each with the tokens that must follow it. None is in it that may not
-    be drawn there, or that ends the text. most: tokens in all. ends: those that end the text when they are drawn.
+    """Guesses at the next draws of a generation, each with the tokens that must follow it. It holds no token that may
+    not be drawn at its place, or that ends the text. most: tokens in all. ends: those that end the text when drawn.
 
-    ids: all these tokens; decided: of each, whether it follows without a draw. masks: of the draw after each of them;
-    None where there is none.
+    ids: all these tokens. decided: for each, whether it follows without a draw. masks: for each, the mask of the draw
+    after it; None if no draw follows it.
     """
 
     def __init__(self, bound: Decided, most: int, ends: Set[int]) -> None:
@@ -105,8 +105,8 @@ class Guesses:
         self.masks: list[npt.NDArray[np.uint32] | None] = []
 
     def add(self, token: int) -> list[int]:
-        """Guesses that a token is drawn next -> it, and those that must follow; none, where it cannot be a guess, after
-        which there can be no other."""
+        """Guesses that a token is drawn next -> it, and those that must follow; [] if it cannot be a guess, after which
+        there can be no other."""
         group = self._twin.group(token)
         fits = len(self.ids) + len(group) <= self._most
         if not group or not fits or self._twin.complete or not self._ends.isdisjoint(group):
@@ -118,17 +118,17 @@ class Guesses:
         return group
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Guesses at so many tokens, as far as they can come one after another."""
+        """Guesses that these tokens come next, as far as they can follow one another."""
         at = 0
         while at < len(tokens):
             group = self.add(tokens[at])
             same = next((i for i, (a, b) in enumerate(zip(group, tokens[at:])) if a != b), len(group))
             at += same
-            if same < len(group) or not group:  # what was guessed to follow cannot
+            if same < len(group) or not group:  # the next of `tokens` cannot follow
                 break
 
     def mask(self) -> npt.NDArray[np.uint32]:
-        """Writes the mask of the draw after `ids` -> it."""
+        """Writes the mask of the draw after `ids` -> the mask."""
         self._twin.fill()
         if not self.ids:
             return self._twin.words
@@ -139,7 +139,7 @@ class Guesses:
         return words
 
     def fill(self) -> None:
-        """Writes the masks that are not written yet."""
+        """Writes the masks that are not yet written."""
         left = {place for place, words in enumerate(self.masks) if words is not None} - self._written
         if not left:
             return
@@ -199,7 +199,7 @@ class Bound(Decided):
             self.words[:] = 0
 
     def blame(self, error: Exception) -> Exception:
-        """The error of a pass in which this had no token to draw."""
+        """The error to raise for a pass in which there was no token to draw."""
         if self.failure is None and type(error) is ValueError:
             text = "it, the penalties and logit_bias together leave no token to draw"
             return GrammarError(text, place=self.grammar.structure.kind)

@@ -1,8 +1,8 @@
-"""The prefix cache in a folder, from one run of a program to the next.
+"""The prefix cache in a folder, kept from one run of a program to the next.
 
-A sequence is a file, in a subfolder for all that share a model, version and setting (`saved.identity`). Names are
-digests of these and of the tokens. The time of a file is when it was last of use, so that the oldest go first where the
-folder is larger than it may be. Nothing that is wrong with the folder is an error: it is logged, and that file is not
+Each sequence is a file, in a subfolder for its model, version and settings (`saved.identity`). Names are digests of
+these and of the tokens. A file's time is that of its last use, so that the least recently used are removed first when
+the folder exceeds its limit. A fault of the folder or of a file is not an error: it is logged, and the file is not
 used.
 """
 
@@ -32,10 +32,10 @@ __all__ = ["load", "save"]
 
 FOLDER = re.compile(r"[0-9a-f]{32}")
 FILE = re.compile(r"[0-9a-f]{64}\.sequence")
-DRAFT = re.compile(r"\.[0-9a-f]{64}\.sequence\..*\.part")  # what a process that was killed left
-STALE = 3600.0  # seconds after which nobody writes such a file any more
-ORDER = 1e-4  # seconds between the times of two files, by which their order is kept; all were kept until now
-WORTH = 64  # tokens that no other file has, for which a sequence is written
+DRAFT = re.compile(r"\.[0-9a-f]{64}\.sequence\..*\.part")  # left by a process that was killed
+STALE = 3600.0  # seconds after which nobody is still writing such a file
+ORDER = 1e-4  # seconds between the times of files that are saved together, to record their order
+WORTH = 64  # a sequence is written if it has so many tokens that no other file has
 
 
 Tell = Callable[[str], object]
@@ -52,10 +52,10 @@ class _File(NamedTuple):
 
 
 def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
-    """Writes what a model's prefix cache holds and the folder does not, that of most recent use first. Removes files
-    of which another now has all, and those of oldest use, so that all in the folder take at most `limit` bytes. While
-    it writes, one sequence at a time keeps its memory. tell: logs a line. -> how many sequences of the model the folder
-    then has."""
+    """Writes the sequences of a model's prefix cache that the folder lacks, the most recently used first. Removes files
+    whose tokens another file now has, and the least recently used, so that the folder takes at most `limit` bytes. One
+    sequence at a time is kept in memory while it is written. tell: logs a line. -> how many sequences of the model the
+    folder then has."""
     now = time.time()
     try:
         own = _own(core, folder)
@@ -91,8 +91,8 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
 
 
 def load(core: Core, folder: str, tell: Tell) -> int:
-    """Reads what an earlier run wrote into a model's prefix cache -> how many sequences. Files that are damaged are
-    removed."""
+    """Loads the sequences that earlier runs wrote to the folder into a model's prefix cache -> how many. Damaged files
+    are removed."""
     found: list[tuple[str, list[int], Any]] = []
     limit, size = core.facts.cache_limit if core.prefix_bytes is None else core.prefix_bytes, 0
     try:
@@ -118,7 +118,7 @@ def load(core: Core, folder: str, tell: Tell) -> int:
     except (OSError, PellucidError) as error:
         tell(f"the prefix cache cannot be read from {one_line(folder, 200)}: {one_line(str(error))}")
     scheduler = run.of(core)
-    for root, ids, sequence in reversed(found):  # that of oldest use first
+    for root, ids, sequence in reversed(found):  # the least recently used first
         scheduler.put(root, ids, sequence)
     return len(found)
 
@@ -137,7 +137,7 @@ def _name(root: str, ids: list[int]) -> str:
 
 
 def _worth(kept: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
-    """Of sequences that can go back to any length, those with enough tokens that no earlier one has."""
+    """The sequences that have enough tokens that no earlier one has; all can be rewound to any length."""
     out: list[tuple[str, list[int]]] = []
     for root, ids in kept:
         if len(ids) - max((common(ids, other) for key, other in out if key == root), default=0) >= WORTH:
@@ -146,7 +146,7 @@ def _worth(kept: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
 
 
 def _remove_shorter(known: dict[str, tuple[str, array[int]]], path: str, root: str, ids: list[int]) -> None:
-    """Removes the files of which this one has all tokens, as of a conversation's earlier turns."""
+    """Removes the files whose tokens are the beginning of this one's, such as a conversation's earlier turns."""
     tokens = array("i", ids)
     for other, (key, shorter) in list(known.items()):
         if other != path and key == root and len(shorter) <= len(tokens) and shorter == tokens[: len(shorter)]:
@@ -157,7 +157,7 @@ def _remove_shorter(known: dict[str, tuple[str, array[int]]], path: str, root: s
 
 
 def _files(folder: str) -> list[_File]:
-    """A subfolder's files, that of oldest use first."""
+    """A subfolder's files, the least recently used first."""
     found = []
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -181,7 +181,8 @@ def _size(ids: list[int], sequence: Any) -> int:
 
 
 def _make_room(folder: str, limit: int, before: float) -> bool:
-    """Removes files of oldest use, and before that time, until all take at most `limit` bytes -> whether they do."""
+    """Removes the least recently used files, of those used before a time, until all take at most `limit` bytes ->
+    whether they do."""
     files = sorted(file for own in _subfolders(folder) for file in _files(own))
     size = sum(file.size for file in files)
     for file in files:

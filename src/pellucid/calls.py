@@ -48,7 +48,7 @@ __all__ = ["Calls"]
 
 
 class Calls:
-    """What a model and an edited one generate, score, embed and trace."""
+    """The calls that models and edited models share."""
 
     @property
     def core(self) -> Core:
@@ -68,17 +68,17 @@ class Calls:
 
         prompt: a text; ids, as any sequence or one-dimensional array of integers; or several of these, as a sequence,
             an iterator, or a column of pandas, polars or Arrow.
-        n: completions for each prompt -> a list, also of one prompt, in which the first prompt's n come first. With a
-            seed, the k-th of a prompt (from 0) has that seed plus k.
-        options: those of :class:`SamplingOptions`, which has their defaults; None is the default. ``options`` gives
-            such an object, and keywords beside it win.
+        n: completions for each prompt -> a list, even for one prompt; the first prompt's n completions come first. With
+            a seed, completion k of a prompt (from 0) is drawn with that seed plus k.
+        options: those of :class:`SamplingOptions`, which gives their defaults; None means the default. ``options`` may
+            be such an object; keywords given with it take precedence.
 
-        Prompts run in the same forward passes; each completion is the one that its prompt would have alone with the
-        same seed. Without a seed, each gets a random one; a list of seeds has one for each prompt.
+        Prompts share forward passes; each completion is the one that its prompt would give alone with the same seed.
+        Without a seed, each gets a random one; a list of seeds has one for each prompt.
 
-        Raises ContextFullError (before computing anything, where the prompt is too long), NumericsError,
-        TokenizerError, ClosedError; ValueError or TypeError naming a wrong option. If one of several prompts fails
-        while it runs, the others continue; at the end, a BatchError holds the errors of those that failed and the
+        Raises ContextFullError (before computing anything, if the prompt is too long), NumericsError, TokenizerError,
+        ClosedError; ValueError or TypeError naming a wrong option. If one of several prompts fails while it runs, the
+        others continue; at the end, a BatchError is raised that holds the errors of those that failed and the
         completions of the others.
         """
         return start.stream(self.core, prompt, options, n).result()
@@ -149,18 +149,18 @@ class Calls:
         conversations, or with n, as in :meth:`generate`: a list of completions, or a :class:`BatchStream`.
 
         messages, tools, template, documents, variables, reasoning_effort: see :meth:`chat_prompt`. Other options and
-        errors: see :meth:`generate`, but for:
+        errors: see :meth:`generate`, except:
 
         tool_choice: "auto": the model may call tools; "none": it may not; "required": it must; ``{"type": "function",
-            "function": {"name": ...}}``: it must call this one. parallel_tool_calls: False: at most one call. What it
-            calls is in ``Completion.tool_calls``. See docs/tools.md.
-        thinking_budget: tokens of reasoning, after which its closing tag is written.
+            "function": {"name": ...}}``: it must call this one. parallel_tool_calls: False: at most one call. The calls
+            are in ``Completion.tool_calls``. See docs/tools.md.
+        thinking_budget: the most tokens of reasoning; then its closing tag is written.
 
         max_tokens: by default None: as many as fit the context.
-        on_full: "trim" leaves out the oldest turns of a conversation that does not fit the context, as few as must go
-            for max_tokens new tokens to fit, too (None: 512, or a quarter of the context if that is less). A turn is a
-            message of the user and all that answers it; system messages at the beginning stay. ``Completion.dropped``
-            is the number of messages left out. ContextFullError is raised where even the last turn does not fit.
+        on_full: "trim" leaves out the oldest turns of a conversation that does not fit the context, as few as possible
+            so that max_tokens new tokens fit, too (None: 512, or a quarter of the context if that is less). A turn is a
+            user message and everything that answers it; system messages at the beginning stay. ``Completion.dropped``
+            is the number of messages left out. ContextFullError is raised if even the last turn does not fit.
 
         A conversation of several turns is faster in a context: see ``Context.chat``.
         """
@@ -195,21 +195,21 @@ class Calls:
         on_error: Literal["raise", "return"] | None = "raise",
         **options: Any,
     ) -> Iterator[Any]:
-        """Generates for each of any number of items, which may be endless -> an iterator of completions, each the one
-        that :meth:`generate` or :meth:`chat` would give for that item, the options and the seed, bit for bit.
+        """Generates a completion for each item of an iterable, which may be endless -> an iterator of completions. Each
+        is the one that :meth:`generate` or :meth:`chat` gives for that item, the options and the seed, bit for bit.
 
         items: an iterable. Each is a prompt (text or ids), a list of messages, or a dict with one of the keys
-            ``prompt``, ``prompt_ids`` and ``messages``, and options of its own, which win over those of the call.
-        at_once: how many are taken before the first of them is given; so many, at most, are in memory.
-        order: "input": the completions in the order of the items. "done": pairs of an item's number, from 0 on, and its
-            completion, as they are made.
-        seeds: an iterable with a seed for each item; or an integer, of which and of its number each item gets a seed of
-            its own. They win over other seeds.
-        on_error: "raise" raises an item's error where its completion would be, which ends the iteration; "return" gives
-            the error in place of the completion.
+            ``prompt``, ``prompt_ids`` and ``messages``, and options of its own, which override those of the call.
+        at_once: the most items that are read before their results are yielded, and so are in memory.
+        order: "input": completions in the order of the items. "done": pairs of an item's number, from 0 on, and its
+            completion, in the order in which they finish.
+        seeds: an iterable with a seed for each item; or an integer, from which each item's seed is derived with the
+            item's number. They override other seeds.
+        on_error: "raise" raises an item's error in place of its completion, which ends the iteration; "return" yields
+            the error instead.
 
-        Computes while it is iterated. ``cancel`` ends what runs, with the finish reason "cancelled", and takes no
-        further items.
+        Computes only while it is iterated over. ``cancel`` ends the running generations, with the finish reason
+        "cancelled"; no further items are read.
         """
         return many.complete(self.core, items, at_once, order, seeds, on_error, options)
 
@@ -244,9 +244,9 @@ class Calls:
         top: Integer | None = 0,
         window: Integer | None = None,
     ) -> Iterator[Any]:
-        """Scores each of any number of texts (or lists of ids), which may be endless, so many at a time -> an iterator
-        of scores, each the one that :meth:`score` would give for it. top, window: see :meth:`score`; the others: see
-        :meth:`map`."""
+        """Scores each text (or list of ids) of an iterable, which may be endless, ``at_once`` at a time -> an iterator
+        of scores, each the one that :meth:`score` gives for the text. top, window: see :meth:`score`; other options:
+        see :meth:`map`."""
         from pellucid.look.score import score_map
 
         return score_map(self.core, items, at_once, order, on_error, top, window)
@@ -266,24 +266,24 @@ class Calls:
         cache_salt: str | None = "",
         **options: Unpack[ChatOptions],
     ) -> Request:
-        """Begins a generation, which any thread or task may read -> :class:`Request`. What it gives is what
+        """Begins a generation that any thread or task may read -> :class:`Request`. Its result is the one that
         :meth:`generate` or :meth:`chat` gives for the same options and seed, bit for bit.
 
-        One of: prompt (text or ids), prompt_ids, or messages, with the options of :meth:`chat`.
+        Takes one of: prompt (text or ids), prompt_ids, or messages, with the options of :meth:`chat`.
 
-        n: number of completions, which compute the prompt once; completion i is drawn with seed + i. ``result`` is a
-            list of them where n is more than 1.
-        priority: those with a lower number begin first, and keep their memory where it is short.
-        key: of whom the request is. Of one priority, the key whose requests had the fewest tokens computed comes first.
-            One request of each key can run, however many of others do; where memory is short, one of the key that has
-            most is given up for it, and computed again.
+        n: number of completions; the prompt is computed once for all, and completion i is drawn with seed + i. If n is
+            more than 1, ``result`` is a list.
+        priority: requests with a lower number begin first, and keep their memory when it is short.
+        key: whose request it is. Within a priority, the key for which the fewest tokens were computed comes first. One
+            request of each key can run, however many others run; if memory is short, a request of the key that has the
+            most is preempted for it, and computed again later.
         timeout: seconds after which it ends, with the finish reason "cancelled".
         ahead: how many tokens it may be ahead of its reader, by default 32; then it waits.
-        cache_salt: requests with different ones share nothing in the prefix cache.
+        cache_salt: requests with different salts share nothing in the prefix cache.
 
         Without a running driver (:meth:`drive`), it is computed while a thread waits for it or for another request.
-        Raises what is wrong with the prompt or the options, as :meth:`generate` does, and QueueFullError where
-        :meth:`drive` set a limit.
+        Raises the errors of :meth:`generate` for a wrong prompt or option, and QueueFullError if a limit that
+        :meth:`drive` set is exceeded.
         """
         return start.submit(
             self.core,
@@ -306,18 +306,18 @@ class Calls:
         max_wait: Number | None = None,
         max_waiting_tokens: Integer | None = None,
     ) -> None:
-        """Starts a thread that computes what is submitted, until the model is closed; the first ``await`` of a request
-        does that, too. Without it, the threads that wait for results compute them. May be called again.
+        """Starts a thread that computes submitted requests until the model is closed; so does the first ``await`` of a
+        request. Without it, the threads that wait for results compute them. May be called again.
 
-        max_waiting: :meth:`submit` raises QueueFullError where more requests than this would wait. max_wait: and where
-        computing the prompts that wait would take this many seconds or more, as measured; max_waiting_tokens: and
-        where these have more tokens. Default: no limit. One request of a key that has none waiting, where others have,
-        is not refused.
+        max_waiting: :meth:`submit` raises QueueFullError if more requests than this would wait. max_wait: also if
+        computing the waiting prompts would take this many seconds or more, at the measured speed; max_waiting_tokens:
+        also if these prompts have more tokens than this. Default: no limits. If others wait, one request of a key that
+        has none waiting is never refused.
         """
         start.drive(self.core, max_waiting, max_wait, max_waiting_tokens)
 
     def stats(self) -> Stats:
-        """The requests of the model now, and what it computed for them since it was loaded -> :class:`Stats`."""
+        """The model's current requests, and what was computed since it was loaded -> :class:`Stats`."""
         return start.stats(self.core)
 
     @overload
@@ -326,13 +326,13 @@ class Calls:
     def score(self, text: Prompts, *, top: Integer | None = 0, window: Integer | None = None) -> list[Score]: ...
     def score(self, text: Any, *, top: Any = 0, window: Any = None) -> Any:
         """Log probability of every token of a text (or ids), given the tokens before it -> Score; for several texts,
-        given as to :meth:`generate`, which run in the same forward passes, a list of scores.
+        given as for :meth:`generate`, a list of scores. They share forward passes.
 
         top: how many of the likeliest alternatives to return for each token. window: a text of more than this many
         tokens is scored in parts of this length. Each part begins in the middle of the previous one, so that after the
         first part every token sees at least window / 2 tokens before it.
 
-        Raises ContextFullError for a text that does not fit the context, without a window.
+        Raises ContextFullError for a text that does not fit the context, if no window is given.
         """
         from pellucid.look.score import score
 
@@ -349,20 +349,20 @@ class Calls:
     ) -> npt.NDArray[np.float32]:
         """Embeddings of texts -> float32 (n, d), a row for each text; of one text (1, d).
 
-        Texts, given as to :meth:`generate`, run in the same forward passes; each row is the one that its text would
-        have alone, bit for bit.
+        Texts, given as for :meth:`generate`, share forward passes; each row is the one that its text would have alone,
+        bit for bit.
 
-        pooling: the hidden state that makes the embedding: that of the "last" or the "first" token, or the "mean" of
-            all; default: as the model's files say. They must say it, or it must be given.
-        normalize: divide each row by its length, so that products of rows are cosines.
-        dimensions: keep this many of the first columns, before normalising; for models trained for it (Matryoshka).
-            Default: as the model's files say, as a rule all.
-        instruction: put before each text: one of the model's prompts by its name ("query", "document"), else this text
-            itself. Default: the prompt that the model's files make the default, as a rule none.
+        pooling: the hidden state that becomes the embedding: that of the "last" or the "first" token, or the "mean" of
+            all. Default: what the model's files say; if they say nothing, it must be given.
+        normalize: divide each row by its length, so that dot products of rows are cosines.
+        dimensions: keep only this many of the first columns, before normalising; for models trained for it
+            (Matryoshka). Default: what the model's files say, usually all.
+        instruction: what is put before each text: the name of one of the model's prompts ("query", "document"), or any
+            other text. Default: the prompt that the model's files make the default, usually none.
 
-        Raises ContextFullError for a text that does not fit the context, before computing anything; ValueError where
-        the way of pooling is not known; ChatTemplateError where the model's files ask for a chat template that is
-        missing or broken; NumericsError.
+        Raises ContextFullError for a text that does not fit the context, before computing anything; ValueError if the
+        pooling is not known; ChatTemplateError if the model's files require a chat template that is missing or broken;
+        NumericsError.
         """
         from pellucid.embedding import embed
 
@@ -373,14 +373,14 @@ class Calls:
 
         The model must be a Qwen3-Reranker, whose score is the probability that it answers "yes" rather than "no" to
         its own prompt; or a BERT, XLM-R or ModernBERT with a classifier that reads both texts at once (a
-        cross-encoder), whose score is between 0 and 1. Either's score is any number where its files say that no sigmoid
+        cross-encoder), whose score is between 0 and 1. Either score may be any number if the model's files say that no sigmoid
         follows.
 
         instruction: what makes a document relevant, for Qwen3-Reranker, or the name of one of its files' prompts;
             default: that it answers a web search query.
 
-        Raises UnsupportedModelError where the model is no reranker; ContextFullError for a document that does not fit
-        the context with the query, before computing anything; NumericsError.
+        Raises UnsupportedModelError if the model is not a reranker; ContextFullError for a document that does not fit
+        the context together with the query, before computing anything; NumericsError.
         """
         from pellucid.embedding import rerank
 
@@ -434,8 +434,8 @@ class Calls:
     ) -> Any:
         """Runs a text, ids, a chat (its messages, or what :meth:`chat_prompt` returned), the tokens of a context or a
         completion (its prompt and new tokens) once and keeps the wanted quantities as NumPy arrays; :class:`Trace`
-        lists their shapes. Of several, a list of traces. A completion's arrays equal those of its generation, bit for
-        bit.
+        lists their shapes. For several of these, returns a list of traces. A completion's arrays equal those of its
+        generation, bit for bit.
 
         want: any of embeddings, hidden, middle, attention_in, mlp_in, final, q_unrotated, k_unrotated, q, k, v, scores,
         attention, attention_out, mlp_out, gate, up, neurons, mixed, head_out, routes, gates, conv, states, logits.
@@ -443,13 +443,13 @@ class Calls:
         bytes of the arrays. chunk: rows of a pass, by default 512. Neither tracing nor `chunk` changes a bit of any
         result.
         each: called with a layer's number and a dict of its arrays, without their first axis, layer after layer; the
-            trace then keeps only what has no layers. No more than `limit` bytes are held at a time, so that a long text
-            can be traced; it runs as often as that needs.
-        cancel: a callable or a threading.Event, asked about every 20 ms; the call then ends with CancelledError.
-            progress: called with the tokens done and all tokens.
+            trace then keeps only quantities that have no layers. No more than `limit` bytes are held at a time, so that
+            a long text can be traced; it runs as many times as that requires.
+        cancel: a callable or a threading.Event, checked about every 20 ms; the call then ends with CancelledError.
+            progress: called with the number of tokens done and of all tokens.
 
-        Raises ValueError for a wrong name or index, and where the arrays would exceed `limit` (the message states what
-        would fit, if less does); ContextFullError, NumericsError, ClosedError.
+        Raises ValueError for a wrong name or index, and if the arrays would exceed `limit` (the message says what would
+        fit, if anything would); ContextFullError, NumericsError, ClosedError.
         """
         from pellucid.look.trace import trace
 

@@ -1,4 +1,4 @@
-"""What a folder's files say of its conversations: the names of special tokens, and several chat templates."""
+"""What a model's files say about conversations: names of special tokens, and chat templates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _GROUPS = ("model_specific_special_tokens", "extra_special_tokens")  # tables of
 
 
 class ForChats(NamedTuple):
-    """What a model's files say for chat templates, beside the vocabulary and the usual template.
+    """What a model's files give for chats besides the vocabulary and the usual template.
 
-    names: spellings of special tokens by the names that templates have for them; None: there is no such token.
-    tool_template: the template of conversations with tools, where it is another one.
+    names: spellings of special tokens by the names that templates use; None: there is no such token. tool_template: the
+    template for conversations with tools, if they have their own.
     """
 
     names: Mapping[str, str | None] = {}
@@ -23,7 +23,7 @@ class ForChats(NamedTuple):
 
 
 def named_tokens(config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Spellings of special tokens by their names, as templates know them; None: the folder says that there is none.
+    """Spellings of special tokens by the names that templates use; None: the folder says that there is none.
     config: tokenizer_config.json, with what special_tokens_map.json adds to it."""
     found: dict[str, str | None] = {}
     for name, value in config.items():
@@ -40,7 +40,7 @@ def named_tokens(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def named_templates(value: Any) -> dict[str, str]:
-    """Templates by their names, of a configuration's `chat_template`: a text, or several in a table or a list."""
+    """Templates by name, from a configuration's `chat_template`: a text, or a table or list of several."""
     if isinstance(value, list):
         value = {one["name"]: one.get("template") for one in value if isinstance(one, dict) and _named(one)}
     given = value if isinstance(value, dict) else {"default": value}

@@ -45,13 +45,13 @@ __all__ = ["Context"]
 
 
 class Context:
-    """A sequence that keeps its cache between calls, so that each call computes only new tokens. Created by
+    """A sequence of tokens that keeps its cache between calls, so that each call computes only new tokens. Created by
     ``Model.context()``.
 
     It has one user at a time: a call while another runs, or while a stream is unfinished, raises ``ContextBusyError``.
-    A context manager, which releases its memory at the end, as :meth:`close` does. Once the context or the model is
-    closed, every method raises ``ClosedError``, or what is wrong with its arguments. A context is always true, an empty
-    one too.
+    It is a context manager, which releases its memory on exit, as :meth:`close` does. Once the context or the model is
+    closed, every method raises ``ClosedError``, or an error about its arguments. A context is always true, even an
+    empty one.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Context:
         self._closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise WrongType("Context", ": a context cannot be pickled; `save` puts it into a file")
+        raise WrongType("Context", ": a context cannot be pickled; `save` writes it to a file")
 
     @property
     def length(self) -> int:
@@ -94,7 +94,7 @@ class Context:
     # ---- open and closed --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Releases the context's memory, at once or when a call that still uses the context ends. ``length`` and
+        """Releases the context's memory, immediately or when a call that still uses the context ends. ``length`` and
         ``ids`` remain. May be called again."""
         self._closed = True
         self._drop()
@@ -113,7 +113,7 @@ class Context:
         return self._core.open()
 
     def _drop(self) -> None:
-        """Drops the sequence of a closed context, unless it is in use: then its user does."""
+        """Drops the sequence of a closed context; if it is in use, its user drops it at the end."""
         while self._closed and "_sequence" in self.__dict__:
             use = self._uses.claim()
             if use is not None:
@@ -125,8 +125,8 @@ class Context:
     # ---- what it holds ----------------------------------------------------------------------------------------
 
     def append(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
-        """Adds tokens (or text) and computes their keys and values -> the number of tokens added. If it fails or is
-        cancelled, no token is added: all of them, or 0.
+        """Adds tokens (or text) and computes their keys and values -> the number of tokens added: all of them, or 0 if
+        it is cancelled. If it fails, no token is added.
 
         Raises ``ContextFullError``, before computing anything; ``ValueError`` for an id out of range.
         """
@@ -143,7 +143,7 @@ class Context:
                         if not generation.prefill(turns, self._sequence, ids, rows, stop, turns.rows):
                             self._cut(before)
                             break
-                if stop is not None and stop():  # which short passes do not ask
+                if stop is not None and stop():  # short passes do not check it
                     self._cut(before)
             except _engine.Cancelled:  # before it began
                 self._cut(before)
@@ -163,12 +163,12 @@ class Context:
             return Context(self._core, self._sequence.fork(), self._ids)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the context to a file, from which ``Model.open_context`` goes on, in another process, too. The file
-        has the tokens and what was computed for them, as large as it is in memory; whoever can read it can read the
-        text. A file of this name is replaced once the new one is whole. The first call takes a while: it computes a
+        """Writes the context to a file, which ``Model.open_context`` opens, in another process, too. The file holds the
+        tokens and what was computed for them, and is as large as this is in memory; whoever can read it can read the
+        text. An existing file is replaced once the new one is complete. The first call takes a while: it computes a
         digest of the model's weights.
 
-        Raises ModelFileError where the file cannot be written.
+        Raises ModelFileError if the file cannot be written.
         """
         from pellucid import saved
 
@@ -179,16 +179,16 @@ class Context:
     def _cut(self, n: int) -> None:
         del self._ids[n:]
         if n < self._sequence.length:
-            self._sequence.rewind(n)  # recomputes everything later, where a window has freed what is needed
+            self._sequence.rewind(n)  # if a window has freed what is needed, everything is recomputed later
 
     # ---- what may come next -----------------------------------------------------------------------------------
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """Logits of the token that comes next -> float32 (vocab): what ``Model.logits`` gives for the last token, bit
-        for bit. The context keeps its tokens.
+        """Logits of the next token -> float32 (vocab): what ``Model.logits`` gives for the last token, bit for bit. The
+        context keeps its tokens.
 
-        Raises ``ValueError`` where it has none; ``ContextFullError`` where the last one, generated when the context
-        filled, has no room; ``NumericsError``.
+        Raises ``ValueError`` if it has none; ``ContextFullError`` if the last one, with which the context filled up
+        during generation, has no room; ``NumericsError``.
         """
         with self.in_use() as engine:
             last = self._last()
@@ -200,7 +200,7 @@ class Context:
 
     def next(self, k: Integer | None = 10) -> list[NextToken]:
         """The k (by default 10) most probable next tokens, the most probable first -> [NextToken(id, piece, logprob)];
-        the whole vocabulary, if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
+        the whole vocabulary if k is at least its size. The context keeps its tokens. Raises as :meth:`logits`."""
         most = checks.integer("k", 10 if k is None else k, 1)
         with self.in_use() as engine:
             last = self._last()
@@ -211,15 +211,15 @@ class Context:
 
     def score(self, continuations: Prompts, *, top: Integer | None = 0) -> list[Score]:
         """Log probability of each of several continuations (texts or ids) of the context, all computed in the same
-        forward passes; the context's tokens are not computed again, and it keeps them alone.
+        forward passes. The context's tokens are not computed again, and the continuations are not added to them.
 
         -> a Score per continuation: ``ids`` and ``tokens`` of the continuation, ``total``, its log probability. The
         numbers are those that ``Model.score`` gives for the context's ids followed by the continuation's, bit for bit.
-        A text is encoded by itself: it should begin as the context's text would go on, as a rule with a space. top: how
+        A text is encoded by itself: it should begin as the context's text would go on, usually with a space. top: how
         many of the likeliest alternatives to return for each token.
 
-        Raises ``ContextFullError`` for a continuation that does not fit, before computing anything; ``ValueError``
-        where the context or a continuation is empty; ``NumericsError``.
+        Raises ``ContextFullError`` for a continuation that does not fit, before computing anything; ``ValueError`` if
+        the context or a continuation is empty; ``NumericsError``.
         """
         from pellucid.look.score import score_continuations
 
@@ -250,11 +250,11 @@ class Context:
         progress: Callable[[int, int], object] | None = None,
     ) -> Trace:
         """``Model.trace`` of the context's tokens. Those before the first of `positions` are not computed again: their
-        keys and values come from the cache, so that k, k_unrotated and v have them as the cache rounds them to its type
-        (not at all with kv="f32"). Where a layer's window has passed some, these three need all tokens again. The
-        context does not change.
+        keys and values are read from the cache, so that k, k_unrotated and v hold them as the cache rounds them to its
+        type (not at all with kv="f32"). If some have left a layer's window, these three need all tokens to be computed
+        again. The context does not change.
 
-        Raises as ``Model.trace``; ValueError where the context is empty."""
+        Raises as ``Model.trace``; ValueError if the context is empty."""
         from pellucid.look.trace import trace
 
         with self.in_use():
@@ -281,8 +281,8 @@ class Context:
         return ids
 
     def _last(self) -> int:
-        """The last token, whose row is then the only one that the sequence lacks. Raises ValueError where there is
-        none, ContextFullError where it has no room."""
+        """The last token, whose row is then the only one that the sequence lacks. Raises ValueError if there is none,
+        ContextFullError if it has no room."""
         if not self._ids:
             raise ValueError("the context is empty: expected at least one token; append a prompt first")
         if len(self._ids) > self._core.context_length:  # a generated token needs no room until another one follows it
@@ -300,7 +300,8 @@ class Context:
     @lists_options(GENERATE_DEFAULTS)
     def generate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
         """Appends a prompt (by default none) and generates. The context keeps the prompt and the completion's ``ids``,
-        not what ended it: a stop string, a stop id, the end of sequence. Options and errors: see ``Model.generate``."""
+        but not what ended it: a stop string, a stop id or the end of sequence. Options and errors: see
+        ``Model.generate``."""
         return self.stream(prompt, **options).result()
 
     @lists_options(GENERATE_DEFAULTS)
@@ -334,8 +335,8 @@ class Context:
     def chat(self, messages: Any, *, stream: bool = False, **options: Any) -> Any:
         """Generates the next message of a conversation -> Completion; with ``stream``, a :class:`Stream`.
 
-        ``messages`` is always the whole conversation. The context keeps the tokens at its beginning that it already
-        holds, drops the rest, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
+        ``messages`` is always the whole conversation. The context keeps the tokens that the conversation begins with,
+        drops the rest of its own, and computes only new ones; ``prompt_tokens`` counts those. Options and errors: see
         ``Model.chat``. If the messages are wrong or too long, the context does not change.
         """
         streamed = streams(stream)
@@ -358,16 +359,16 @@ class Context:
     # ---- for asyncio ------------------------------------------------------------------------------------------
 
     async def aappend(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
-        """:meth:`append` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
-        forward pass, and is cancelled when it has stopped. No token was added then, unless all of them were already:
+        """:meth:`append` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
+        CancelledError is raised once it has stopped. No token has then been added, unless all had been already:
         ``length`` says which."""
         return await call(self.append, ids, chunk=chunk, cancel=cancel)
 
     @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
-        """:meth:`generate` for asyncio: computes in a thread of its own. A task that is cancelled stops it within one
-        forward pass, and is cancelled when it has stopped; the context then holds the prompt and the tokens generated
-        so far."""
+        """:meth:`generate` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
+        CancelledError is raised once it has stopped. The context then holds the prompt and the tokens generated so
+        far."""
         return await call(self.generate, prompt, **options)
 
     @lists_options(GENERATE_DEFAULTS)
@@ -406,7 +407,7 @@ class Context:
         *,
         chat: bool = False,
     ) -> Stream:
-        """Generates from the first `keep` tokens and new ones, unless an option is wrong, which changes nothing. The
+        """Generates from the first `keep` tokens and new ones; if an option is wrong, the context does not change. The
         context must be in use already; it is released at the end."""
         try:
             self._core.open()
@@ -438,7 +439,7 @@ class Context:
         return ids
 
     def _acquire(self) -> Use:
-        """A new use, which waits for passes of a stream that has ended. Raises ContextBusyError."""
+        """Begins a new use, after waiting for passes of a stream that has ended. Raises ContextBusyError."""
         while True:
             use = self._uses.claim()
             if use is not None:
@@ -453,11 +454,11 @@ class Context:
                 raise ContextBusyError
             if scheduler.sweep():
                 time.sleep(0.0005)
-            else:  # an interrupt came before what ends it
+            else:  # an interrupt kept it from being ended
                 self._uses.end(use)
 
     def _even(self) -> None:
-        """Passes of a stream may have computed tokens that were not taken."""
+        """Rewinds past tokens that a stream's passes computed and nobody took."""
         if self._sequence.length > len(self._ids):
             self._sequence.rewind(len(self._ids))
 
@@ -467,7 +468,7 @@ class Context:
 
     @contextmanager
     def in_use(self) -> Iterator[_engine.Engine]:
-        """Keeps the context in use during one call. Raises ContextBusyError where it already is, ClosedError."""
+        """Keeps the context in use during one call. Raises ContextBusyError if it already is, ClosedError."""
         use = self._acquire()
         try:
             engine = self._open()
@@ -478,7 +479,7 @@ class Context:
 
 
 def draw(context: Context, sampler: _engine.Sampler) -> int:
-    """The token that a sampler draws to come next. The context keeps its tokens. Raises as ``Context.logits``."""
+    """The next token, as a sampler draws it. The context keeps its tokens. Raises as ``Context.logits``."""
     with context.in_use():
         last = context._last()
         with Turns(context._core, "prompt", [1]) as turns:

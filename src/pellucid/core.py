@@ -49,14 +49,14 @@ MOST_THREADS = 1024
 MAX_ROWS = 512  # per forward pass
 SEQUENCES = 32  # generations that run at once: 16 rows fill the machine
 MOST_SEQUENCES = 256
-MAX_GAP = 0.1  # seconds of a pass beside which others decode
+MAX_GAP = 0.1  # seconds that a pass may take while other requests decode
 PRECISIONS = {"default": 1, "high": 2}  # least number of int8 terms of activations
 KV_CHOICES = ("auto", "f32", "f16", "bf16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What ModelInfo says of the file and of how it was loaded."""
+    """What ModelInfo says about the file and about how it was loaded."""
 
     path: str
     format: str
@@ -109,10 +109,10 @@ class Core:
         self.sequences = sequences  # generations that run at once
         self.max_gap = max_gap  # seconds
         self.prefix_bytes = prefix_bytes  # of the prefix cache; 0: there is none; None: no limit of its own
-        self.draft = draft  # of a model that guesses next tokens
-        self.owned: list[Core] = []  # closed with it
-        self.weights_digest: str | None = None  # of `saved`
-        self.scheduler: Any = None  # of its callers; made at their first use
+        self.draft = draft  # a model that guesses next tokens
+        self.owned: list[Core] = []  # closed with this one
+        self.weights_digest: str | None = None  # set by `saved`
+        self.scheduler: Any = None  # shared by all callers; made on first use
         self._views: list[weakref.ref[Core]] = []  # replaced, never changed: other threads read it
 
     @classmethod
@@ -180,15 +180,15 @@ class Core:
                 threads=n_threads,
                 kv=kv,
                 least_terms=PRECISIONS[precision],
-                # Where a token sees later ones, a sequence is one pass.
+                # If a token sees later ones, a whole sequence must fit one pass.
                 max_rows=MAX_ROWS if config.attention.causal else max(MAX_ROWS, length),
                 cache_bytes=min(limit or 0, 1 << 62),
                 checkpoints=min(checkpoints, 1 << 62),
                 tuning=tuned.values,
                 share=place,
             )
-            # The tokenizer loads while the engine packs the weights; one after the other where memory may run short, so
-            # that the tokenizer can tell beforehand whether there is enough.
+            # The tokenizer loads while the engine packs the weights, or after that if memory is limited, so that the
+            # tokenizer can check beforehand whether there is enough.
             limited = memory.address_space_is_limited()
             load_tokenizer = functools.partial(_tokenizer, file, config.vocab)
             tokenizer = None if limited else Later(load_tokenizer)
@@ -264,18 +264,18 @@ class Core:
             log.warn_once("the system gives no huge pages: passes over the weights are slower")
         cores, why = _engine.topology()
         if facts.threads > cores:
-            log.warn_once("%d threads, where the process has cores for %d (%s)", facts.threads, cores, why)
+            log.warn_once("%d threads, but the process has cores for %d (%s)", facts.threads, cores, why)
         elif "cgroup" in facts.threads_why or "affinity" in facts.threads_why:
             log.warn_once("fewer threads than the machine has cores: %d (%s)", facts.threads, facts.threads_why)
         try:
             if self.tokenizer is None:
                 log.warn_once("%s has no tokenizer: only token ids are accepted", one_line(facts.path))
-        except Exception as error:  # raised where the tokenizer is needed
+        except Exception as error:  # raised again when the tokenizer is needed
             log.warn_once("%s: the tokenizer cannot be used: %s", one_line(facts.path), error)
 
     def lasting(self) -> Core:
-        """This core; if it is a view that was closed, a new one with the same plan. So what was computed with an edit
-        outlives it. Raises ClosedError once the model that was edited is closed."""
+        """This core, or, if it is a view that was closed, a new view with the same plan: what was computed with an edit
+        outlives the edit. Raises ClosedError once the model that was edited is closed."""
         if not self.closed or self._base is None:
             return self
         return self.root.view(self.engine.plan)
@@ -293,7 +293,7 @@ class Core:
         return self.engine
 
     def decoder(self) -> _engine.Engine:
-        """As :meth:`open`, of a model that gives logits. Raises UnsupportedModelError where it has no head."""
+        """As :meth:`open`, for a model that gives logits. Raises UnsupportedModelError if it has no head."""
         engine = self.open()
         if not engine.plan.ops[-1].n_seg:
             raise UnsupportedModelError(
@@ -304,7 +304,7 @@ class Core:
 
     @property
     def root(self) -> Core:
-        """The core that loaded the weights: of a view, that of the model."""
+        """The core that loaded the weights; for a view, the model's."""
         core = self
         while core._base is not None:
             core = core._base
@@ -318,7 +318,7 @@ class Core:
         return found
 
     def views(self) -> list[Core]:
-        """Those of its views that are in use."""
+        """Its views that are in use."""
         return [core for core in (one() for one in self._views) if core is not None]
 
     def close(self) -> None:
@@ -332,7 +332,7 @@ class Core:
             tokenizer.forget_grammars()
 
     def _end(self) -> None:
-        """Ends the schedulers of a closed core and of its views, with what they keep, and their engines."""
+        """Ends the schedulers and engines of a closed core and of its views, and frees what the schedulers keep."""
         self.engine.close()
         if self.scheduler is not None:
             self.scheduler.close()
@@ -343,11 +343,11 @@ class Core:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None where the model has no tokenizer. Raises TokenizerError where it is unusable."""
+        """The tokenizer; None if the model has none. Raises TokenizerError if it is unusable."""
         return self._tokenizer.get()
 
     def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises TokenizerError where the model has none."""
+        """The tokenizer. Raises TokenizerError if the model has none."""
         self.open()
         tokenizer = self.tokenizer
         if tokenizer is None:
@@ -355,8 +355,8 @@ class Core:
         return tokenizer
 
     def piece(self, id: int, *, special: bool = False) -> bytes:
-        """A token's bytes; b"" without a tokenizer, and for ids beyond the vocabulary, which exist where the embedding
-        is padded. special: gives the spelling of special tokens, which is b"" otherwise."""
+        """A token's bytes; b"" without a tokenizer, and for ids beyond the vocabulary, which exist if the embedding is
+        padded. special: gives a special token's spelling instead of b""."""
         tokenizer = self.tokenizer
         return b"" if tokenizer is None or id >= tokenizer.vocab_size else tokenizer.piece(id, special=special)
 
@@ -369,7 +369,7 @@ class Core:
         return self.need_tokenizer().encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Any, *, special: bool = False) -> str:
-        """``Model.detokenize``. special: as of `piece`."""
+        """``Model.detokenize``. special: as in `piece`."""
         tokenizer, ids = self.need_tokenizer(), self.check_ids(ids, "ids", empty=True)
         return tokenizer.decode([id for id in ids if id < tokenizer.vocab_size], special=special)
 
@@ -378,7 +378,7 @@ class Core:
         return arguments.check_ids(ids, name, self.config.vocab, empty=empty)
 
     def prompt_ids(self, prompt: Any, name: str = "prompt", *, parse_special: bool = False) -> list[int]:
-        """The ids of a prompt (text or ids), at least one. parse_special: as of ``Model.tokenize``. Raises ValueError,
+        """The ids of a prompt (text or ids), at least one. parse_special: as in ``Model.tokenize``. Raises ValueError,
         TypeError, TokenizerError, naming it."""
         prompt = arguments.plain(prompt)
         if isinstance(prompt, str):
@@ -397,7 +397,7 @@ class Core:
         return self.check_ids(prompt, name)
 
     def prompt(self, prompt: Any, name: str = "prompt") -> list[int]:
-        """As :meth:`prompt_ids`. Raises ContextFullError where the ids do not fit the context."""
+        """As :meth:`prompt_ids`. Raises ContextFullError if the ids do not fit the context."""
         ids = self.prompt_ids(prompt, name)
         arguments.check_padding(ids, name, self.config.padding)
         if len(ids) > self.context_length:
@@ -412,14 +412,14 @@ class Core:
     def laid_out(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
         """A conversation's prompt, of any length. name: of the argument, for errors. options: of :meth:`chat_prompt`.
 
-        Raises ChatTemplateError where it is empty.
+        Raises ChatTemplateError if it is empty.
         """
         if not (prompt := self.chat_prompt(messages, name=name, **options)).ids:
             raise ChatTemplateError("the chat template gives no text for these messages")
         return prompt
 
     def conversation(self, messages: Any, name: str = "messages", **options: Any) -> ChatPrompt:
-        """As :meth:`laid_out`. Raises ContextFullError where the prompt does not fit the context."""
+        """As :meth:`laid_out`. Raises ContextFullError if the prompt does not fit the context."""
         prompt = self.laid_out(messages, name, **options)
         self.prompt(prompt.ids, "the conversation" if name == "messages" else f"the conversation {name}")
         return prompt
@@ -446,13 +446,13 @@ def thread_count(asked: Any) -> tuple[int, str]:
     threads, why = _engine.topology()
     ignored = os.environ.get("OMP_NUM_THREADS", "")
     if ignored.isdecimal() and int(ignored) != threads:  # set by a scheduler, such as Ray, for others
-        why += "; OMP_NUM_THREADS does not count, PELLUCID_THREADS does"
+        why += "; OMP_NUM_THREADS is ignored, PELLUCID_THREADS is not"
         log.warn_once("%d threads: %s", threads, why)
     return threads, why
 
 
 def _prefix_bytes(asked: Any, cache_bytes: int | None) -> int | None:
-    """The limit of the prefix cache; None: that of the whole cache, which is given."""
+    """The limit of the prefix cache in bytes; None: that of the whole cache, which the caller gave."""
     if isinstance(asked, (bool, np.bool_)) and asked:
         return None if cache_bytes is not None else memory.prefix_limit()
     return int(asked or 0)

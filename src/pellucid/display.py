@@ -1,4 +1,4 @@
-"""What a notebook shows of a stream: what there is of it, again and again while it runs, in one and the same place."""
+"""Shows a stream in a notebook, updated in place while it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pellucid.markup import Fragment
 
 __all__ = ["follow"]
 
-INTERVAL = 0.1  # seconds between two pictures, at least
+INTERVAL = 0.1  # least seconds between two pictures
 MOST_RATE = 500_000  # bytes of pictures per second; Jupyter's server by default drops output beyond twice that
 
 
 def follow(items: Iterable[object], draw: Callable[[Fragment], None], plain: Callable[[], str]) -> None:
-    """Takes all items, and shows what `draw` draws before, in between and after the last, or after an error, which it
-    raises. plain: the same for a front end without HTML."""
+    """Takes all items, and shows what `draw` draws: before the first, in between, and after the last or after an error,
+    which is raised. plain: the text for a front end without HTML."""
     from IPython.display import display
 
     def picture() -> dict[str, str]:

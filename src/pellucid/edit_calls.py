@@ -1,4 +1,4 @@
-"""The edits of a model, with their types."""
+"""The methods that edit a model, with their types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["EditCalls"]
 
 
 class EditCalls:
-    """What can be edited; each method returns the edit itself."""
+    """The methods that edit a model; each returns the ``Edit`` itself."""
 
     _edits: Edits
 
@@ -33,8 +33,8 @@ class EditCalls:
         positions: Integer | Ids | None = None,
         part: Part | None = None,
     ) -> Self:
-        """Adds a vector (d) to the residual stream after a layer. part: to what its "attention" (or recurrence) or its
-        "mlp" adds to the stream instead."""
+        """Adds a vector (d) to the residual stream after a layer. part: adds it instead to what the layer's "attention"
+        (or recurrence) or "mlp" adds to the stream."""
         return self._make(self._edits.add, layer, vector, positions, part)
 
     def patch(
@@ -45,7 +45,8 @@ class EditCalls:
         part: Part | None = None,
     ) -> Self:
         """Replaces the residual stream after a layer, at the given positions, by values of shape (len(positions), d),
-        or (d) for all of them. part: what its "attention" (or recurrence) or its "mlp" adds to the stream instead."""
+        or (d) for all of them. part: replaces instead what the layer's "attention" (or recurrence) or "mlp" adds to the
+        stream."""
         return self._make(self._edits.patch, layer, positions, values, part)
 
     def scale(
@@ -84,7 +85,7 @@ class EditCalls:
         sources: Integer | Ids,
     ) -> Self:
         """Keeps a head (or several; None: all) from attending, at the given positions, to the tokens at `sources`; the
-        weights of the others are those of a softmax without them. Where none is left, the head gives zeros."""
+        weights of the others are those of a softmax without them. If none is left, the head gives zeros."""
         return self._make(self._edits.cut, layer, head, positions, sources)
 
     def scale_neurons(
@@ -105,8 +106,8 @@ class EditCalls:
         return self._make(self._edits.set_neurons, layer, neurons, values, positions)
 
     def scale_expert(self, layer: Integer, expert: Integer, factor: Number) -> Self:
-        """Multiplies the weight of an expert wherever it is chosen. A factor of 0 removes what it adds; the choice, and
-        the weights of the others, stay. Raises ValueError for a layer without experts."""
+        """Multiplies the weight of an expert wherever it is chosen. A factor of 0 removes what it adds; the choice and
+        the weights of the others do not change. Raises ValueError for a layer without experts."""
         return self._make(self._edits.scale_expert, layer, expert, factor)
 
     def skip(self, layer: Integer, part: Part) -> Self:

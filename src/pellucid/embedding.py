@@ -162,10 +162,10 @@ def pooled(
     positions: Sequence[Positions] | None = None,
     cancel: Any = None,
 ) -> Iterator[Floats]:
-    """The pooled hidden state of each text, in order. Texts share passes; their results are those that each has
-    alone. positions: of each text's tokens, where they are not 0, 1, ... cancel: an event or a callable, as of
+    """The pooled hidden state of each text, in order. Texts share passes; each gives the same result as alone.
+    positions: those of each text's tokens, if they are not 0, 1, ... cancel: an event or a callable, as in
     `Model.generate`; once it is set, `_engine.Cancelled` is raised."""
-    whole = not all(group.causal for group in core.open().plan.caches)  # a text is then one pass
+    whole = not all(group.causal for group in core.open().plan.caches)  # each text must then be in one pass
     texts = [_Text(ids, pooling, own) for ids, own in zip(many, positions or [None] * len(many), strict=True)]
     asked = getattr(cancel, "is_set", cancel)
     with Turns(core, "embed", [len(ids) for ids in many], asked) as turns:
@@ -183,7 +183,7 @@ def pooled(
                     break
             out = np.empty((sum(len(ids) - wanted for _, ids, wanted in parts), turns.dim), np.float32)
             own = [text.part_positions(len(ids)) for text, (_, ids, _) in zip(batch, parts, strict=True)]
-            if asked is not None and asked():  # short passes end without asking
+            if asked is not None and asked():  # short passes do not check it
                 raise _engine.Cancelled("the call was cancelled")
             try:
                 turns.forward(parts, hidden=out, positions=own if positions else None)
@@ -195,7 +195,7 @@ def pooled(
             for text, (_, ids, wanted) in zip(batch, parts, strict=True):
                 text.take(out[at : at + len(ids) - wanted], len(ids))
                 at += len(ids) - wanted
-            ended = [text for text in batch if text.done == len(text.ids)]  # all but the last, which may go on
+            ended = [text for text in batch if text.done == len(text.ids)]  # all but perhaps the last
             del texts[: len(ended)]
             for text, (sequence, _, _) in zip(ended, parts, strict=False):
                 turns.drop(sequence)
@@ -239,7 +239,7 @@ def rerank(
     answers = core.config.architecture == "qwen3"
     if core.embedder.scorer and not answers:
         if instruction is not None:
-            raise WrongValue("instruction", ": this model has a classifier of two texts, which takes none")
+            raise WrongValue("instruction", ": this model has a classifier of two texts, which takes no instruction")
         many, positions = _pairs(core, query, texts)
     elif answers and core.embedder.answers is not None and engine.plan.ops[-1].n_seg:
         many, positions = _conversations(core, query, texts, _prompt(core.embedder, instruction, True)), None
@@ -265,14 +265,15 @@ def _numbered(name: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(core: Core, query: str, texts: Sequence[str]) -> tuple[list[list[int]], list[Positions]]:
-    """For the model's classifier: query and text together, and the positions of their tokens, which have the types."""
+    """The ids of query and text together, for the model's classifier, and the tokens' positions, which encode their
+    types, too."""
     tokenizer, second = core.need_tokenizer(), core.config.second_type if core.embedder.typed else 0
     many: list[list[int]] = []
     positions: list[Positions] = []
     for i, text in enumerate(texts):
         ids, types = tokenizer.encode_pair(query, text)
         if any(types) and core.embedder.typed and not second and core.config.architecture == "bert":
-            raise TokenizerError("its tokens have two types, the model's one")
+            raise TokenizerError("the tokenizer gives tokens of two types, but the model has only one")
         many.append(core.prompt(ids, f"documents[{i}]"))
         positions.append(np.arange(len(ids), dtype=np.int32) + np.int32(second) * np.array(types, np.int32))
     return many, positions
@@ -289,7 +290,7 @@ def _classified(core: Core, many: Sequence[list[int]], positions: Sequence[Posit
 
 
 def _questions(core: Core, query: str, texts: Sequence[str], instruction: str) -> list[list[int]]:
-    """The template with each text."""
+    """The ids of the template filled in with each text."""
     tokenizer = core.need_tokenizer()
     before, middle, after = _TEMPLATE
     head, tail = (tokenizer.encode(part, add_special=False, parse_special=True) for part in (before, after))
@@ -321,7 +322,7 @@ def _answers(core: Core, engine: _engine.Engine, many: Sequence[list[int]], canc
 
 
 def _rows_of_answers(core: Core, engine: _engine.Engine) -> list[npt.NDArray[np.float64]]:
-    """The head's rows of "yes" and "no", which a GGUF file may have apart."""
+    """The head's rows for "yes" and "no", which a GGUF file may store separately."""
     if core.embedder.scorer:
         return [row.astype(np.float64) for row in core.embedder.scorer[0].weight]
     matrix = engine.plan.segments[engine.plan.ops[-1].seg].matrix

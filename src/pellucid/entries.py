@@ -1,4 +1,4 @@
-"""The entries of a plan's tables, and what architectures describe layers with.
+"""The entries of a plan's tables, and the classes with which architectures describe layers.
 
 Op, Segment and the groups mirror the structs of csrc/ops/op.h field by field; the kinds of operation come from
 csrc/ops/table.c.
@@ -81,7 +81,7 @@ class Op:
 
     @property
     def stores(self) -> bool:
-        """Appends keys and values to its layer of the cache."""
+        """Whether it appends keys and values to its layer of the cache."""
         return self.kind.stores and not self.flags & FLAGS["rotate_only"]
 
 
@@ -93,9 +93,9 @@ class Buffer(NamedTuple):
 class Segment(NamedTuple):
     """One matrix of an operation; its output begins at `column`. terms: the least number of int8 terms of the
     activations that a quantised matrix is multiplied by; two are nearly exact. The product is multiplied by `scale` and
-    by the vector `row_scale`, one factor per row (-1: none), before the bias is added. input: of
-    a linear, a buffer that it reads instead of the operation's (-1: none). step: of a stack in a linear, the columns
-    from one matrix' output to the next one's."""
+    by the vector `row_scale`, one factor per row (-1: none), before the bias is added. input: for
+    a linear, a buffer that it reads instead of the operation's (-1: none). step: for a stack in a linear, the number of
+    columns from one matrix's output to the next one's."""
 
     matrix: int
     column: int
@@ -109,8 +109,8 @@ class Segment(NamedTuple):
 
 class Matrix(NamedTuple):
     """(rows, k), in the file's format. plain: it stays in that format instead of being packed (an untied embedding).
-    stack: as many matrices of this shape, one for each expert or head; their bytes follow one another, or are Parts.
-    tensor: the whole name of the tensor that it is, or is a part of."""
+    stack: the number of matrices of this shape, one for each expert or head; their bytes follow one another, or are
+    Parts. tensor: the full name of the tensor that it is, or is a part of."""
 
     name: str
     type: str
@@ -123,8 +123,8 @@ class Matrix(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Part of a tensor that several matrices share: `name` has `rows` rows, the part begins at row `first`, or has the
-    rows of `order`."""
+    """Part of a tensor that several matrices share: the tensor `name` has `rows` rows; the part begins at row `first`,
+    or has the rows listed in `order`."""
 
     name: str
     first: int
@@ -186,14 +186,14 @@ class CacheGroup:
     n_layers: int = 0
 
     def token_bytes(self, kv: str) -> int:
-        """Bytes that a token's keys and values take in all these layers; of shared ones, values are part of keys."""
+        """Bytes that a token's keys and values take in all these layers; if shared, values are part of keys."""
         sizes = (self.dk,) if self.shared else (self.dk, self.dv)
         each = (d + 4 * -(-d // 32) if kv == "int8" else d * (4 if kv == "f32" else 2) for d in sizes)
         return self.n_layers * self.n_kv * sum(each)
 
     def held_bytes(self, tokens: int, kv: str, rows: int = 0) -> int:
-        """Bytes of the pages, of 64 tokens each, that a sequence of so many tokens keeps for these layers; with rows,
-        until its last pass of so many is over."""
+        """Bytes of the pages, of 64 tokens each, that a sequence of so many tokens keeps for these layers; with `rows`,
+        those that it holds until its last pass, of this many rows, is over."""
         kept = min(tokens, self.window + rows) if self.window else tokens
         return -(-kept // 64) * 64 * self.token_bytes(kv)
 
@@ -245,7 +245,7 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Recurrent:
-    """What a recurrent layer keeps of a sequence: the inputs (taps - 1, channels) of its convolution and, where it has
+    """What a recurrent layer keeps of a sequence: the inputs (taps - 1, channels) of its convolution and, if it has
     value heads, a matrix (dk, dv) for each of n_v. Value head j belongs to key head j % n_k (tiled) or
     j // (n_v / n_k). steps: least and greatest dt of Mamba 2."""
 

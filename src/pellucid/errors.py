@@ -1,8 +1,8 @@
 """Every error that Pellucid raises on purpose.
 
-All are :class:`PellucidError`, so that one ``except`` clause catches them. A wrong argument is a ``ValueError`` or
-``TypeError`` that names it instead. ``str(error)`` is one printable line; the values it was made of are attributes.
-Nothing of Pellucid is imported here, so that every layer may use it.
+All are :class:`PellucidError`, so that one ``except`` clause catches them, except that a wrong argument raises a
+``ValueError`` or ``TypeError`` that names it. ``str(error)`` is one printable line; the values in it are attributes.
+This module imports nothing else of Pellucid, so that every layer may use it.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ModelFileError(PellucidError):
 
 
 class UnsupportedModelError(PellucidError):
-    """A sound model that Pellucid cannot run (yet): its architecture, a format, an option of it.
+    """A valid model that Pellucid cannot run (yet), because of its architecture, a format or an option.
 
     ``feature``: what is not supported, e.g. ``architecture "mamba"``, or None. ``supported``: what is, or None.
     """
@@ -188,7 +188,8 @@ class UnsupportedModelError(PellucidError):
 
 
 class TokenizerError(PellucidError):
-    """Text cannot become ids, or ids text. ``position``: index of the character (or id) at fault, or None."""
+    """Text cannot be converted to ids, or ids to text. ``position``: index of the character (or id) at fault, or
+    None."""
 
     _fields = ("position",)
 
@@ -229,7 +230,7 @@ class ContextFullError(PellucidError):
 
 
 class BatchError(PellucidError):
-    """Some prompts of a list failed, each for a reason of its own; the others are complete.
+    """Some prompts of a list failed, each with its own error; the others are complete.
 
     ``errors``: {index of a prompt: its error}. ``completions``: one for each prompt, None for those that failed.
     """
@@ -250,8 +251,8 @@ class ContextBusyError(PellucidError):
 
 
 class QueueFullError(PellucidError):
-    """More requests wait for a model than it was told to let wait. ``retry_after``: seconds after which there may be
-    room, an estimate."""
+    """More requests wait for a model than its limits allow. ``retry_after``: estimated seconds until there may be
+    room."""
 
     _fields = ("retry_after",)
 
@@ -261,7 +262,7 @@ class QueueFullError(PellucidError):
 
 
 class CancelledError(PellucidError):
-    """A call ended early because its `cancel` asked for it: a trace or an experiment."""
+    """A trace or an experiment ended early because its `cancel` asked for it."""
 
     def __init__(self, message: str = "the call was cancelled") -> None:
         super().__init__(message)
@@ -285,8 +286,8 @@ class FetchError(PellucidError):
 
 
 class GrammarError(PellucidError, ValueError):
-    """A schema, expression or grammar is wrong, cannot be kept, or is too complex. ``place``: where, e.g. ``schema`` or
-    ``schema.properties.name``, or None."""
+    """A schema, expression or grammar is wrong, cannot be enforced, or is too complex. ``place``: where, e.g.
+    ``schema`` or ``schema.properties.name``, or None."""
 
     _fields = ("place",)
 
@@ -299,7 +300,8 @@ class GrammarError(PellucidError, ValueError):
 
 
 class IsaError(PellucidError):
-    """A forced instruction set is unknown, was not built, or this CPU lacks it. ``isa``: what was asked, or None."""
+    """A requested instruction set is unknown, was not built, or is missing from this CPU. ``isa``: its name, or
+    None."""
 
     _fields = ("isa",)
 
@@ -309,11 +311,11 @@ class IsaError(PellucidError):
 
 
 class NumericsError(PellucidError):
-    """NaN or infinite numbers where finite ones must be; no token is ever made from them."""
+    """NaN or infinite numbers where finite ones are required; no token is ever drawn from them."""
 
 
 class OutOfMemoryError(PellucidError, MemoryError):
-    """Memory for weights, cache or buffers could not be had. ``needed``: bytes asked for, or None."""
+    """Memory for weights, cache or buffers could not be allocated. ``needed``: bytes requested, or None."""
 
     _fields: tuple[str, ...] = ("needed",)
 
@@ -325,7 +327,7 @@ class OutOfMemoryError(PellucidError, MemoryError):
         return [self.message] if self.needed is None else [self.message, " (", self.needed, " bytes needed)"]
 
 
-# What the dynamic loader says when a module's code finds no room.
+# What the dynamic loader says if there is no memory for a module's code.
 _NO_ROOM = (
     "failed to map",
     "cannot map",
@@ -337,10 +339,10 @@ _NO_ROOM = (
 
 
 def untraced(error: Exception) -> Exception:
-    """An error that is kept, or given to another thread: without tracebacks, if it is one of these. Their frames, and
-    those that called them, would keep what they refer to, such as requests that nobody else refers to any more."""
+    """An error to be stored, or passed to another thread: a PellucidError loses its tracebacks. Their frames would keep
+    alive whatever they refer to, such as requests that nothing else refers to."""
     one: BaseException | None = error if isinstance(error, PellucidError) else None
-    seen: set[int] = set()  # causes may go round in a circle
+    seen: set[int] = set()  # causes may form a cycle
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         one.__traceback__ = None
@@ -350,8 +352,8 @@ def untraced(error: Exception) -> Exception:
 
 
 def again(error: Exception) -> Exception:
-    """A copy of an error of these that is kept, to be raised: who keeps what was raised would be kept by it. Others as
-    they are: their tracebacks tell of a user's function."""
+    """A copy, to be raised, of a stored PellucidError: raising the stored one would give it a traceback, which would
+    keep alive whatever stores it. Other errors are returned as they are: their tracebacks show a user's function."""
     if not isinstance(error, PellucidError):
         return error
     made = copy(error)
@@ -362,9 +364,9 @@ def again(error: Exception) -> Exception:
 
 @contextmanager
 def out_of_memory(what: str) -> Iterator[None]:
-    """Inside, what Python raises for lack of memory becomes OutOfMemoryError: MemoryError, a module that cannot be
-    loaded, a thread that cannot be started, a file that cannot be opened because too many are open. what: what it was
-    for, "to load the model". Also a decorator."""
+    """Turns what Python raises inside for lack of memory into OutOfMemoryError: MemoryError, a module that cannot be
+    loaded, a thread that cannot be started, a file that cannot be opened because too many are open. what: the purpose,
+    as in "to load the model". Also a decorator."""
     try:
         yield
     except OutOfMemoryError:

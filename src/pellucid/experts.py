@@ -66,8 +66,8 @@ def experts(
 def add(
     p: Plan, layer: int, f: int, routes: int, e: Experts, kind: str = "exps", scale: float = 1.0, out: str | None = None
 ) -> int:
-    """Adds to the residual stream: scale times the sum of the weighted outputs of each row's experts. out: a buffer
-    that holds the sum alone, instead. -> the buffer."""
+    """Adds scale times the sum of the weighted outputs of each row's experts to the residual stream. out: a buffer that
+    gets the sum alone instead. -> the buffer."""
     name, dim = f"blk.{layer}.ffn_down_{kind}", e.latent or p.dim
     mat = p.stack(name, e.n, dim, e.ff)
     seg = p.row_of_segments([mat], biases=[_biases(p, name, e.n, dim)])
@@ -87,8 +87,8 @@ def add(
 
 
 def mixture(p: Plan, layer: int, h: int, e: Experts, act: str, scale: float = 1.0, limit: float = 0.0) -> None:
-    """Adds scale times the outputs of a row's experts to the residual stream, and of the shared expert if there is
-    one (Dai et al. 2024). limit: as in Plan.glu."""
+    """Adds scale times the outputs of a row's experts, and of the shared expert if there is one (Dai et al. 2024), to
+    the residual stream. limit: as in Plan.glu."""
     routes = route(p, layer, h, e)
     add(p, layer, experts(p, layer, h, routes, e, act, limit=limit), routes, e, scale=scale)
     if e.shared and e.gated:
@@ -113,7 +113,7 @@ def _choice(p: Plan, layer: int, n: int) -> int:
 
 
 def _biases(p: Plan, name: str, n: int, rows: int, *, part: Part | None = None) -> int:
-    """The number of the vector of n * rows biases of a stack; -1 where the file has none."""
+    """The number of the vector of n * rows biases of a stack; -1 if the file has none."""
     whole = part or Part(name, 0, rows)
     if f"{whole.name}.bias" not in p.tensors:
         return -1
@@ -126,7 +126,7 @@ def _biases(p: Plan, name: str, n: int, rows: int, *, part: Part | None = None) 
 
 
 def _router(p: Plan, name: str, n: int, k: int) -> int:
-    """A router's matrix. In BF16 it is widened to F32: its activations then are not rounded to BF16, which would
+    """A router's matrix. In BF16 it is widened to F32, so that its activations are not rounded to BF16, which would
     change the choice between experts whose scores are close."""
 
     def make() -> Matrix:

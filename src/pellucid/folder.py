@@ -119,14 +119,14 @@ class Folder:
     inert: Mapping[str, Any] = field(default_factory=dict)
     biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # key -> projections with a bias if it is true
     biased: tuple[str, ...] = ()  # projections that always have a bias
-    # module -> GGUF's name; * is an expert's number; a name with an end is that of a parameter, not of a module
+    # module -> GGUF's name; * is an expert's number; a name with a suffix is that of a parameter, not of a module
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     base: str = "model."  # begins the names of all tensors but the head's, unless the model was saved without its head
     layers: str = "model.layers"
     unused: str = ""  # pattern of tensors, of heads as a rule, that are left unread
     encoder: bool = False  # it never has a head that gives logits of tokens
     tied: bool = False  # default of tie_word_embeddings: whether embedding and head are one matrix
-    others: Mapping[str, str] = field(default_factory=dict)  # a layer's tensors that are no weights -> GGUF's names
+    others: Mapping[str, str] = field(default_factory=dict)  # a layer's tensors that are not weights -> GGUF's names
     # a layer's tensors of one number each -> keys of a list for all layers, which have no architecture's name
     numbers: Mapping[str, str] = field(default_factory=dict)
     norm_offset: float = 0.0  # added to the weights of norms ...
@@ -154,7 +154,7 @@ class Folder:
     # GGUF's name of a matrix, without its layer -> those of the matrices that a converter makes of it, and how
     split: Mapping[str, Mapping[str, Callable[[Settings, Any], Any]]] = field(default_factory=dict)
     derive: Callable[[Settings], Mapping[str, Any]] | None = None  # GGUF's keys computed from several keys
-    variant: Callable[[Settings], str | None] | None = None  # another architecture that a key asks for
+    variant: Callable[[Settings], str | None] | None = None  # another architecture that a key selects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def later_windows(c: Settings) -> Mapping[str, Any]:
 
 
 def cap(c: Settings, key: str) -> float | None:
-    """A cap of scores or logits, a tanh; None where there is none. transformers divides by it, also if it is 0."""
+    """The cap of scores or logits, a tanh; None if there is none. transformers divides by it, even if it is 0."""
     value: float | None = c.get_float(key, None, min=1e-6, max=1e6)
     return value
 

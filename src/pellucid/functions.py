@@ -63,10 +63,10 @@ def declare(function: Callable[..., Any], place: str = "tools") -> dict[str, Any
 
 
 def run(functions: Mapping[str, Callable[..., Any]], name: str, arguments: str) -> str:
-    """Calls a function with arguments that a model wrote -> its result as text: JSON, unless it is text already; or, as
-    text, too, what was wrong: an unknown name, arguments that are no object or do not fit, or what it raised. An
-    asynchronous function runs to its end; raises RuntimeError where an event loop runs in this thread, in which it
-    would have to be awaited."""
+    """Calls a function with arguments that a model wrote -> its result as text: JSON, unless it is text already. If the
+    name is unknown, the arguments are not an object or do not fit, or the function raises, the text is an error
+    message. An asynchronous function runs to its end; raises RuntimeError if an event loop is running in this thread,
+    in which the function would have to be awaited."""
     function = functions.get(name)
     if function is None:
         return f"Error: there is no function {name}; there are: {', '.join(functions)}"
@@ -104,14 +104,14 @@ def _awaited(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         asyncio.get_running_loop()
     except RuntimeError:
         return lambda *args, **options: asyncio.run(function(*args, **options))
-    raise RuntimeError(f"{name} is asynchronous, and an event loop runs: await it, or call run in a thread")
+    raise RuntimeError(f"{name} is asynchronous, and an event loop is running: await it, or call run in a thread")
 
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """(what a docstring says, what it says of each parameter)."""
+    """(a docstring's text, its description of each parameter)."""
     described = {name: " ".join(said.split()) for name, said in _SPHINX.findall(text)}
     match = _GOOGLE.search(text)
     if match is not None:
@@ -121,7 +121,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _items(text: str) -> dict[str, str]:
-    """The entries of a section: a line for each, with deeper lines that go on."""
+    """The entries of a section: a line for each, continued by deeper lines."""
     found: dict[str, str] = {}
     indent, name = None, ""
     for line in text.split("\n"):
@@ -228,7 +228,7 @@ def _choices(values: list[Any], place: str, where: str) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any) -> Any:
-    """A value from JSON as its type has it. Raises ValueError or TypeError where it does not fit."""
+    """A value from JSON, converted to its type. Raises ValueError or TypeError if it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _value(arguments[0], value)
@@ -238,7 +238,7 @@ def _value(hint: Any, value: Any) -> Any:
                 return _value(one, value)
             except (ValueError, TypeError, KeyError):
                 continue
-        raise ValueError(f"{one_line(repr(value), 60)} is none of the types that are expected")
+        raise ValueError(f"{one_line(repr(value), 60)} is not of any of the expected types")
     if origin is Literal:
         if not any(value == one and type(value) is type(one) for one in arguments):
             raise ValueError(f"{one_line(repr(value), 60)}: expected one of {', '.join(map(repr, arguments))}")

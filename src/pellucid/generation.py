@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 LONG = 16  # characters per token up to which a prediction is tokenised
-FORCED = 32  # new tokens that are decided without a draw, and take their rows as those that are drawn do
+FORCED = 32  # rows of new tokens that are decided without a draw, up to which they count as decoding
 SOON = 256  # new tokens for which a request must find room to begin
 
 
@@ -80,8 +80,8 @@ def canceller(cancel: Any) -> Callable[[], bool] | None:
 
 
 def check_chunk(chunk: Any) -> int:
-    """The rows of a forward pass; None: the default. They change no result, only how often `cancel` is asked and other
-    callers run."""
+    """The rows of a forward pass; None: the default. They change no result, only how often `cancel` is checked and
+    other callers run."""
     return sampling.check_chunk("chunk", sampling.DEFAULTS["chunk"] if chunk is None else chunk)
 
 
@@ -102,12 +102,12 @@ def prefill(
     beside: Callable[[int, int], int] = lambda rows, depth: rows,
 ) -> bool:
     """Computes the keys, values and states of those `ids` that the sequence does not hold yet -> False when
-    cancelled. beside: how many of so many rows the next pass may have, of a sequence that holds so many tokens."""
+    cancelled. beside: of (rows, tokens that the sequence holds) -> how many of these rows the next pass may have."""
     most = min(chunk, engine.max_rows)
     while sequence.length < len(ids):
         step = beside(most, sequence.length)
         part = ids[sequence.length : sequence.length + sequence.rows(step)]
-        if cancel is not None and cancel():  # short passes end without asking
+        if cancel is not None and cancel():  # short passes do not check it
             return False
         try:
             engine.forward([(sequence, part, len(part))], cancel=cancel)
@@ -126,14 +126,14 @@ class Job:
     sequence: Any  # _engine.Sequence; None: made when the first pass begins
     prompt_tokens: int
     prompt_text: str = ""  # what `echo` returns first
-    salt: str = ""  # requests with different ones share nothing in the prefix cache
-    cached: int = 0  # tokens of the prompt that were found computed
+    salt: str = ""  # requests with different salts share nothing in the prefix cache
+    cached: int = 0  # tokens of the prompt that had been computed before
     computed: int = field(init=False, default=0)  # rows
     reply: Reply | None = None  # what the answer may have besides text
     chat: bool = False  # it answers a conversation
     opening: int = 0  # tokens of the prompt that others are likely to begin with, too
     leave: Callable[[Callable[[], None]], None] | None = None  # ends its passes; calls back when none uses the sequence
-    use: Any = None  # of a context, which is in use at least while this is
+    use: Any = None  # the Use of a context, which lasts at least as long as the job
     held: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)  # new tokens that no piece has yet
     new: int = 0  # tokens drawn, without the one that ended the text
     finish: FinishReason | None = None
@@ -149,7 +149,7 @@ class Job:
     first: float = field(init=False, default=0.0)  # time of the first token
     times: list[float] = field(init=False, default_factory=list)  # seconds from the call to each token that was taken
     stopped_text: str = field(init=False, default="")
-    # the last tokens before a stop string, in place of one that holds its begin
+    # the last tokens before a stop string, in place of one that holds its beginning, too
     tail: list[int] | None = field(init=False, default=None)
     scores: list[tuple[float, list[tuple[int, float]]]] = field(init=False, default_factory=list)  # of `tail`
     eog: frozenset[int] = field(init=False)
@@ -166,7 +166,7 @@ class Job:
     drawn: list[tuple[int, float | None, list[tuple[int, float]]]] = field(init=False, default_factory=list)
     taken: int = field(init=False, default=0)
     more: bool = field(init=False, default=True)
-    observer: Any = None  # False: there is to be none
+    observer: Any = None  # False: none is wanted
 
     def __post_init__(self) -> None:
         o = self.options
@@ -286,7 +286,7 @@ class Job:
             sampler.extend(recent, self.breakers.marks(recent) if self.breakers else None)
 
     def verifiable(self, ids: list[int]) -> list[int]:
-        """The first of some guesses at its next tokens: as many as one more may follow, and none that ends it."""
+        """The guesses at its next tokens up to the first that would end it, and so few that one more may follow."""
         most = self._follow(len(ids))
         for i, id in enumerate(ids):
             if i >= most or id in self.eog or id in self.stop_ids:
@@ -294,7 +294,7 @@ class Job:
         return ids
 
     def _follow(self, most: int) -> int:
-        """How many of so many tokens may follow, and one more."""
+        """How many of so many tokens may follow, with one more after them."""
         n = len(self.tokens)
         return int(min(most, self.room - n, self.max_tokens - (n - self.begun) - 1))
 
@@ -308,8 +308,8 @@ class Job:
         return 1 if self.looks_back else self._follow(most - 1) + 1
 
     def guesses(self, most: int) -> Guesses | None:
-        """No guesses yet, where it is bound: of at most so many tokens, with those that must follow each; None where
-        there can be none."""
+        """Empty Guesses, for at most so many tokens with those that must follow each, if it is bound; None if there can
+        be no guesses."""
         new = len(self.tokens) - self.begun
         if self.bound is None or not self.bound.at(new):
             return None
@@ -343,7 +343,7 @@ class Job:
         self.sequence = self.leave = None
 
     def take(self, token: int, logprob: float | None, top: list[tuple[int, float]]) -> Piece | None:
-        """Takes a sampled token -> its piece; None before a stop string: the reader calls `stop` when no pass uses the
+        """Takes a sampled token -> its piece; None at a stop string: the reader calls `stop` when no pass uses the
         sequence."""
         self.times.append(time.perf_counter() - self.start)
         if not self.first:
@@ -374,7 +374,7 @@ class Job:
         return self._end_after_calls(piece) if self.spoken.done else piece
 
     def _end_after_calls(self, piece: Piece) -> Piece:
-        """The last piece, where there are as many calls as there may be."""
+        """The last piece, once there are as many calls as there may be."""
         self.finish = "stop"
         last = self.end("")
         return last._replace(
@@ -386,7 +386,7 @@ class Job:
         )
 
     def stop(self) -> Piece | None:
-        """The last piece, before a stop string; None: `score` comes first. No pass may use the sequence."""
+        """The last piece, before a stop string; None: `score` must be called first. No pass may use the sequence."""
         if self.tail is None:
             self._cut()
         if self.tail is None or self.unscored:
@@ -432,7 +432,7 @@ class Job:
         return [token for token, _ in out], [logprob for _, logprob in out if logprob is not None]
 
     def _cut(self) -> None:
-        """Drops the tokens of the stop string. In place of one that also holds the end of the text come tokens of that
+        """Drops the tokens of the stop string. One that also holds the end of the text is replaced by tokens of that
         end, if the vocabulary has any."""
         text, sequence = self.text, self.sequence
         assert text is not None
@@ -455,7 +455,7 @@ class Job:
         self.finish = "context"
 
     def end(self, text: str) -> Piece:
-        """The last piece, with all that was held back."""
+        """The last piece, with everything that was held back."""
         if self.text:
             text += self.text.flush()
         stop_string = self.text.stopped if self.text and self.finish == "stop" else None
@@ -472,12 +472,12 @@ class Job:
         return piece if self.spoken is None else self.spoken.piece(piece)
 
     def cancelled(self) -> Piece:
-        """The last piece, where it is cancelled."""
+        """The last piece of a generation that is cancelled."""
         self.finish = "cancelled"
         return self.end("")
 
     def failed(self, error: Exception | None) -> None:
-        """Called where it ends without a last piece. error: None, where nobody reads it any more."""
+        """Called if it ends without a last piece. error: None if nobody reads it any more."""
         observer, self.observer = self.observer, None
         if observer is not None:
             observer.failed(error)

@@ -15,10 +15,10 @@ from .text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, quoted
 __all__ = ["for_chats", "vocabulary_of"]
 
 _MODELS = {"gpt2": "bpe", "llama": "spm", "gemma4": "spm", "bert": "wordpiece", "t5": "unigram"}
-_GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, also where early files of Gemma 4 deny it
-_MERGED_SPM = (*_GEMMA4, "mmbert", "sarvam-moe")  # pre-tokenizers of SentencePiece's: such a "gpt2" is a "gemma4"
+_GEMMA4 = ("gemma4", "granite-embed-multi-311m")  # BOS comes first, even if early files of Gemma 4 deny it
+_MERGED_SPM = (*_GEMMA4, "mmbert", "sarvam-moe")  # SentencePiece's pre-tokenizers: "gpt2" is then "gemma4"
 _DEFAULTS = {"llama": {"unk": 0, "bos": 1, "eos": 2}, "t5": {"eos": 1, "unk": 2, "pad": 0}}  # as llama.cpp has them
-_NONE = 2**32 - 1  # an id that some converters write where there is none
+_NONE = 2**32 - 1  # written by some converters instead of a missing id
 _FIM_ENDS = ("fim_pad", "fim_rep", "fim_sep")  # padding, another repository, another file
 _IDS = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "unk": "unknown", "pad": "padding"}
 _NAMES = {
@@ -39,7 +39,7 @@ _NAMES = {
     "chat_template": "tokenizer.chat_template",
     "tool_template": "tokenizer.chat_template.tool_use",
     "prefixes_once": "pellucid.add_space_prefix_once",  # false in other files
-    "eog": "pellucid.eog_token_ids",  # those that no other key has
+    "eog": "pellucid.eog_token_ids",  # those that no other key names
 }
 
 
@@ -63,7 +63,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if pieces is None:
         raise read.error("pieces", "missing; expected an array of strings")
     ids: dict[str, Any] = {name: read.token(name) for name in _IDS}
-    if ids["pad"] is not None and ids["pad"] >= len(pieces):  # of models tuned with one more token, which is not there
+    if ids["pad"] is not None and ids["pad"] >= len(pieces):  # models tuned with one more token may lack it
         ids["pad"] = None
     for name, default in _DEFAULTS.get(model, {}).items():
         if ids[name] is None and default < len(pieces):
@@ -88,7 +88,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if model == "gemma4" and merges is None:
         raise read.error("merges", "missing; this kind of vocabulary needs its merges")
     types = read.numbers("types", np.int32)
-    if empty := [i for i, piece in enumerate(pieces) if not piece]:  # no text becomes them
+    if empty := [i for i, piece in enumerate(pieces) if not piece]:  # no text is encoded as these
         types = np.ones(len(pieces), np.int32) if types is None else types.copy()
         for i in empty:
             pieces[i] = f"[EMPTY_{i}]".encode() if spm else f"[EMPTY_{i}]"
@@ -121,7 +121,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
 
 
 def for_chats(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> ForChats:
-    """What GGUF metadata says for chat templates beside its `vocabulary`. Raises ``TokenizerError``."""
+    """What GGUF metadata gives for chats besides its `vocabulary`. Raises ``TokenizerError``."""
     read = _Reader(metadata, vocabulary.source)
     ids = {f"{name}_token": read.token(name) for name in ("sep", "cls", "mask")}
     names = {name: vocabulary.spelling(i) for name, i in ids.items() if i is not None and 0 <= i < len(vocabulary)}
@@ -197,5 +197,5 @@ class _Reader:
             made: Any = np.ascontiguousarray(value, kind)
         if kind is np.int32 and (made != value).any():
             bad = int(np.flatnonzero(made != value)[0])
-            raise self.error(name, f"{value[bad]} of piece {bad} is not a number of 32 bits")
+            raise self.error(name, f"{value[bad]} of piece {bad} is not a 32-bit integer")
         return made

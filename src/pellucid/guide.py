@@ -1,4 +1,4 @@
-"""What an answer of a conversation is bound to, and when: calls of tools, a schema of its content, a budget."""
+"""What an answer in a conversation is bound to, and when: tool calls, a schema of its content, a reasoning budget."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["Guide"]
 
 _WHERE = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?")  # in the grammar of calls
-KEPT = 256  # bytes of the text in which a tag may still be found
+KEPT = 256  # bytes at the end of the text in which tags are looked for
 
 
 class Guide(Decided):
-    """The tokens of an answer that are bound, in turns:
+    """The tokens of an answer, parts of which are bound:
 
-    - Reasoning is free, and ends after so many tokens where there is a budget: then its closing tag follows.
-    - Content is free until a call begins, whose rest is bound to the tools' schemas; or all of it is bound: where a
-      tool must be called, to calls; where the text has a structure, to this, or to calls where tools may be called.
+    - Reasoning is free. If it has a budget, its closing tag follows after so many tokens.
+    - Content is free until a call begins; the rest of the call is bound to the tools' schemas. Or all content is bound:
+      to calls if a tool must be called; else to the structure of the text, or calls if tools may be called.
 
-    ends, may_end, scored: see ``Decided``. Raises GrammarError where a schema cannot be kept.
+    ends, may_end, scored: see ``Decided``. Raises GrammarError if a schema cannot be enforced.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Guide(Decided):
         if not isinstance(found, GrammarError):
             return found
         some = asked.callable
-        while len(some) > 1:  # by halves, as to compile each alone could take a minute
+        while len(some) > 1:  # by halves, since compiling each alone could take a minute
             half = some[: len(some) // 2]
             some = half if isinstance(self._tried(trigger, half), GrammarError) else some[len(half) :]
         one = self._tried(trigger, some)
@@ -106,7 +106,7 @@ class Guide(Decided):
         calls = None if asked.tools is None else self._bind()
         if structure is None or (calls is not None and asked.choice != "auto"):
             return calls
-        content = self._compile(structure)  # each first alone, so that its errors are its own
+        content = self._compile(structure)  # alone first, like the calls, so that an error is about one of them
         if calls is None:
             return content
         thinking = self._reply.thinking
@@ -114,7 +114,7 @@ class Guide(Decided):
         return self._compile(structure._replace(calls=self._calls(content=header)))
 
     def _after_triggers(self) -> dict[re.Pattern[bytes], Grammar]:
-        """What binds the rest of a call, by the text that begins one. Where llguidance is missing, calls are free."""
+        """What binds the rest of a call, by the text that begins it. If llguidance is missing, calls are free."""
         asked, dialect = self._reply.asked, self._reply.dialect
         if asked.tools is None or self._content is not None:
             return {}
@@ -134,7 +134,7 @@ class Guide(Decided):
         self._reasoned = 0
         self._said = False  # there is content other than white space
         self._thinking = reply.begun
-        self._opens: int | None = None  # the token that begins reasoning, where it may come in place of bound content
+        self._opens: int | None = None  # the token that begins reasoning, if it may replace bound content
         thinking = reply.thinking
         if self._thinking:
             self._limit()
@@ -185,7 +185,7 @@ class Guide(Decided):
         return not (self._said or self._reasoned) and self._tail.lstrip().startswith(mark)
 
     def _limit(self) -> None:
-        """Ends reasoning that has had its tokens."""
+        """Ends reasoning that has used up its budget."""
         thinking, budget = self._reply.thinking, self._reply.asked.budget
         if thinking is not None and budget is not None and self._reasoned >= budget:
             closing = thinking.closes if self._content is not None and thinking.always else thinking.closing
@@ -201,7 +201,7 @@ class Guide(Decided):
                 self._matcher = self._content.matcher()
 
     def _broken_off(self) -> bool:
-        """Whether a call begins within reasoning, which ends it."""
+        """Whether a call begins within reasoning, and so ends it."""
         reply = self._reply
         ends = reply.dialect.ends_thinking if reply.asked.tools is not None else ()
         at = min((i for tag in ends if (i := self._tail.find(tag.encode())) >= 0), default=-1)
@@ -238,7 +238,7 @@ class Guide(Decided):
             self._said = True
 
     def _enter(self, matcher: Matcher, rest: bytes) -> bool:
-        """Binds the rest of a call, of which some was written already -> whether it can be one."""
+        """Binds the rest of a call, part of which is already written -> whether it can be one."""
         try:
             matcher.advance(self._spell(rest.decode()))
         except (GrammarError, UnicodeDecodeError):
@@ -255,10 +255,10 @@ class Guide(Decided):
         if self._content is not None or not self._reply.asked.parallel:
             self.complete = True
         self._matcher, self._tail = None, b""
-        self._said = not self._reply.dialect.trigger_first  # another one may follow where it is first
+        self._said = not self._reply.dialect.trigger_first  # if a call must come first, another may follow it
 
     def _spell(self, text: str) -> list[int]:
-        """Tokens of a text with tags."""
+        """The tokens of a text that may hold tags."""
         ids: list[int] = []
         rest = text
         specials = self._reply.specials
@@ -317,7 +317,7 @@ class Guide(Decided):
             self.words[:] = 0
 
     def blame(self, error: Exception) -> Exception:
-        """The error of a pass in which this had no token to draw."""
+        """The error to raise for a pass in which there was no token to draw."""
         if self.failure is None and self._matcher is not None and type(error) is ValueError:
             text = "it, the penalties and logit_bias together leave no token to draw"
             return GrammarError(text, place="tools")
@@ -325,5 +325,5 @@ class Guide(Decided):
 
 
 def _of_tools(error: GrammarError, place: str) -> GrammarError:
-    """An error of a grammar of calls, which the caller has not seen. place: of the tools that it was made of."""
+    """The error of a grammar of calls, which the caller has not seen. place: the tools from which it was made."""
     return GrammarError(_WHERE.sub("", error.message), place=place)
