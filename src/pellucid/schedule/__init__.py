@@ -1,4 +1,4 @@
 """The scheduler: many callers share the forward passes of one model.
 
-Load, neighbours and memory may change how fast an answer comes, never what it is.
+Load, other requests and memory may change how fast an answer comes, never what it is.
 """

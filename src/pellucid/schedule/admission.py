@@ -1,4 +1,4 @@
-"""The requests of a scheduler: those that run, those that wait, and who is admitted next."""
+"""The requests of a scheduler: those that run, those that wait, and which are admitted next."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from pellucid.schedule.reuse import Reuse
 __all__ = ["Requests"]
 
 TOGETHER = 1.0  # predicted seconds of a pass that several callers share: none can end it alone
-# What a pass is predicted to take of the longest gap where prompts are computed beside new tokens: a gap has other work
-# in it, too, and the speed of a machine drifts.
+# The part of the longest gap that a pass is planned to take if prompts are computed beside new tokens: other work falls
+# into the gap, too, and the speed of a machine drifts.
 AIM = 0.85
 
 
 class Requests(Departures):
-    """Requests of one engine, and the rows that they want. The scheduler makes passes of these.
+    """Requests of one engine, and the rows that they want, of which the scheduler makes passes.
 
-    sequence: makes an empty sequence. sequences: how many requests run at once; those that wait for their reader do not
-    count. max_gap: seconds that a pass is predicted to take at most where a request decodes that another caller waits
-    for. elsewhere: the same for requests of other models, and of views, that decode; None where none does. It must not
-    wait. tile: see Cost.
+    sequence: makes an empty sequence. sequences: how many requests run at the same time; those that wait for their
+    reader do not count. max_gap: the most seconds that a pass is planned to take while a request of another caller
+    decodes. elsewhere: returns the same for decoding requests of other models and of views, or None if there are none;
+    it must not block. tile: see Cost.
     """
 
-    passes = rows = 0  # that were computed
+    passes = rows = 0  # computed so far
     pass_seconds = 0.0
 
     def __init__(
@@ -52,7 +52,7 @@ class Requests(Departures):
         elsewhere: Callable[[], float | None] = lambda: None,
         tile: int = 8,
     ) -> None:
-        self.room = room  # a Room, where there is a limit
+        self.room = room  # a Room, if there is a limit
         self._new_sequence = sequence
         self._sequences = sequences
         self.max_gap = max_gap
@@ -68,12 +68,12 @@ class Requests(Departures):
     def _clear(self) -> None:
         super()._clear()
         self._permanent: Driver | None = None
-        self._news: dict[Caller, None] = {}  # for that one: callers with owners that have results, or have ended
+        self._news: dict[Caller, None] = {}  # for `_permanent`: callers with owners that have results, or have ended
         self._short_of = False  # memory ran out for a call: no request is admitted before a call ends
 
     @property
     def _crowded(self) -> bool:
-        return self._short_of and bool(self._holders.calls)  # one may have ended in an interrupt
+        return self._short_of and bool(self._holders.calls)  # an interrupt may have ended the call
 
     # ---- arrivals ---------------------------------------------------------------------------------------------
 
@@ -85,8 +85,9 @@ class Requests(Departures):
         self.arrived()
 
     def check_room(self, requests: int, tokens: int, key: str = "") -> None:
-        """Raises QueueFullError where as many requests, of so many tokens in all, would have to wait and must not. One
-        may, of a key that has none waiting where others have: these must not keep it away."""
+        """Raises QueueFullError if this many requests, with so many tokens in all, would exceed the limits on waiting.
+        While others wait, a single request of a key that has none waiting is always accepted: no key can shut out
+        another."""
         with self._after, self._lock:
             if requests == 1 and self._waiting and not any(one.key[1] == key for one in self._waiting):
                 return
@@ -114,13 +115,13 @@ class Requests(Departures):
         return bool(self._running or self._waiting or self._holders.calls)
 
     def _gap(self, decodes: bool, elsewhere: float | None) -> float:
-        """The most seconds of a pass. decodes: whether a request of its own does; elsewhere: see the class."""
+        """The most seconds of a pass. decodes: whether one of these requests decodes; elsewhere: see the class."""
         return min(self.max_gap if decodes else math.inf, math.inf if elsewhere is None else elsewhere)
 
     # ---- calls that are not generations -----------------------------------------------------------------------
 
     def begin_call(self, call: Call) -> bool:
-        """Adds a call, whose passes come between those of the requests. False: its memory does not fit beside that of
+        """Adds a call, whose passes run between those of the requests. False: its memory does not fit beside that of
         the calls before it."""
         with self._after, self._lock:
             limit = None if self.room is None else self.room.limit
@@ -131,14 +132,14 @@ class Requests(Departures):
         return fits
 
     def end_call(self, call: Call) -> None:
-        """Removes a call, whose memory is free."""
+        """Removes a call, after its memory has been freed."""
         with self._after, self._lock:
             self._holders.end(call)
             self._short_of = False
 
     def beside(self, rows: int, depth: int = 0, kind: str = "prompt") -> int:
-        """How many of so many rows the next pass of a call may have, so that it does not hold up those that decode for
-        longer than a prompt's pass may. depth: tokens that the call's sequence holds; kind: of the call."""
+        """How many of so many rows the next pass of a call may have without delaying decoding requests for longer than
+        a prompt's pass may. depth: tokens that the call's sequence holds; kind: of the call."""
         running = [(len(work.job.tokens), bool(work.job.drawn)) for work in list(self._running) if not work.gone]
         decoding = [length for length, drawn in running if drawn]
         elsewhere = self._elsewhere()
@@ -161,7 +162,7 @@ class Requests(Departures):
         return self._costs.setdefault(name, Cost(self._tile))
 
     def arrived(self) -> None:
-        """Called when there may be something to run that there was not before."""
+        """Called when there may be something new to run."""
 
     # ---- what a pass may take ----------------------------------------------------------------------------------
 
@@ -217,16 +218,16 @@ class Requests(Departures):
         return works, wants, callers
 
     def _next(self, names: set[str], others: bool = False) -> list[Work]:
-        """Those that wait, in the order in which they are admitted: first what calls wait for. names: of keys with
-        requests that run; others: whether those of other keys are enough."""
+        """The waiting requests in the order of admission: first those that calls wait for. names: keys with running
+        requests; others: whether to list only requests of other keys."""
         served = self._served
         some = [work for work in self._waiting if work.key[1] not in names] if others else self._waiting
         waits = self._holders.wait_for
         return sorted(some, key=lambda w: (not waits(w), w.priority, w.key[1] in names, served[w.key], w.number))
 
     def _make_way(self) -> None:
-        """Gives up requests of the key that has most where that makes room for the first of another key, which would
-        wait for memory until one of them ends."""
+        """Preempts requests of the key that has the most if that makes room for the first request of another key, which
+        would otherwise wait for memory until one of them ends."""
         count = Counter(one.key[1] for one in self._running)
         if self.room is None or all(one.key[1] in count for one in self._waiting):
             return
@@ -248,12 +249,12 @@ class Requests(Departures):
             self._short = False
 
     def _pause(self, work: Work) -> None:
-        """A request was given up; it begins again when there is room."""
+        """Puts a request whose memory was given up back into the queue; it begins again when there is room."""
         work.preempted += 1
         work.paused_at = time.monotonic()
         self.preemptions += 1
         left = [one for one in self._running if one is not work]
-        self._running, self._waiting = left, [*self._waiting, work]  # at once: no signal's handler comes between
+        self._running, self._waiting = left, [*self._waiting, work]  # together: no signal handler runs in between
         self._short = True
 
     def _wants(self, work: Work) -> int:
@@ -289,14 +290,14 @@ class Requests(Departures):
         return want if cut is None or cut - n >= want.rows else want._replace(rows=cut - n)
 
     def _lacking(self, work: Work) -> int:
-        """Bytes without which there is no room for a request, its prompt and the tokens that it will soon have, beside
-        what those that run will soon need. 0 or less: it fits."""
+        """Bytes that are missing for a request, its prompt and its next tokens, beside what the running requests will
+        soon need. 0 or less: it fits."""
         room = self.room
         if room is None or room.limit is None:
             return 0
         free: int = room.free()
         if self.reuse is not None:
-            free += self.reuse.bytes  # given up where memory is short
+            free += self.reuse.bytes  # evicted when memory is short
         for one in self._running:
             sequence = one.job.sequence
             held = 0 if sequence is None else sequence.length
@@ -308,8 +309,8 @@ class Requests(Departures):
         return needed - free
 
     def _admit(self, work: Work, computing: list[Work]) -> bool:
-        """Gives a request its sequence. False: it waits for a prompt that another computes. computing: the requests
-        that want rows."""
+        """Gives a request its sequence. False: it has to wait for a prompt that another computes, or has failed.
+        computing: the requests that want rows."""
         shared, forked = work.shared, False
         if shared is not None:
             if shared.sequence is not None:
@@ -343,15 +344,15 @@ class Requests(Departures):
             work.paused += now - work.paused_at
             work.paused_at, work.admitted = 0.0, now
         left = [one for one in self._waiting if one is not work]
-        self._waiting, self._running = left, [*self._running, work]  # at once, as in `_pause`
+        self._waiting, self._running = left, [*self._running, work]  # together, as in `_pause`
         return True
 
     def _expire(self, work: Work, queue: list[Work]) -> None:
-        drop(work)  # its reader may come late
+        drop(work)  # its reader may take a while to notice
         work.expired = True
         work.ended = time.monotonic()
         self._tell_end(work)
-        self._quit(queue, work)  # last, so that it ends again where this was interrupted
+        self._quit(queue, work)  # last, so that it expires again if this was interrupted
 
     def _limits(self, works: list[Work], wants: list[Want], room: int, elsewhere: float | None) -> tuple[int, int]:
         """(rows of a pass of several callers, rows of prompts in it). elsewhere: see the class."""
@@ -364,17 +365,17 @@ class Requests(Departures):
         return room, self._cost.rows(AIM * gap, rows, deep, depth, room)
 
     def kept(self) -> list[tuple[str, list[int]]]:
-        """What the prefix cache holds: see `Reuse.kept`."""
+        """The sequences of the prefix cache: see `Reuse.kept`."""
         with self._after, self._lock:
             return [] if self.reuse is None else self.reuse.kept()
 
     def copy(self, root: str, ids: list[int]) -> Any:
-        """A sequence of it: see `Reuse.copy`."""
+        """A copy of a sequence of the prefix cache: see `Reuse.copy`."""
         with self._after, self._lock:
             return None if self.reuse is None else self.reuse.copy(root, ids)
 
     def put(self, root: str, ids: list[int], sequence: Any) -> None:
-        """Adds to the prefix cache."""
+        """Adds a sequence to the prefix cache."""
         with self._after, self._lock:
             if self.reuse is not None:
                 self.reuse.put(root, ids, sequence)
@@ -384,7 +385,8 @@ class Requests(Departures):
         self._tell_end(work)
 
     def _tell_end(self, work: Work) -> None:
-        """A request ended, after the results that it has: what was decided without a draw may not be told yet."""
+        """Tells the caller that a request ended, and first of its last results: those decided without a draw may not
+        have been told yet."""
         self._tell_results(work)
         self._tell(work)
 
@@ -405,32 +407,32 @@ class Requests(Departures):
             self._served.add(key, n)
 
     def _tell_results(self, work: Work) -> None:
-        """A request has results that its caller does not know of."""
+        """Tells the caller of results that it does not know of."""
         while work.told < len(work.job.drawn):
             self._tell(work)
             work.told += 1
             self.generated += 1
 
     def _tell(self, work: Work) -> None:
-        """A request has a result, or ended."""
+        """Tells the caller that a request has a result, or ended."""
         work.caller.ready.append(work)
         self._note_news(work.caller)
 
     def _note_news(self, caller: Caller) -> None:
-        """Tells the permanent driver, if there is one, of a caller with an owner; without one, owners look for
+        """Tells the permanent driver, if there is one, of a caller with an owner; without a driver, owners look for
         themselves."""
         if caller.owner is not None and self._permanent is not None:
             self._news[caller] = None
 
     def _cut(self, work: Work) -> None:
-        """Keeps what a request has computed, where it is at one of its cuts."""
+        """Keeps what a request has computed if it is at one of its cuts."""
         n, shared = work.job.sequence.length, work.shared
         if n in work.cuts and self.reuse is not None and work.root is not None:
             self.reuse.reached(work)
         work.cuts = [cut for cut in work.cuts if cut > n]
         if shared is not None and shared.length <= n:
             work.shared = shared.by = None
-            if shared.length < n:  # an interrupt came between; another computes it again
+            if shared.length < n:  # after an interrupt; another request computes it again
                 return
             try:
                 shared.sequence = work.job.sequence.fork()

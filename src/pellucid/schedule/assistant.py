@@ -1,5 +1,5 @@
-"""Another model of the same vocabulary that guesses next tokens: it draws them one after another, with the sampler and
-the random numbers of the draws that they are guesses at."""
+"""Another model with the same vocabulary that guesses next tokens: it draws them one after another, with the sampler
+and the random numbers of the draws that it guesses at."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pellucid.tokenizer import Tokenizer
 
 __all__ = ["Assistant", "attach"]
 
-CATCH_UP = 256  # tokens that it computes beside guessing; where it lacks more, it does not guess in this pass
-AGAIN = 128  # tokens after which it is tried again where its guesses were poor
+CATCH_UP = 256  # tokens that it computes in order to guess; if it lacks more, it does not guess in this pass
+AGAIN = 128  # tokens after which it is tried again if its guesses were poor
 
 
 class _Kept:
     """What the assistant keeps of a request. Its sequence begins with `sure` tokens of the request; `more`: guesses
-    that follow them there. guessed: of the last pass, from the token `at` of the request on; decided: of each, whether
-    it followed without a draw."""
+    that follow them there. guessed: those of the last pass, from the token `at` of the request on; decided: for each,
+    whether it followed without a draw."""
 
     __slots__ = ("at", "decided", "guessed", "more", "odds", "sequence", "sure", "try_at")
 
@@ -46,7 +46,7 @@ class _Kept:
         self.sequence, self.sure, self.more, self.guessed = None, 0, [], []
 
     def learn(self, tokens: Sequence[int]) -> None:
-        """Compares the last guesses with the tokens that came."""
+        """Compares the last guesses with the tokens that followed."""
         came = tokens[self.at : self.at + len(self.guessed)]
         if came:
             for guess, token, decided in zip(self.guessed, came, self.decided):
@@ -57,7 +57,7 @@ class _Kept:
             self.guessed = []
 
     def sync(self, tokens: Sequence[int]) -> int:
-        """Takes the sequence back to tokens of the request -> how many of these it lacks."""
+        """Rewinds the sequence to tokens of the request -> how many of these it lacks."""
         n = self.sure
         for guess, token in zip(self.more, tokens[n:-1]):
             if guess != token:
@@ -71,8 +71,8 @@ class _Kept:
 
 
 class _Asked:
-    """Guesses at the next tokens of a request, while they are drawn: `k` of them, `most` tokens with those that must
-    follow where a grammar binds them. words: of a mask of the assistant's, which may have more tokens."""
+    """Guesses at the next tokens of a request, while they are drawn: `k` of them, or `most` tokens with those that must
+    follow if a grammar binds them. words: size of the assistant's masks; it may have more tokens than the model."""
 
     __slots__ = ("_own", "bound", "ids", "k", "kept", "work")
 
@@ -87,18 +87,18 @@ class _Asked:
             self._own = np.zeros(words, np.uint32)
 
     def draw(self) -> Any:
-        """What draws the next one in place of the request's sampler."""
+        """The sampler of the next guess, which stands in for the request's."""
         sampler, n = self.work.job.sampler, len(self.ids)
         return (sampler, n) if self._own is None else (sampler, n, self._own)
 
     def fill(self) -> None:
-        """Writes the mask of the next draw, where there is one."""
+        """Writes the mask of the next draw, if there is one."""
         if self.bound is not None and self._own is not None:
             words = self.bound.mask()[: len(self._own)]
             self._own[: len(words)] = words
 
     def add(self, token: int) -> bool:
-        """Takes what was drawn -> whether it can be a guess."""
+        """Takes the drawn token -> whether it can be a guess."""
         job, before = self.work.job, len(self.ids)
         if self.bound is not None:
             self.ids += self.bound.add(token)
@@ -110,13 +110,13 @@ class _Asked:
         return [False] * len(self.ids) if self.bound is None else self.bound.decided
 
     def more(self) -> bool:
-        """Whether there are to be more."""
+        """Whether more guesses are wanted."""
         return self.decided().count(False) < self.k
 
 
 class Assistant:
-    """open: gives its engine, or raises. context: the most tokens of a sequence of it; vocab: tokens of the model that
-    it helps."""
+    """A model that guesses tokens for another. open: returns its engine, or raises. context: the most tokens of its
+    sequences; vocab: tokens of the model that it helps."""
 
     def __init__(self, open: Callable[[], Any], context: int, vocab: int) -> None:
         self._open = open
@@ -141,11 +141,11 @@ class Assistant:
         return sum(p**n for n in range(1, k + 1))
 
     def seconds(self, k: int, step: float) -> float:
-        """What k guesses take. step: seconds of a pass of the model that it helps."""
+        """Seconds that k guesses take. step: seconds of a pass of the model that it helps."""
         return k * (self._step or step / 8)
 
     def tries(self, work: Work) -> bool:
-        """Whether to find out anew what its guesses are worth."""
+        """Whether to measure again what its guesses are worth."""
         kept = self._of(work)
         return self._fits(work, kept) and len(work.job.tokens) >= kept.try_at
 
@@ -155,8 +155,8 @@ class Assistant:
     def guess(
         self, asked: list[tuple[Work, int, int]], cancel: Callable[[], bool] | None
     ) -> list[tuple[list[int], Guesses | None]]:
-        """asked: requests, how many guesses each of them wants, and how many tokens they may be with those that must
-        follow them -> the guesses, and what a grammar makes of them. Raises Cancelled."""
+        """Guesses for several requests. asked: each request, how many guesses it wants, and how many tokens these may
+        be with those that must follow -> the guesses, and their masks if a grammar binds them. Raises Cancelled."""
         none: list[tuple[list[int], Guesses | None]] = [([], None) for _ in asked]
         try:
             engine = self._open()
@@ -174,7 +174,7 @@ class Assistant:
                 if kept.sequence is None:
                     kept.sequence = _engine.Sequence(engine)
                 lacking = kept.sync(tokens)
-                if max(tokens[kept.sure :]) >= engine.vocab:  # beyond the text's tokens, where models may differ
+                if max(tokens[kept.sure :]) >= engine.vocab:  # beyond the tokens of text, vocabularies may differ
                     self._give_up(kept)
                     continue
                 if lacking > min(CATCH_UP, room):
@@ -196,7 +196,7 @@ class Assistant:
         return out
 
     def _draw(self, engine: Any, going: list[_Asked], cancel: Callable[[], bool] | None) -> list[_Asked]:
-        """Guesses one more token of each request -> those that go on."""
+        """Guesses one more token for each request -> those that want more."""
         parts = []
         for one in going:
             kept, tokens = one.kept, one.work.job.tokens
@@ -241,8 +241,8 @@ def _fill(bound: list[_Asked]) -> None:
 
 
 def attach(core: Core, draft: Any, **options: Any) -> None:
-    """Makes a model guess tokens of another: a loaded one, or one to load with these options. Closes `core` where that
-    fails. Raises what loading raises; WrongType or WrongValue naming `draft`."""
+    """Makes a draft model guess tokens for `core`: a loaded one, or one to load with these options. Closes `core` if
+    that fails. Raises what loading raises; WrongType or WrongValue naming `draft`."""
     try:
         if isinstance(draft, (str, os.PathLike)):
             core.draft = Core.load(weights.locate("draft", draft, options.get("progress")), **options)
@@ -260,7 +260,7 @@ def attach(core: Core, draft: Any, **options: Any) -> None:
 def _check(core: Core, draft: Core) -> None:
     draft.decoder()
     if draft.engine.recurs:
-        raise WrongValue("draft", ": expected a model without recurrent layers, which cannot go back to any token")
+        raise WrongValue("draft", ": expected a model without recurrent layers, which cannot be rewound to any token")
     why = _difference(core.tokenizer, draft.tokenizer)
     if not why and core.tokenizer is None and core.config.vocab != draft.config.vocab:
         why = f"it has {draft.config.vocab} tokens, not {core.config.vocab}"
@@ -269,7 +269,7 @@ def _check(core: Core, draft: Core) -> None:
 
 
 def _difference(mine: Tokenizer | None, other: Tokenizer | None) -> str:
-    """How the tokens of another differ; "": they are the same."""
+    """How the tokens of another tokenizer differ; "": they are the same."""
     if mine is None or other is None:
         return "" if mine is other else f"{'it' if other is None else 'this one'} has no tokenizer"
     if mine.vocab_size != other.vocab_size:

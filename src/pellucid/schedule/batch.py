@@ -14,9 +14,9 @@ __all__ = ["Batch", "Guessed"]
 
 
 class Guessed(NamedTuple):
-    """Tokens that are guessed to follow a request's rows in a pass. decided: of each, whether it must follow the one
-    before it. length: of the sequence before the pass, rows: of the request without guesses, lead: results of these but
-    for the last."""
+    """Tokens that are guessed to follow a request's rows in a pass. decided: for each, whether it must follow the one
+    before it. length: of the sequence before the pass; rows: of the request without guesses; lead: results of these
+    rows except the last."""
 
     ids: list[int]
     decided: list[bool]
@@ -26,7 +26,7 @@ class Guessed(NamedTuple):
 
 
 class Batch:
-    """A pass, or some that follow one another at once: its requests, and what came out of it."""
+    """A pass, or several in immediate succession: its requests and results."""
 
     __slots__ = (
         "bounds",
@@ -47,24 +47,24 @@ class Batch:
     )
 
     def __init__(self) -> None:
-        # (request, how many results it had, where the pass gives some; else -1)
+        # (request, how many results it had if the pass gives it some; else -1)
         self.entries: list[tuple[Work, int]] = []
         self.parts: list[tuple[Any, list[int], int]] = []
         self.wanted: list[int] = []  # results of each
         self.samplers: list[Any] = []
-        self.guesses: dict[int, Guessed] = {}  # by place
+        self.guesses: dict[int, Guessed] = {}  # by place in `entries`
         self.bounds: list[Any] = []  # whose masks the pass waits for
         self.callers: set[Caller] = set()
         self.rows = self.deep = 0  # deep: sum of rows x depth
-        self.passes, self.done, self.seconds = 1, 0, 0.0  # passes allowed, those done, and what these took
+        self.passes, self.done, self.seconds = 1, 0, 0.0  # passes allowed, those done, and the time they took
         self.sole = False  # nothing but its only request held pages when it was made
         self.found: list[tuple[int, float | None, list[tuple[int, float]]] | None] = []
         self.failed: dict[int, Exception] = {}
 
     @classmethod
     def decoding(cls, works: list[Work]) -> Batch | None:
-        """The pass of requests that had a row each in the last one, and draw a token from each; None where one of them
-        wants something else, or nothing. As `add`, in fewer steps."""
+        """The pass of requests that had one row each in the last pass, and draw a token from each; None if one of them
+        wants something else, or nothing. Like `add`, in fewer steps."""
         batch, deep = cls(), 0
         parts, entries, samplers = batch.parts, batch.entries, batch.samplers
         for work in works:
@@ -91,7 +91,7 @@ class Batch:
         return batch
 
     def steady(self) -> list[Work]:
-        """Its requests, if they had a row each, and `decoding` may be asked for the next one; else []."""
+        """Its requests, if they had one row each and `decoding` may make the next pass; else []."""
         n = len(self.entries)
         if n < 2 or self.rows != n or self.guesses or self.wanted != [1] * n:
             return []
@@ -100,11 +100,11 @@ class Batch:
         return works if free and all(work.caller.rows >= n for work in works) else []
 
     def follow(self, most: int) -> None:
-        """Lets more passes follow at once, `most` in all; only for a batch of `decoding` that has no guesses."""
+        """Lets more passes follow immediately, `most` in all; only for a batch of `decoding` that has no guesses."""
         self.passes = min(work.job.passes(most) for work, _ in self.entries)
 
     def run(self, engine: Any, busy: Callable[[], object], **options: Any) -> None:
-        """Computes. busy: asked between passes whether to stop there. Raises as `Engine.forward`."""
+        """Runs its passes. busy: called between passes; if true, no more follow. Raises as `Engine.forward`."""
         n, ends = len(self.parts), [work.job.ends for work, _ in self.entries] if self.passes > 1 else []
         start = time.perf_counter()
         while True:
@@ -119,7 +119,7 @@ class Batch:
             self.parts = [(sequence, [id], 0) for (sequence, _, _), id in zip(self.parts, new, strict=True)]
 
     def results(self) -> list[list[Any]]:
-        """The results of each request, of all passes; none of a pass in which it failed."""
+        """The results of each request from all passes; none from a pass in which it failed."""
         found, at, out = self.found, 0, []
         for i, wanted in enumerate(self.wanted):
             mine = found[i :: len(self.wanted)] if self.passes > 1 else found[at : at + wanted]
@@ -131,7 +131,7 @@ class Batch:
         return all(work.gone or work.caller.cancelled for work, _ in self.entries)
 
     def fill_masks(self) -> None:
-        """Writes the masks of those that a grammar binds; called while the pass runs."""
+        """Writes the masks of the requests that a grammar binds; called while the pass runs."""
         for bound in self.bounds:
             bound.fill()
 
@@ -159,7 +159,7 @@ class Batch:
 
     def guess(self, i: int, ids: list[int], bound: Guesses | None = None) -> None:
         """Adds tokens that are guessed to follow the last row of the request in place i; each draws one, too. bound:
-        what they are, where a grammar binds them."""
+        the same guesses with their masks, if a grammar binds the request."""
         sequence, part, first = self.parts[i]
         job = self.entries[i][0].job
         job.guess(ids)

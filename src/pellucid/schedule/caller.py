@@ -1,4 +1,4 @@
-"""What waits for passes: a caller, one thread at a time, and its requests."""
+"""A caller that waits for passes, in one thread at a time, and its requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = count(1)
 
 
 class Task(Protocol):
-    """What the scheduler runs of a request: ``generation.Job``."""
+    """The part of a request that the scheduler runs: ``generation.Job``."""
 
     sequence: Any  # None: made when the request is admitted
     tokens: list[int]  # all whose rows are computed or wait for it
@@ -30,13 +30,13 @@ class Task(Protocol):
     drawn: list[tuple[int, float | None, list[tuple[int, float]]]]  # results of its rows, for the reader
     taken: int  # how many of these the reader has taken
     sampler: Any
-    root: Any  # of the tokens in the prefix cache; None: neither found there nor kept
-    cached: int  # tokens of the prompt that were found computed
-    computed: int  # rows
+    root: Any  # of the tokens in the prefix cache; None: neither looked up there nor kept
+    cached: int  # tokens of the prompt that had been computed before
+    computed: int  # rows of passes
     opening: int  # tokens that others are likely to begin with, too
 
     def advance(self) -> bool:
-        """Adds what was drawn, and what a grammar adds to it, to `tokens` -> whether a pass is to follow."""
+        """Adds the drawn tokens, and those that a grammar decides, to `tokens` -> whether a pass is to follow."""
 
     def rows(self) -> int:
         """How many of the tokens that its sequence lacks one pass should take."""
@@ -59,16 +59,16 @@ class Task(Protocol):
         """Called before the pass that draws a token."""
 
     def verifiable(self, ids: list[int]) -> list[int]:
-        """The first of some guesses at its next tokens: those that a pass may verify."""
+        """The guesses at its next tokens, from the first on, that a pass may verify."""
 
     def guesses(self, most: int) -> Any:
-        """No guesses yet, where it is bound: bound.Guesses, of at most so many tokens; None: there can be none."""
+        """Empty bound.Guesses, for at most so many tokens, if it is bound; None if there can be no guesses."""
 
     def guess(self, ids: list[int]) -> None:
-        """Called after `before_pass`, where the pass has guesses, too."""
+        """Called after `before_pass` if the pass has guesses, too."""
 
     def verified(self, guesses: int, right: int) -> None:
-        """Counts them."""
+        """Counts guesses that a pass verified, and those that were right."""
 
     def free(self) -> None:
         """Called when no pass uses the sequence any more."""
@@ -89,9 +89,9 @@ class Shared:
 class Caller:
     """Requests whose results one thread at a time waits for.
 
-    cancel: asked by that thread alone whether to end. rows: the most rows that the requests get together in a pass.
-    together: passes whose results it takes together, where all requests decode. owner: gives what a permanent driver
-    delivers results to, if there is anything.
+    cancel: whether to end; called by that thread alone. rows: the most rows that the requests get together in a pass.
+    together: passes whose results it takes together while all requests decode. owner: returns the object to which a
+    permanent driver delivers results, if there is one.
     """
 
     __slots__ = (
@@ -120,10 +120,10 @@ class Caller:
         self.over = False  # nobody takes its results any more
         self.event = event()
         self.owner: Callable[[], Any] | None = None
-        self.thread = 0  # that waits for it
+        self.thread = 0  # the thread that waits for it
 
     def stopped(self) -> bool:
-        """Asks whether to end."""
+        """Whether it is cancelled; calls `cancel`."""
         if not self.cancelled and self.cancel is not None and self.cancel():
             self.cancelled = True
         return self.cancelled
@@ -177,7 +177,7 @@ class Work:
         self.job = job
         self.caller = caller
         self.priority = priority
-        self.key = (priority, key)  # of whom the rows are
+        self.key = (priority, key)  # under which its rows are counted
         self.deadline = deadline  # of time.monotonic
         self.shared = shared
         self.ahead = ahead
@@ -189,20 +189,20 @@ class Work:
         self.holds = False  # its sequence may hold pages
         self.cuts: list[int] = []  # prefill passes end at these tokens, in ascending order
         self.root = job.root
-        self.behind: tuple[Work, int] | None = None  # who computes how many of its tokens, for which it waits
+        self.behind: tuple[Work, int] | None = None  # the request it waits for, which computes so many of its tokens
         self.preempted = 0
-        self.admitted = -math.inf  # when it began again after it was given up
-        self.paused, self.paused_at = 0.0, 0.0  # seconds that it was given up for, and since when it is
-        self.cached = 0  # tokens of the prompt that were found computed
+        self.admitted = -math.inf  # when it began again after a preemption
+        self.paused, self.paused_at = 0.0, 0.0  # seconds that it was preempted for; since when it is
+        self.cached = 0  # tokens of the prompt that had been computed before
         self.most = 1 << 30  # rows of a pass: fewer after it lacked memory with more
-        self.unread = 0  # pieces that were made of its results, and that its reader has not taken
+        self.unread = 0  # pieces made of its results that its reader has not taken
         self.told = 0  # results that its caller knows of
         self.submitted = time.monotonic()
         self.started: float | None = None
-        self.ended: float | None = None  # when it was left, or its time was up
+        self.ended: float | None = None  # when it left, or its deadline passed
 
     def hold(self) -> None:
-        """No guesses for a while."""
+        """Stops guessing for a while."""
         if self.drafts is not None:
             self.drafts.hold(self.job.tokens)
 

@@ -18,14 +18,14 @@ __all__ = ["Cost", "Seconds", "fit"]
 
 KEPT = 8  # passes of each size, in powers of two
 SMALL = 64  # rows up to which passes of each number of rows are kept apart from the fit
-NEAR = 64  # passes after which what was seen of such a number counts no more
+NEAR = 64  # passes after which what was seen of such a number no longer counts
 REFIT = 32  # passes after which small ones are predicted anew
 UNKNOWN = 1.0, 0.25, 0.0  # before the first pass; only ratios of these count
 FORGET = 0.95  # weight of a pass relative to the next one
 
 
 class Seconds(NamedTuple):
-    """The coefficients: seconds of a pass, of a row, of a row and a token before it. None is negative."""
+    """The coefficients: seconds per pass, per row, and per row and token before it. None is negative."""
 
     each: float
     row: float
@@ -48,8 +48,8 @@ class Seconds(NamedTuple):
 
 
 def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
-    """passes: (rows, sum of rows x depth, seconds), the oldest first. Least squares in which coefficients that would be
-    negative are zero."""
+    """Least squares in which coefficients that would be negative are zero. passes: (rows, sum of rows x depth,
+    seconds), the oldest first."""
     x = np.array([(1, rows, deep, seconds) for rows, deep, seconds in passes], np.float64)
     # Relative errors count, so that long passes do not decide alone.
     x *= (FORGET ** np.arange(len(x))[::-1] / np.maximum(x[:, 3], 1e-9))[:, None]
@@ -69,8 +69,8 @@ def fit(passes: Sequence[tuple[int, int, float]]) -> Seconds:
 
 
 def _solve(rows: list[list[float]]) -> list[float]:
-    """The solution of normal equations, the right side last in each row; where many fit equally well, the least of
-    them (Tikhonov 1963, with a weight far below what was measured)."""
+    """The solution of normal equations, the right side last in each row; if many fit equally well, the smallest
+    (Tikhonov 1963, with a weight far below what was measured)."""
     n = len(rows)
     weight = 1e-12 * sum(rows[i][i] for i in range(n))
     for i in range(n):
@@ -86,7 +86,7 @@ def _solve(rows: list[list[float]]) -> list[float]:
 
 
 class _Near(NamedTuple):
-    """What passes of just so many rows took of late: seconds at a depth; `number`: the last one."""
+    """How long passes of exactly so many rows took lately: seconds at a depth; `number`: of the last pass."""
 
     deep: int
     seconds: float
@@ -94,8 +94,8 @@ class _Near(NamedTuple):
 
 
 class Cost:
-    """The last passes of an engine, and what they tell of the next. tile: rows that its kernels multiply at once, of
-    which a part takes as long as all."""
+    """The last passes of an engine, from which it predicts the next. tile: rows that its kernels multiply together; a
+    part of a tile takes as long as all of it."""
 
     def __init__(self, tile: int = 8) -> None:
         self._tile = tile
@@ -128,8 +128,8 @@ class Cost:
         return near is not None and self._number - near.number <= NEAR
 
     def of(self, rows: int, deep: int) -> float:
-        """Seconds of a pass. Cheap, and closer than the fit where passes of just so many rows were seen; before the
-        first pass, only ratios mean something."""
+        """Seconds of a pass. Cheap, and more accurate than the fit if passes of exactly so many rows were seen; before
+        the first pass, only ratios are meaningful."""
         seconds = self._basis.of(rows, deep)
         near = self._near.get(rows)
         if near is not None:
@@ -137,9 +137,9 @@ class Cost:
         return max(seconds, 1e-9)
 
     def at_best(self, rows: int, deep: int, fewer: int, before: float) -> float:
-        """As `of`; but where none of so many rows was seen of late, no more than it may take at best, so that it is
-        tried where this would pay: the fit may be far off, as after a first pass that met cold memory. before: seconds
-        of a pass of `fewer` rows."""
+        """As `of`; but if no pass of so many rows was seen lately, no more than it may take at best, so that it is
+        tried if it would pay: the fit may be far off, as after a first pass in cold memory. before: seconds of a pass
+        of `fewer` rows."""
         seconds = self.of(rows, deep)
         if self._knows(rows):
             return seconds
@@ -147,10 +147,10 @@ class Cost:
         return min(seconds, before * best.of(rows, 0) / best.of(fewer, 0))
 
     def seconds(self) -> Seconds | None:
-        """None before the first pass. Any thread may ask, while another adds a pass."""
+        """The fit; None before the first pass. Any thread may call it while another adds a pass."""
         found = self._fitted
         if found is None and self._passes:
-            known = [list(passes) for passes in list(self._passes.values())]  # whole copies, whoever adds
+            known = [list(passes) for passes in list(self._passes.values())]  # copies, as another thread may add
             self._fitted = found = fit([one[1:] for one in sorted(chain.from_iterable(known))])
         return found
 

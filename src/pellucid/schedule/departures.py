@@ -32,8 +32,8 @@ class Leaving(NamedTuple):
 
 
 class Departures:
-    """The requests that are here, and those that leave. lock, event: make them; reuse: the prefix cache, if there is
-    one."""
+    """The requests of a scheduler, and those that leave it. lock, event: make a lock and an event; reuse: the prefix
+    cache, if there is one."""
 
     def __init__(self, lock: Callable[[], Any], event: Callable[[], Any], reuse: Reuse | None) -> None:
         self._new_lock = lock
@@ -44,30 +44,30 @@ class Departures:
         self._clear()
 
     def _clear(self) -> None:
-        """As new, but for what was measured. For a forked child, whose other threads do not exist."""
+        """Resets everything except what was measured. For a forked child, in which the other threads do not exist."""
         self._lock = self._new_lock()  # always taken as `with self._after, self._lock`, or by `_sweep`
         self._batch: Batch | None = None  # the pass that runs, or whose results are not delivered yet
         self._stepping: Work | None = None  # the request whose pass `Scheduler.step` runs
         self._running: list[Work] = []  # the most urgent first
         self._waiting: list[Work] = []
-        self._steady: list[Work] = []  # those of the last pass, if it had a row of each (Batch.steady)
+        self._steady: list[Work] = []  # those of the last pass, if it had one row of each (Batch.steady)
         self._short = False  # memory ran out: no request is admitted before another ends
-        self.scoring = threading.Lock()  # of what `turns.score` computes
+        self.scoring = threading.Lock()  # held while `turns.score` computes
         self._holders = Holders()
         self._served = Served()
         if self.reuse is not None:
             self.reuse.forget()
 
     def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
-        """Ends requests, wherever they are. then: called when no pass uses them any more, which may be at once; perhaps
-        again, by another thread or after an interrupt. free: whether their sequences are dropped before. Never waits,
-        so that a finalizer may call it."""
+        """Ends requests, wherever they are. then: called when no pass uses them any more, perhaps immediately, and
+        perhaps again, by another thread or after an interrupt. free: whether their sequences are dropped before that.
+        Never blocks, so that a finalizer may call it."""
         self.note(works, then, free=free)
         self._sweep()
 
     def at_end(self, works: Collection[Work], then: Callable[[], None]) -> Callable[[], None]:
-        """-> what notes that requests end, as `leave` with `free`. To be called first in a ``finally``: no signal's
-        handler comes before it, nor within. works: whoever is in it by then."""
+        """-> a function that notes that requests end, as `leave` with `free`. To be called first in a ``finally``: no
+        signal handler runs before or within it. works: read when it takes effect."""
         return partial(self._left.append, Leaving(works, then, True, False))
 
     def note(
@@ -78,8 +78,8 @@ class Departures:
         free: bool = False,
         rest: bool = False,
     ) -> None:
-        """Notes that requests end, as of `leave`, which whoever releases the lock next does. rest: they have left, and
-        are to compute once more, in a call; until they do, their memory may be given up."""
+        """Notes that requests end, as in `leave`; whoever releases the lock next removes them. rest: they have left,
+        and are to compute once more, in a call; until they do, their memory may be given up."""
         mine, now = list(works), time.monotonic()
         for work in mine:
             work.gone = True
@@ -93,7 +93,8 @@ class Departures:
         done.wait()
 
     def go_on(self, work: Work, ends: bool = False) -> None:
-        """The call of one that rested has begun; ends: is over, after which its memory may be given up again."""
+        """Notes that the call of a resting request has begun; ends: that it is over, so that its memory may be given up
+        again."""
         with self._after, self._lock:
             if not ends:
                 work.holds = True
@@ -103,18 +104,18 @@ class Departures:
                 self._holders.resting.add(work)
 
     def sweep(self) -> bool:
-        """Does what is left of requests that end, as far as that is possible now -> whether some is left still."""
+        """Removes the requests that end, as far as that is possible at present -> whether any are left."""
         self._sweep()
         return bool(self._left)
 
     def leaves(self, work: Work) -> bool:
-        """Whether it is noted as one that leaves."""
+        """Whether a request is noted as leaving."""
         return any(work in one.works for one in snapshot(self._left))
 
     def _sweep(self) -> None:
-        """Removes the requests that have left. Where another holds the lock, it does so when it releases it; those of a
-        pass are removed by who ends it. A signal's handler may raise anywhere: what is not done then is done by the
-        next."""
+        """Removes the requests that have left. A thread that holds the lock does so when it releases it; those in a
+        pass are removed by whoever ends the pass. A signal handler may raise anywhere: the next call then does the
+        rest."""
         while self._left:
             taken: list[bool] = []
             try:
@@ -128,7 +129,7 @@ class Departures:
                     self._lock.release()
             for one in done:
                 if one.then is not None:
-                    one.then()  # first, so that an interrupt loses none; it may be called again
+                    one.then()  # before the removal, so that an interrupt loses none; it may be called again
                 with suppress(ValueError):  # another thread was faster
                     self._left.remove(one)
             if not done and all(self._is_busy(one) for one in snapshot(self._left)):
@@ -150,25 +151,25 @@ class Departures:
                     self._short = False
         if not busy.isdisjoint(one.works):
             return False
-        if one.rest:  # not where its call has begun
+        if one.rest:  # unless its call has begun
             found = self._holders.leaving.intersection(one.works)
-            self._holders.resting |= found  # first, so that an interrupt hides none
+            self._holders.resting |= found  # before the removal, so that an interrupt hides none
             self._holders.leaving -= found
         for work in one.works if one.free else ():
             if self.reuse is not None and work.holds and work.root is not None:
                 self.reuse.keep(work)
-            work.job.free()  # with the lock, so that who is short of memory finds it
+            work.job.free()  # with the lock, so that whoever is short of memory finds it
             if work.drafts is not None:
                 work.drafts.close()
             work.holds, work.shared = False, None
-            if work.caller.over:  # a pass may have delivered after its reader had gone
+            if work.caller.over:  # a pass may have delivered results after its reader had left
                 work.caller.ready.clear()
             self._holders.leaving.discard(work)
             self._holders.resting.discard(work)
         return True
 
     def _quit(self, queue: list[Work], work: Work) -> None:
-        """With the lock: one ends that ran or waited."""
+        """With the lock: removes a request that ran or waited."""
         queue.remove(work)
         self._steady = []
         self._served.left(work.key)

@@ -1,8 +1,8 @@
-"""Guesses at the next tokens of a request: what followed its last three tokens where they came before, in a text that
+"""Guesses at the next tokens of a request: what followed an earlier occurrence of its last three tokens, in a text that
 the answer is expected to resemble or in the request's own tokens.
 
-Each new token also tells whether the guess at it was right, whether a pass verified that guess or not. So what guesses
-are worth is known without the cost of verifying any.
+Each new token also shows whether the guess at it was right, even if no pass verified that guess. So what guesses are
+worth is known without the cost of verifying any.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 __all__ = ["LATER", "MOST", "Drafts", "Lookup", "Odds"]
 
 KEY = 3  # tokens by which a place is found
-LATER = 4  # guesses that were right, one after another, after which the next have odds of their own
+LATER = 4  # right guesses in a row, after which the next have odds of their own
 FORGET = 0.9  # weight of a guess relative to the next one
-MOST = 32  # guesses in a pass, so that windows can go back (cache/pages.c)
+MOST = 32  # guesses in a pass, so that windows can be rewound (cache/pages.c)
 HOLD = 64  # tokens without guesses after a pass of them failed
 
 Key = tuple[int, int, int]
 
 
 class Odds:
-    """How often guesses were right of late. expected: before any; weight: as of so many guesses."""
+    """How often guesses were right lately. expected: the share before any, which counts as `weight` guesses."""
 
     __slots__ = ("_all", "_right", "share")
 
@@ -39,7 +39,7 @@ class Odds:
 
 
 class Lookup:
-    """What followed the last tokens where they came before.
+    """Guesses by what followed an earlier occurrence of the last tokens.
 
     prompt: the tokens so far, at least one. expected: those that the answer is expected to resemble, from its first
     token on.
@@ -49,16 +49,16 @@ class Lookup:
 
     def __init__(self, prompt: Sequence[int], expected: Sequence[int] = ()) -> None:
         self.first, self.later = (Odds(0.8, 4), Odds(0.9, 4)) if expected else (Odds(0.3, 2), Odds(0.8, 2))
-        self.right = 0  # guesses one after another that were right
+        self.right = 0  # right guesses in a row
         self._text = list(prompt[:-1])
         self._after: dict[Key, int] = dict(zip(_keys(self._text), count(KEY)))  # three tokens -> the place after them
         self._expected = list(expected)
-        self._places: dict[Key, list[int]] = {}  # as `_after`, of `_expected`, all places
+        self._places: dict[Key, list[int]] = {}  # as `_after`, but for `_expected`, and all places
         for at, key in enumerate(_keys(self._expected[:-1]), KEY):
             self._places.setdefault(key, []).append(at)
         self._source: list[int] | None = None  # what the guesses come from; `_at`: where the next one is
         self._at = 0
-        self._left = 0  # where `_expected` was left
+        self._left = 0  # the place in `_expected` up to which the answer has followed it
         self._add(prompt[-1])
         if expected:
             self._source, self._at = self._expected, 0
@@ -72,7 +72,7 @@ class Lookup:
         return self._source is not None
 
     def see(self, token: int) -> None:
-        """Takes the token that came next."""
+        """Takes the request's next token."""
         source = self._source
         if source is not None:
             right = source[self._at] == token
@@ -95,7 +95,7 @@ class Lookup:
         if self._source is None:
             places = self._places.get(key)
             at = self._after.get(key)
-            if places is not None:  # the next one from where it was left on, else the last
+            if places is not None:  # the first from `_left` on, else the last
                 i = bisect_left(places, self._left)
                 self._source, self._at = self._expected, places[min(i, len(places) - 1)]
             elif at is not None:
@@ -117,7 +117,7 @@ class Lookup:
         if source is None:
             return []
         out = source[self._at : self._at + most]
-        if source is self._text and len(out) < most:  # what follows itself goes on so
+        if source is self._text and len(out) < most:  # a text that repeats itself is expected to go on so
             out = (out * (most // len(out) + 1))[:most]
         return out
 
@@ -135,7 +135,7 @@ class Drafts:
         self._begun, self._expected = begun, expected
         self._resume = 0
         self.lookup: Lookup | None = None
-        self.assistant: Any = None  # what another model keeps of the request
+        self.assistant: Any = None  # what the assistant keeps of the request
 
     def follow(self, tokens: list[int]) -> bool:
         """Takes the tokens of the request, to which new ones were added -> whether there may be guesses."""
@@ -147,7 +147,7 @@ class Drafts:
         return len(tokens) >= self._resume
 
     def hold(self, tokens: list[int]) -> None:
-        """No guesses for a while: a pass of them failed, or lacked memory."""
+        """Stops guessing for a while: a pass with guesses failed, or lacked memory."""
         self._resume = len(tokens) + HOLD
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""A permanent driver: a thread that runs the passes of a scheduler while others wait, in event loops for the most part.
+"""A permanent driver: a thread that runs the passes of a scheduler while others wait, mostly in event loops.
 
-While a pass runs, it makes the text of the results of the pass before and hands them over: to each event loop by one
+While a pass runs, it turns the results of the pass before into text and hands them over: to each event loop in one
 call, with all its requests.
 """
 
@@ -41,7 +41,7 @@ class Driver:
         return self._thread is not None and self._thread.is_alive() and not self._closing
 
     def close(self) -> None:
-        """Ends it, a pass later at most. Requests that it delivered to end with ClosedError."""
+        """Ends it after the current pass at the latest. Requests that it serves end with ClosedError."""
         self._closing = True  # before it is woken
         self.wake.set()
         self._caller.event.set()
@@ -52,7 +52,7 @@ class Driver:
         self._caller.thread = threading.get_ident()
         try:
             self._drive()
-        finally:  # however it ends, nobody waits for it
+        finally:  # however it ends, nobody may be left waiting for it
             self._closing = True
             scheduler = self._scheduler()
             if scheduler is not None:
@@ -70,11 +70,11 @@ class Driver:
             seated = seated or scheduler.take_seat(self._caller)
             if not seated:
                 del scheduler
-                if not self._closing:  # which sets the event, and may have done so before it was cleared
+                if not self._closing:  # `close` sets the event, perhaps before `take_seat` cleared it
                     self._caller.event.wait()
                 continue
             self.wake.clear()
-            if self._closing:  # which had woken it
+            if self._closing:  # `close` may have set `wake` before it was cleared
                 break
             worked = False
             try:
@@ -94,14 +94,14 @@ class Driver:
             self.wake.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
 
     def _deliver(self) -> None:
-        """Makes pieces of what the last passes gave, and tells the event loops."""
+        """Makes pieces of the results of the last passes, and tells the event loops."""
         news, self._news = self._news, []
         loops: dict[Any, list[Any]] = {}
         for caller in news:
             request = caller.owner() if caller.owner is not None else None
             try:
                 loop = None if request is None else request.deliver()
-            except Exception as error:  # for lack of memory: its requests end with that
+            except Exception as error:  # such as a lack of memory: its requests end with it
                 caller.failure, loop = error, None
                 self._news.append(caller)
             if loop is not None:

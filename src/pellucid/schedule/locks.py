@@ -1,6 +1,6 @@
-"""What threads wait for, where a finalizer or a signal's handler may come between.
+"""Locks and events that are safe even if a finalizer or a signal handler runs at any point.
 
-Order: a Request's turn to read; then its lock, or that of the scheduler, which nobody holds together with it.
+Order: first a Request's turn to read; then its lock, or that of the scheduler, but never both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["After", "Signal", "acquire"]
 
 
 class Signal:
-    """An event for one waiter, which a finalizer may set, whatever it interrupted."""
+    """An event for a single waiter, which a finalizer may set, whatever it interrupted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class Signal:
         return not self._lock.locked()
 
     def set(self) -> None:
-        with suppress(RuntimeError):  # it is set
+        with suppress(RuntimeError):  # it is already set
             self._lock.release()
 
     def clear(self) -> None:
@@ -37,11 +37,11 @@ class Signal:
 
 
 class After:
-    """What others could not do while a lock was held is done by who releases it, so that nobody has to wait: used as
-    ``with after, lock``. The lock's own methods take and release it, for a signal's handler cannot run between these
-    and the block; it may, and raise, wherever a function of Python begins, and after each that it calls.
+    """Lets whoever releases a lock do what others could not do while it was held, so that nobody has to wait. Used as
+    ``with after, lock``. The lock's own methods take and release it, because no signal handler can run between these
+    and the block; a handler may run, and raise, wherever a Python function begins, and after each call in it.
 
-    left: what is to be done; sweep: does it, as far as the lock is free, of who has the lock.
+    left: what is to be done; sweep: a method of the lock's owner that does it, as far as the lock is free.
     """
 
     __slots__ = ("_left", "_sweep")
@@ -59,6 +59,6 @@ class After:
 
 
 def acquire(taken: list[bool], lock: Any, *arguments: Any) -> None:
-    """``lock.acquire(*arguments)``, whose result is added to a list, so that who releases the lock knows of it though a
-    signal's handler raises as soon as that is taken."""
+    """``lock.acquire(*arguments)``, whose result is appended to a list, so that whoever releases the lock knows that it
+    was taken even if a signal handler raises immediately afterwards."""
     taken.extend(map(lock.acquire, *([one] for one in arguments)))

@@ -1,4 +1,4 @@
-"""Calls over any number of items, of which some are in flight at a time."""
+"""Calls over any number of items, several of which are in flight at a time."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class _Call:
         self.in_order = checks.choice("order", "input" if order is None else order, ("input", "done")) == "input"
         wanted = checks.choice("on_error", "raise" if on_error is None else on_error, ("raise", "return"))
         self.raises = wanted == "raise"
-        self.done: dict[int, Any] = {}  # results by number, until they are given
+        self.done: dict[int, Any] = {}  # results by number, until they are yielded
         self.given = 0
 
     def give(self) -> Generator[Any, None, None]:
-        """What can be given of what is done. Raises the error of one that failed."""
+        """Yields the results that may be yielded. Raises the error of an item that failed."""
         while self.done:
             number = self.given if self.in_order else next(iter(self.done))
             if number not in self.done:
@@ -70,7 +70,7 @@ class _Call:
 
 
 def _placed(error: Exception, number: int) -> Exception:
-    """An error of an item, which says which one."""
+    """An item's error, with the item's number in its message."""
     placed: Any
     if isinstance(error, ArgumentError) or type(error) in (ValueError, TypeError):
         if getattr(error, "argument", "") == "items":
@@ -95,7 +95,7 @@ def of_item(error: Exception) -> bool:
 
 
 def check_options(core: Core, options: Mapping[str, Any]) -> None:
-    """Raises what is wrong with the options of `complete`, or with the model, whatever the items are."""
+    """Raises errors of the options of `complete`, or of the model, that do not depend on the items."""
     core.decoder()
     _job(core, 0, {"prompt_ids": [0], "max_tokens": 0, "on_full": "stop"}, NONE, options)
     if (template := options.get("template")) is not None:
@@ -103,7 +103,7 @@ def check_options(core: Core, options: Mapping[str, Any]) -> None:
 
 
 def seed_of(seed: int, id: str | int) -> int:
-    """A row's own seed, of that of all rows and the row's id."""
+    """A row's own seed, derived from the seed of all rows and the row's id."""
     text = f"{seed}:{id}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
@@ -119,7 +119,7 @@ def complete(
 
 
 def _seeds(given: Any) -> Iterator[Any] | None:
-    """The seeds of the items, one after another. given: an iterable of them, or one that gives each item its own."""
+    """The seeds of the items, in order. given: an iterable of seeds, or one seed from which each item's is derived."""
     if given is None:
         return None
     try:
@@ -137,7 +137,7 @@ def _complete(
     asked, stopped = canceller(common.cancel), False
 
     def cancelled() -> bool:
-        """For good, once the caller's function said so."""
+        """Whether the caller has cancelled, even if its function says otherwise later."""
         nonlocal stopped
         stopped = stopped or (asked is not None and asked())
         return stopped
@@ -192,7 +192,7 @@ def _job(core: Core, number: int, item: Any, seed: Any, common: Mapping[str, Any
         if len(ways) != 1:
             raise WrongValue("items", f"[{number}]: expected one of the keys {', '.join(_WAYS)}")
         name, value = ways[0], own.pop(ways[0])
-        if isinstance(own.get("options"), SamplingOptions):  # they win over the call's keywords, too
+        if isinstance(own.get("options"), SamplingOptions):  # they override the call's keywords, too
             options = own.pop("options")
             own = {**{name: getattr(options, name) for name in options.given}, **own}
         if "cancel" in own:
@@ -221,8 +221,8 @@ def in_parts(
     read: Callable[[Any], S],
     several: Callable[[list[S]], list[T]],
 ) -> Generator[Any, None, None]:
-    """``Model.score_map``: `several` for so many items at a time. Where it fails, for each of them alone; where it is
-    cancelled, it ends. read: makes what `several` takes of an item, once, for an item may be an iterator."""
+    """``Model.score_map``: calls `several` with `at_once` items at a time; if that fails, with each of them alone; if
+    it is cancelled, ends. read: converts an item for `several`, once only, since an item may be an iterator."""
     call = _Call(items, at_once, order, on_error)
 
     def run() -> Generator[Any, None, None]:

@@ -1,7 +1,7 @@
-"""Who holds pages of the cache, and what is given up where these are short.
+"""What holds pages of the cache, and what is given up when they are short.
 
-A request fails for memory only if it was the only one that held pages from before its pass began: what another frees
-while a pass looks for pages may come too late for that pass, and must not decide what its requests get.
+A request fails for lack of memory only if no other held pages from before its pass began: what another frees while a
+pass looks for pages may come too late for that pass, and must not decide its requests' results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Call(Protocol):
 class Freed(Enum):
     """What could be done about a pass that lacked memory."""
 
-    NOTHING = 0  # it was alone
+    NOTHING = 0  # nothing else held memory
     AGAIN = 1  # memory was freed, or is when the pass is settled
     SOON = 2  # a reader is about to free some, or a call when it ends
 
@@ -49,14 +49,14 @@ class Holders:
     __slots__ = ("_calls", "leaving", "resting", "shared")
 
     def __init__(self) -> None:
-        self._calls: list[weakref.ref[Call]] = []  # replaced, never changed; an interrupt may come before one ends
+        self._calls: list[weakref.ref[Call]] = []  # replaced, never changed; an interrupt may keep one from ending
         self.leaving: set[Work] = set()  # requests that have left, and whose sequences are not dropped yet
-        self.resting: set[Work] = set()  # that have left, and whose reader may come late to compute once more
+        self.resting: set[Work] = set()  # requests that have left, and whose reader is to compute once more
         self.shared: weakref.WeakSet[Shared] = weakref.WeakSet()  # prompts that have a sequence
 
     @property
     def calls(self) -> list[Call]:
-        """The oldest first."""
+        """The calls, the oldest first."""
         return [call for one in self._calls if (call := one()) is not None]
 
     def begin(self, call: Call) -> None:
@@ -76,22 +76,22 @@ class Holders:
         return not any(work.holds and work is not mine for works in known for work in works)
 
     def others(self, waiting: Collection[int] = ()) -> list[Call]:
-        """The calls that go on while this thread, and others that wait, do: those of none of these. A function that a
-        call asks, or tells how far it is, may compute something else."""
+        """The calls of threads other than this one and the waiting ones, which go on while these wait. A call's
+        `cancel` or progress function may compute something else in the call's thread."""
         mine = threading.get_ident()
         return [one for one in self.calls if one.caller.thread != mine and one.caller.thread not in waiting]
 
     def wait_for(self, work: Work) -> bool:
-        """Whether a call goes on only after a request: one of its functions waits for it."""
+        """Whether a call cannot go on before a request does: one of the call's functions waits for it."""
         thread = work.caller.thread  # 0: no thread waits for it
         return bool(thread) and any(one.caller.thread == thread for one in self.calls)
 
     def free(
         self, running: list[Work], waiting: list[Work], batch: Batch | None = None, call: Call | None = None
     ) -> Freed | Work:
-        """Makes room for a pass that lacked memory, of requests or of a call. -> the request that was given up, the
+        """Makes room for a pass, of requests or of a call, that lacked memory. -> the request that was preempted, the
         youngest of the lowest priority and never the most urgent of the pass; or what else was done. Requests that a
-        call waits for are more urgent than others, whose memory may be that of the call."""
+        call waits for are more urgent than others, which may be short of the memory that the call holds."""
         mine = [] if batch is None else [work for work, _ in batch.entries]
         if any(work.gone for work in (*running, *mine)):
             return Freed.AGAIN  # removed when the pass is settled
@@ -104,7 +104,7 @@ class Holders:
             return work
         held = [one for one in self.shared if one.sequence is not None]
         if held:
-            for one in held:  # who needs it computes it again
+            for one in held:  # requests that need it compute it again
                 one.sequence = one.by = None
             return Freed.AGAIN
         resting = [work for work in self.resting if work.holds]
@@ -116,7 +116,7 @@ class Holders:
             return Freed.SOON
         if call is not None:
             call.short = True
-        # Where all calls lack memory, the oldest cannot wait for the others.
+        # If all calls lack memory, the oldest cannot wait for the others.
         others = self.others({work.caller.thread for work in mine})
         calls = [one for one in self.calls if one is call or one in others]
         if calls and (calls[0] is not call or not all(one.short for one in calls)):
@@ -126,12 +126,12 @@ class Holders:
 
 
 def keeps(work: Work) -> bool:
-    """Whether a request was given up so often, or so lately, that others go first."""
+    """Whether a request was preempted so often, or so lately, that others are preempted first."""
     return work.preempted >= MOST_PREEMPTIONS or time.monotonic() - work.admitted < BETWEEN
 
 
 def drop(work: Work) -> None:
-    """Gives back the pages of a request that no pass uses; they are computed again where needed."""
+    """Frees the pages of a request that no pass uses; they are computed again when needed."""
     if work.holds:
         work.job.sequence.rewind(0)
         work.cuts, work.holds = [], False

@@ -1,4 +1,4 @@
-"""Who gets how many rows of a forward pass: pure functions."""
+"""How the rows of a forward pass are shared among requests: pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 __all__ = ["LEAST_PREFILL", "Want", "shares"]
 
-LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, however long it takes
+LEAST_PREFILL = 16  # rows of a prompt that a pass computes beside new tokens, however long that takes
 
 
 class Want(NamedTuple):
@@ -24,10 +24,11 @@ class Want(NamedTuple):
 def shares(wants: Sequence[Want], room: int, prefill: int) -> list[int]:
     """The rows of each request in the next pass. wants: the oldest request first.
 
-    room: the most rows of the pass; decoding requests get theirs first. prefill: the most rows for prompts where any
-    request decodes. Of these, the oldest prompt of the key that had the least gets half, and the one of that key that
-    lacks least the other half: a short prompt passes a long one, and the oldest takes at most twice as long as alone.
-    What they do not need goes to the others, in the order of what their keys had, the oldest first.
+    room: the most rows of the pass; decoding requests get theirs first. prefill: the most rows for prompts if any
+    request decodes. Of these, the oldest prompt of the key that had the fewest gets half, and the prompt of that key
+    that lacks the fewest rows gets the other half: a short prompt overtakes a long one, and the oldest takes at most
+    twice as long as alone. Rows that they do not need go to the others: first to keys that had fewer, then to the
+    oldest.
     """
     n = len(wants)
     if n <= room and all(want.fresh and want.rows == 1 and want.most >= n for want in wants):

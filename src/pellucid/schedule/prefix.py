@@ -1,11 +1,11 @@
-"""The prefix cache: what was computed of earlier requests, for later ones that begin with the same tokens.
+"""The prefix cache: what was computed for earlier requests, for later ones that begin with the same tokens.
 
 A radix tree of token ids under a root for each key. A node may own a sequence that holds the tokens of its path. A
-request that begins with a path forks a sequence at or below its end and rewinds the fork. Full attention can go back to
-any length, so that the leaves alone own sequences. Windows and recurrent layers cannot: there, forks are kept at
-several places of a path (see :class:`Found`). It may change how fast an answer comes, never what it is.
+request that begins with a path forks a sequence at or below its end and rewinds the fork. Full attention can be rewound
+to any length, so that only the leaves own sequences. Windows and recurrent layers cannot: for these, forks are kept at
+several places of a path (see :class:`Found`). The cache may change how fast an answer comes, never what it is.
 
-Nothing here is safe against threads: the scheduler's lock is held.
+Nothing here is thread-safe: the scheduler's lock must be held.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Cached", "Found", "PrefixCache", "common"]
 STEP = 1024  # tokens by which a sequence of full attention is shortened at a time
 PAGE = 64  # tokens
 MOST_SEQUENCES = 1024  # kept: each takes some KB beside its pages
-MOST_TRIED = 64  # sequences that are asked for a length in one lookup
+MOST_TRIED = 64  # sequences whose `reach` is called in one lookup
 
 
 class Cached(Protocol):
@@ -36,24 +36,24 @@ class Cached(Protocol):
     def rewind(self, n: int) -> int: ...
 
     def reach(self, n: int) -> int:
-        """The greatest length up to n to which it can go back."""
+        """The greatest length up to n to which it can be rewound."""
 
     def pages(self) -> list[tuple[int, int]]:
         """Its memory: (identity, bytes) of each page. Forks share pages."""
 
 
 class Found(NamedTuple):
-    """What is known of a prompt: a sequence can go back to its first `length` tokens. known: how many tokens the tree
-    has seen before; where these are more, a sequence kept there would have been of use."""
+    """What is known of a prompt: a sequence can be rewound to its first `length` tokens. known: how many of its tokens
+    the tree has seen before; if these are more, a sequence kept there would have been of use."""
 
     length: int
     known: int
-    source: Any = None  # the node that owns the sequence; None: nothing is of use
+    source: Any = None  # the node that owns the sequence; None: no sequence is of use
     end: Any = None  # the node at or before whose end the prompt leaves the tree
 
 
 class _Node:
-    """The end of a path. ids: of the path, from the parent's end on; used: when it was last of use."""
+    """The end of a path. ids: of the path, from the parent's end on; used: when it was last used."""
 
     __slots__ = ("children", "depth", "ids", "pages", "parent", "sequence", "used")
 
@@ -76,8 +76,8 @@ class _Node:
 
 
 class PrefixCache:
-    """limit: bytes of pages that it may hold; None: whatever the pool gives. whole: whether each sequence can go back
-    to any length."""
+    """The sequences kept for later requests. limit: bytes of pages that it may hold; None: whatever the pool gives.
+    whole: whether each sequence can be rewound to any length."""
 
     def __init__(self, limit: int | None = None, *, whole: bool) -> None:
         self._limit = limit
@@ -93,7 +93,7 @@ class PrefixCache:
         return len(self._owners)
 
     def find(self, key: Hashable, ids: Sequence[int], most: int) -> Found:
-        """Looks the first `most` of a prompt's ids up. What is found can be taken before the next change."""
+        """Looks up the first `most` of a prompt's ids. What is found must be taken before the next change."""
         root = self._roots.get(key)
         if root is None or most < 1:
             return Found(0, 0)
@@ -102,7 +102,7 @@ class PrefixCache:
         return Found(n, known, source, node)
 
     def take(self, found: Found) -> Any:
-        """-> a sequence of the tokens that were found, which belongs to the caller; None: there is no memory for it."""
+        """-> a sequence of the tokens that were found, owned by the caller; None: there is no memory for it."""
         try:
             sequence = found.source.sequence.fork()
         except OutOfMemoryError:
@@ -117,8 +117,8 @@ class PrefixCache:
         return sequence
 
     def _best(self, node: _Node, known: int) -> tuple[_Node | None, int]:
-        """The node whose sequence can go back to most of the first `known` tokens, which end in `node`, and to how
-        many."""
+        """(the node whose sequence can be rewound to the most of the first `known` tokens, which end in `node`; how
+        many these are)."""
         best, length = None, 0
         above = node if node.depth <= known else node.parent
         while above is not None and best is None:
@@ -127,7 +127,7 @@ class PrefixCache:
             above = above.parent
         tried = 0
         level: _Node | None = node
-        while level is not None:  # others leave the path above `node`, and may go back to where they left it
+        while level is not None:  # others leave the path above `node`, and may be rewound to where they left it
             most = min(known, level.depth)
             for below in level.below():
                 if length >= most or tried == MOST_TRIED:
@@ -140,13 +140,13 @@ class PrefixCache:
         return best, length
 
     def insert(self, key: Hashable, ids: Sequence[int], sequence: Cached) -> None:
-        """Keeps a sequence, which holds exactly these ids and belongs to the cache from now on."""
+        """Keeps a sequence, which holds exactly these ids and which the cache then owns."""
         if not ids:
             return
         try:
             self._insert(key, ids, sequence)
         except BaseException:
-            self.clear()  # where an interrupt ends it halfway, pages are not counted as they are
+            self.clear()  # if an interrupt ends it halfway, the counts of pages are wrong
             raise
 
     def _insert(self, key: Hashable, ids: Sequence[int], sequence: Cached) -> None:
@@ -171,7 +171,7 @@ class PrefixCache:
             self._evict()
 
     def _extend(self, node: _Node, ids: array[int]) -> _Node:
-        """The end of a path beyond a node, of which a sequence is to be kept: that of the node is of no more use."""
+        """The end of a path beyond a node, for a new sequence, which makes the node's own sequence useless."""
         if node.sequence is None or node.parent is None:
             return _child(node, ids)
         self._drop(node)
@@ -189,7 +189,7 @@ class PrefixCache:
                 self.bytes += size
 
     def _drop(self, node: _Node) -> Any:
-        """Takes a node's sequence from it."""
+        """Removes a node's sequence, and returns it."""
         for page, size in node.pages:
             users = self._pages[page] - 1
             if users:
@@ -204,8 +204,8 @@ class PrefixCache:
     # ---- eviction -------------------------------------------------------------------------------------------------
 
     def evict(self, least: int) -> bool:
-        """Gives up what has not been used for longest, at least so many bytes or all -> whether there was anything.
-        Requests may still hold some of these pages."""
+        """Evicts the least recently used, at least so many bytes or all -> whether there was anything. Requests may
+        still hold some of these pages."""
         if not self._owners:
             return False
         upto = self.bytes - max(least, 1)
@@ -218,8 +218,8 @@ class PrefixCache:
         return True
 
     def _evict(self) -> None:
-        """Drops the sequence that has not been used for longest; of full attention, shortens it: what is nearer to the
-        root is more likely to be used again."""
+        """Drops the least recently used sequence; with full attention, shortens it: what is nearer to the root is more
+        likely to be used again."""
         node = min(self._owners, key=lambda node: node.used)
         sequence, parent = self._drop(node), node.parent
         if self._whole and parent is not None:
@@ -236,7 +236,7 @@ class PrefixCache:
         self._prune(node)
 
     def _prune(self, node: _Node | None) -> None:
-        """Removes nodes that nothing needs, upwards from one."""
+        """Removes nodes that nothing needs, from one upwards."""
         while node is not None and node.sequence is None and node.parent is not None:
             parent = node.parent
             if not node.children:
@@ -256,7 +256,7 @@ class PrefixCache:
             self._roots = {key: root for key, root in self._roots.items() if root is not node}
 
     def kept(self) -> list[tuple[Hashable, list[int]]]:
-        """(root, ids) of each sequence that is kept, that of most recent use first."""
+        """(root, ids) of each kept sequence, the most recently used first."""
         roots = {id(root): key for key, root in self._roots.items()}
         out = []
         for node in sorted(self._owners, key=lambda node: node.used, reverse=True):
@@ -268,7 +268,7 @@ class PrefixCache:
         return out
 
     def copy(self, key: Hashable, ids: Sequence[int]) -> Any:
-        """-> a fork of a sequence that is kept, which is no use of it; None: it is not kept any more, or there is no
+        """-> a fork of a kept sequence, which does not count as its use; None: it is no longer kept, or there is no
         memory."""
         root = self._roots.get(key)
         node, known = (root, 0) if root is None else _walk(root, array("i", ids))
@@ -281,7 +281,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Drops all sequences."""
-        for node in self._owners:  # nodes refer to each other, and would keep them for a while
+        for node in self._owners:  # nodes refer to each other, and would keep the sequences for a while
             node.sequence = None
         self._roots.clear()
         self._owners.clear()
@@ -290,7 +290,7 @@ class PrefixCache:
 
 
 def common(a: Sequence[int], b: Sequence[int], start: int = 0) -> int:
-    """How many tokens two lists (or arrays) have in common at their beginnings. start: so many are known to be."""
+    """How many tokens two lists (or arrays) have in common at the beginning. start: so many are known to be equal."""
     least, most = start, min(len(a), len(b))
     step = 64
     while least < most:  # slices are compared at the speed of memory

@@ -35,11 +35,11 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     """A generation that was submitted to a model: an iterator and an asynchronous iterator of :class:`Piece`, made by
     ``Model.submit``.
 
-    It runs in the passes that the model's callers share. Any thread or task may use it, one at a time to read its
-    pieces: each piece is given once. With n completions, pieces of all of them come as they are made, each with its
-    ``index``; where some fail, the others go on, and the end of the iteration raises their error. A request that nobody
-    refers to any more is cancelled. One whose reader is interrupted (Ctrl-C) can be read again; where that came while a
-    piece was made, the end says so by an error.
+    It runs in the passes that the model's callers share. Any thread or task may use it, but only one at a time may read
+    its pieces: each piece is given once. With n completions, their pieces are given as they are made, each with its
+    ``index``; if some fail, the others go on, and the end of the iteration raises their error. A request that nothing
+    refers to any more is cancelled. One whose reader is interrupted (Ctrl-C) can be read again; if a piece was being
+    made at that time, an error at the end says so.
     """
 
     def __init__(self, scheduler: Scheduler, works: list[Work], gathered: list[Gathered], several: bool) -> None:
@@ -48,28 +48,28 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._gathered = gathered
         self._several = several
         self._forks = scheduler.forks
-        # For what `collect` does, and in short: nobody waits with it, nor ends requests, which may end those of another
-        # that waits. A finalizer, or a signal's handler, that interrupts its holder leaves everything to that one.
+        # Held by `collect`, and only briefly: its holder never waits, nor ends requests, which could end those of
+        # another that waits. A finalizer or a signal handler that interrupts the holder leaves everything to it.
         self._lock = threading.RLock()
         self._active = {work: i for i, work in enumerate(works)}
-        self._stopped: deque[Work] = deque()  # before a stop string, and no pass uses their sequences any more
-        self._unscored: deque[Work] = deque()  # of these, whose last tokens a reader computes
-        self._scoring: Work | None = None  # which it does
-        self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # that are to leave; then
+        self._stopped: deque[Work] = deque()  # at a stop string, and no pass uses their sequences any more
+        self._unscored: deque[Work] = deque()  # those of them whose last tokens a reader is to compute
+        self._scoring: Work | None = None  # the one that it computes
+        self._ended: deque[tuple[Work, Callable[[], None] | None]] = deque()  # to leave, and what is called then
         self._pieces: deque[Piece] = deque()
         self._errors: dict[int, Exception] = {}
-        self._collecting = 0  # the thread that does
-        # Found by who comes next where an interrupt was raised.
-        self._making: Work | None = None  # of which a piece is made
-        self._giving: Piece | None = None  # which is read
-        self._turn = threading.Lock()  # of the thread that reads
+        self._collecting = 0  # the thread in `collect`
+        # After an interrupt, whoever comes next finds these set.
+        self._making: Work | None = None  # the one of which a piece is being made
+        self._giving: Piece | None = None  # the piece that is being read
+        self._turn = threading.Lock()  # held by the thread that reads
         self._loop: asyncio.AbstractEventLoop | None = None
         self._readers: list[asyncio.Future[None]] = []
         self._news = Signal()  # for threads that wait for what others make ready
         self._caller = works[0].caller
 
     def begin(self, echo: bool) -> None:
-        """Submits it. echo: whether the prompts' texts come first."""
+        """Submits it. echo: whether the prompt's text is given first."""
         self._caller.owner = weakref.ref(self)
         for index, work in enumerate(self._works):
             job = _job(work)
@@ -85,7 +85,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     # ---- what a caller asks -----------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise WrongType("Request", ": a generation that runs can be neither pickled nor copied")
+        raise WrongType("Request", ": a running generation can be neither pickled nor copied")
 
     def __repr__(self) -> str:
         tokens = sum(len(one.ids) for one in self._gathered)
@@ -93,7 +93,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     @property
     def done(self) -> bool:
-        """Whether all is generated, or failed; pieces may be left to read."""
+        """Whether everything has been generated, or has failed; pieces may be left to read."""
         return not self._active
 
     @property
@@ -103,7 +103,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     @property
     def stats(self) -> RequestStats:
-        """What became of it so far."""
+        """Its statistics so far."""
         works, now = self._works, time.monotonic()
         ends = [work.ended or now for work in works]
         drafted, accepted = (sum(getattr(_job(work), name) for work in works) for name in ("drafted", "accepted"))
@@ -126,13 +126,13 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of a schema is ignored, because it is not strict."""
+        """The parts of a schema that are ignored, because it is not strict."""
         bound = _job(self._works[0]).bound
         return () if bound is None else bound.warnings
 
     def cancel(self) -> None:
-        """Ends it: what is not generated yet is left out, and the finish reason is "cancelled". Returns at once; no
-        later pass has rows of it. May be called again, from any thread, and by a signal's handler."""
+        """Ends it: nothing more is generated, and the finish reason is "cancelled". Returns immediately; no later pass
+        has rows of it. May be called again, from any thread, and in a signal handler."""
         if self._scheduler.forks != self._forks:
             return
         self._caller.cancelled = True
@@ -141,17 +141,17 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._tell_loop()
 
     def __del__(self) -> None:
-        # Nobody waits for it. Only what may be called from a finalizer.
+        # Calls only what may be called in a finalizer.
         if not hasattr(self, "_caller"):  # its constructor failed
             return
         self._caller.over = True
-        ended = [work for work, _ in snapshot(self._ended)]  # which an interrupt kept from being noted
+        ended = [work for work, _ in snapshot(self._ended)]  # those that an interrupt kept from being noted
         left = [*self._active, *ended]
         if left and self._scheduler.forks == self._forks:
             self._scheduler.leave(left, free=True)
             for work in self._active:
                 _job(work).failed(None)
-        self._caller.ready.clear()  # which refers to its works, as these do to it
+        self._caller.ready.clear()  # the caller and its works refer to each other
 
     # ---- reading in a thread ----------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         return piece
 
     def result(self, timeout: float | None = None) -> Completion | list[Completion]:
-        """Waits for the whole completion; with n, for a list of them. What was read before is in it.
+        """Waits for the whole completion; with n, for a list of them. It includes pieces that were read before.
 
         timeout: seconds, after which TimeoutError is raised; the request goes on. Raises what iterating raises;
         ValueError or TypeError for a wrong timeout.
@@ -178,7 +178,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def _read(self, until: float | None) -> Piece | None:
         """The next piece; None at the end."""
-        self._check_fork()  # first, for a thread that read it in the parent has the turn for ever
+        self._check_fork()  # first: a thread that read it in the parent holds the turn for ever
         left = -1 if until is None else min(max(until - time.monotonic(), 0), threading.TIMEOUT_MAX)
         taken: list[bool] = []
         try:
@@ -200,11 +200,11 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 self._turn.release()
 
     def _wait(self, until: float | None) -> None:
-        """Waits for results, and drives where nobody does."""
+        """Waits for results, and drives if nobody else does."""
         caller, scheduler = self._caller, self._scheduler
         scheduler.check_here()
         if all(_job(work).finish for work in list(self._active)):  # what comes before a stop string is being settled
-            scheduler.leave(())  # or was to be, when an interrupt came
+            scheduler.leave(())  # unless an interrupt prevented that
             self._news.wait(SLICE)
             self._stop_lost()
         elif self._loop is not None:  # a permanent driver delivers
@@ -226,8 +226,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             self.cancel()
 
     def _score(self, cancel: Any = None) -> bool:
-        """Computes the log probabilities of the last tokens of one that ends before a stop string -> whether there was
-        one. Nobody else waits for it: unlike what makes pieces, it waits for its turn."""
+        """Computes the log probabilities of the last tokens of a generation that ends before a stop string -> whether
+        there was one. Unlike what makes pieces, it may wait for its turn, since nobody else waits for it."""
         if self._unscored:
             self._scheduler.check_here()
         work, asked = None, canceller(cancel)
@@ -286,12 +286,12 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 return piece
             if self._loop is not loop:
                 self._loop = loop
-                self.collect()  # what came before a driver knew of the loop
+                self.collect()  # what was ready before a driver knew of the loop
                 continue
             if not self._active:
                 return self._get()
             self._scheduler.start_driver()
-            if self._due():  # a driver would have been told of it, had there been one
+            if self._due():  # what became ready while there was no driver
                 self.collect()
                 continue
             if self._unscored and self._scoring is None:
@@ -326,7 +326,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
     # ---- pieces -----------------------------------------------------------------------------------------------
 
     def deliver(self) -> asyncio.AbstractEventLoop | None:
-        """Called by the permanent driver where there are results -> the loop that is to be told. Without a loop, the
+        """Called by the permanent driver if there are results -> the loop to be told, if any. Without a loop, the
         thread that reads makes the pieces."""
         if self._loop is None:
             return None
@@ -334,8 +334,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         return self._loop if self._readers else None
 
     def collect(self) -> None:
-        """Makes pieces of the results that there are, and ends what is to end. Where the thread is already at it, and
-        this is called by what interrupted it, it does what came meanwhile."""
+        """Makes pieces of the results so far, and ends what is to end. If called by code that interrupted this same
+        method in its thread, returns: the interrupted call does the rest."""
         if self._collecting == threading.get_ident():
             return
         while self._due():
@@ -350,7 +350,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         if not self._ended:
             return
         while self._ended:
-            with suppress(IndexError, ValueError):  # another may do so, too
+            with suppress(IndexError, ValueError):  # another thread may do the same
                 work, then = one = self._ended[0]
                 self._scheduler.note((work,), then, free=then is None)
                 self._ended.remove(one)
@@ -364,13 +364,13 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         return bool(self._active and (caller.failure is not None or (caller.cancelled and self._unfinished())))
 
     def _unfinished(self) -> list[Work]:
-        """Those that have met no stop string, with which they end, or wait to compute what comes before."""
+        """Those that have reached no stop string, or that wait to compute the tokens before it."""
         waits = [work for work in snapshot(self._unscored) if work is not self._scoring]
         return [work for work in list(self._active) if not _job(work).finish or work in waits]
 
     def _go_on(self) -> None:
-        """Does what comes first of what is to be done. With the lock. Where an interrupt is raised it may be called
-        again, and does the rest, so that nothing is taken from a queue before it is done."""
+        """Does the first of the things to be done. With the lock. After an interrupt it may be called again, and does
+        the rest: nothing is removed from a queue before it is done."""
         caller, making = self._caller, self._making
         if making is not None:
             self._end(making, _interrupted())
@@ -402,8 +402,8 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                 self._end(work, caller.failure)
 
     def _make(self, work: Work, make: Callable[[], Piece | None]) -> None:
-        """Makes a piece of one. What it is made of counts as taken from the beginning, so that one that was interrupted
-        cannot go on."""
+        """Makes a piece of a request. Its results count as taken from the beginning, so that a request whose piece was
+        interrupted cannot go on."""
         index = self._active.get(work)
         if index is None:
             return
@@ -414,7 +414,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
             self._end(work, error)
         else:
             if piece is None and _job(work).unscored:
-                self._scheduler.note((work,), rest=True)  # its reader may come late
+                self._scheduler.note((work,), rest=True)  # its reader may take a while
                 self._unscored.append(work)
             elif piece is None:  # a stop string
                 self._ended.append((work, partial(self._stop, work)))
@@ -426,7 +426,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
         self._making = None
 
     def _stop_lost(self) -> None:
-        """Does `_stop` for those whose own was lost, as an interrupt came just before it."""
+        """Does what `_stop` does for those whose call to it was lost in an interrupt."""
         with self._lock:
             known = {*snapshot(self._stopped), *snapshot(self._unscored), *(work for work, _ in snapshot(self._ended))}
             for work in list(self._active):
@@ -434,7 +434,7 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
                     self._stopped.append(work)
 
     def _stop(self, work: Work) -> None:
-        """Called when no pass uses the sequence of one that ends before a stop string."""
+        """Called when no pass uses the sequence of a generation that ends before a stop string."""
         self._stopped.append(work)
         self.collect()
         self._caller.ready.append(work)
@@ -471,10 +471,10 @@ class Request(Iterator[Piece], AsyncIterator[Piece]):
 
     def _check_fork(self) -> None:
         if self._scheduler.forks != self._forks:
-            raise PellucidError("the process was forked while the request ran: it runs in the parent alone")
+            raise PellucidError("the process was forked while the request ran: it runs only in the parent")
 
     def _raise(self) -> None:
-        """Raises the error of what failed."""
+        """Raises the error of the completions that failed, if any."""
         if not self._errors:
             return
         first = min(self._errors)

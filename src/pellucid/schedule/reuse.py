@@ -1,4 +1,4 @@
-"""How requests use the prefix cache: what they begin with, whom they wait for, and what they leave.
+"""How requests use the prefix cache: what they begin with, which others they wait for, and what they leave.
 
 Used with the scheduler's lock.
 """
@@ -14,14 +14,14 @@ from pellucid.schedule.prefix import PrefixCache, common
 
 __all__ = ["Reuse"]
 
-WORTH = 16  # tokens for which a sequence is kept: a tile of rows
-SHARED = 64  # tokens for which a request waits for another, and at which others are expected to part
-EVERY = 2048  # tokens of a long prompt after which a sequence is kept, where it cannot go back to any length
+WORTH = 16  # fewest tokens for which a sequence is kept: a tile of rows
+SHARED = 64  # fewest tokens for which a request waits for another, or for which an opening is kept
+EVERY = 2048  # tokens of a long prompt after which a sequence is kept, if it cannot be rewound to any length
 
 
 class Reuse:
     """The prefix cache of an engine. limit: bytes that it may hold; None: as many as the engine has. whole: whether
-    sequences can go back to any length."""
+    sequences can be rewound to any length."""
 
     __slots__ = ("_cache", "_closed", "_limit", "_whole", "hits", "queries")
 
@@ -33,7 +33,7 @@ class Reuse:
 
     @property
     def whole(self) -> bool:
-        """Whether sequences can go back to any length."""
+        """Whether sequences can be rewound to any length."""
         return self._whole
 
     @property
@@ -41,7 +41,7 @@ class Reuse:
         return self._cache.bytes
 
     def forget(self) -> None:
-        """For a forked child, in which the tree may be half changed."""
+        """Starts anew. For a forked child, in which the tree may be half changed."""
         self._cache.clear()
         self._cache = PrefixCache(self._limit, whole=self._whole)
 
@@ -54,11 +54,11 @@ class Reuse:
         self._cache.clear()
 
     def kept(self) -> list[tuple[str, list[int]]]:
-        """(root, ids) of all that is kept, that of most recent use first."""
+        """(root, ids) of all sequences that are kept, the most recently used first."""
         return [(str(root), ids) for root, ids in self._cache.kept()]
 
     def copy(self, root: str, ids: list[int]) -> Any:
-        """-> a fork of what is kept; None: it is not kept any more, or there is no memory."""
+        """-> a fork of a kept sequence; None: it is no longer kept, or there is no memory."""
         return self._cache.copy(root, ids)
 
     def put(self, root: str, ids: list[int], sequence: Any) -> None:
@@ -67,13 +67,13 @@ class Reuse:
             self._cache.insert(root, ids, sequence)
 
     def spare(self) -> bool:
-        """Gives up what has not been used for longest -> whether there was anything."""
+        """Evicts the least recently used sequences -> whether there were any."""
         return self._cache.evict(self._cache.bytes // 8)
 
     def begin(self, work: Work, running: Collection[Work], computing: Collection[Work]) -> bool:
-        """Gives a request that holds nothing what is known of its tokens. False: another computes more of them; it
-        waits. computing: those of `running` that want rows; the others have ended, or wait for their readers, which may
-        never come."""
+        """Gives a request that holds nothing what has been computed of its tokens. False: another computes more of
+        them, for which it waits. computing: those of `running` that want rows; the others have ended, or wait for their
+        readers, which may never come."""
         tokens, most = work.job.tokens, len(work.job.tokens) - 1
         if work.behind is not None:
             other, n = work.behind
@@ -115,7 +115,7 @@ class Reuse:
             work.cached = length
             self.queries += len(tokens)
             self.hits += length
-        # It parts from those that run, too, which may be beyond what they have in common, and not in the tree yet.
+        # It parts from running requests, too, which may be past that point already, and are not in the tree yet.
         parts = max((n for n, _ in others), default=0)
         opening = work.job.opening if work.job.opening >= SHARED else 0
         work.cuts = [] if self._whole else self._cuts(length, {found.known, parts, opening}, len(tokens))
@@ -123,8 +123,8 @@ class Reuse:
 
     @staticmethod
     def _cuts(begin: int, parts: Collection[int], end: int) -> list[int]:
-        """Where to keep forks of a prompt of which `begin` tokens are computed. parts: where it leaves the tree and
-        other prompts, or these are likely to leave it."""
+        """Where to keep forks of a prompt of which `begin` tokens are computed. parts: where it parts from the tree and
+        from other prompts, or later ones are likely to part from it."""
         cuts = {*range(EVERY * (begin // EVERY + 1), end, EVERY)}
         cuts.update(n for n in (*parts, end) if n - begin >= WORTH)
         return sorted(cuts)
@@ -140,10 +140,10 @@ class Reuse:
             pass
 
     def keep(self, work: Work) -> None:
-        """Takes what a request that has ended computed."""
+        """Keeps what a request computed that has ended."""
         sequence: Any = work.job.sequence
         if self._closed or work.failure is not None or sequence is None or not sequence.length:
             return
-        if sequence.length > len(work.job.tokens):  # guesses of a pass whose driver was interrupted
+        if sequence.length > len(work.job.tokens):  # by guesses of a pass whose driver was interrupted
             sequence.rewind(len(work.job.tokens))
         self._cache.insert(work.root, work.job.tokens[: sequence.length], sequence)

@@ -1,4 +1,4 @@
-"""How much memory requests need, and how much there is: to admit those that fit."""
+"""How much memory requests need and how much there is, so that those that fit are admitted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def cache_bytes_used(core: Core) -> int:
     """Bytes of keys and values that sequences of a model hold, those of its views included."""
     total = 0
     for one in (core, *core.views()):
-        with suppress(ClosedError):  # by another thread
+        with suppress(ClosedError):  # closed by another thread
             total += one.engine.info()["cache_bytes_used"]
     return total
 
 
 class NeverFits(OutOfMemoryError):
-    """A sequence of `tokens` tokens, where the limit has no room for more than `available`, whatever else runs."""
+    """A sequence has `tokens` tokens, but the limit leaves room for at most `available`, whatever else runs."""
 
     _fields = ("needed", "tokens", "available")
 
@@ -44,35 +44,35 @@ class Room:
         self._state = sum(4 * g.n_layers * g.layer.floats for g in plan.states)
 
     def need(self, tokens: int, rows: int = 0) -> int:
-        """Bytes that a sequence of so many tokens takes at least; with rows, beside the last pass of so many."""
+        """Bytes that a sequence of so many tokens takes at least; with rows, during its last pass, of so many rows."""
         kv = self._core.facts.kv
         # A pass reads one block of states, and writes another.
         return sum(g.held_bytes(tokens, kv, rows) for g in self._caches) + min(tokens, 2) * self._state
 
     def beside(self, tokens: int, shared: int) -> int:
-        """Bytes that a sequence of so many tokens takes at least beside one of which it is a fork. shared: their common
-        tokens, whose whole pages are taken once; pages of windows, and states, are soon its own."""
+        """Bytes that a sequence of so many tokens takes at least beside the one that it was forked from. shared: their
+        common tokens, whose whole pages are counted once; of windows' pages and states it soon has its own."""
         whole = not self._state and all(cache.window == 0 for cache in self._caches)
         return self.need(tokens) - (self.need(shared // PAGE * PAGE) if whole else 0)
 
     def most(self, lengths: Sequence[int], rows: int) -> int:
-        """Bytes that sequences of so many tokens take at most at a time, where each is dropped when it is done, and
-        passes of so many rows take one after the other. Where they were forked, what they share is not counted."""
+        """Bytes that sequences of so many tokens take at most at a time if each is dropped when it is done, and passes
+        of so many rows compute one after the other. If they were forked, what they share is not counted."""
         if not lengths:
             return 0
         some = self.need(max(lengths), rows) + self.need(min(rows, sum(lengths)), rows)
         return some + min(len(lengths), MOST_TOGETHER) * self.need(1)
 
     def check_call(self, lengths: Sequence[int]) -> None:
-        """Raises NeverFits where a sequence of a call exceeds the limit by itself in passes of few rows, for beside
-        others it may get no more. The row of a last token may not be needed."""
+        """Raises NeverFits if a sequence of a call exceeds the limit by itself even in passes of few rows: beside
+        others it may get no more. The last token is not counted, as its row may not be needed."""
         tokens = max(lengths, default=1) - 1
         if self.limit is not None and self.need(tokens) > self.limit:
             text = f"the cache is full: cache_bytes={self.limit} has no room for {tokens} tokens"
             raise NeverFits(text, needed=self.need(tokens), tokens=tokens + 1, available=self._most() + 1)
 
     def _most(self) -> int:
-        """The most tokens that a sequence may have to fit by itself."""
+        """The most tokens with which a sequence fits by itself."""
         most = 0
         for step in (1 << i for i in reversed(range(31))):
             if self.need(most + step) <= (self.limit or 0):
@@ -80,13 +80,13 @@ class Room:
         return most
 
     def fewer(self, depth: int, rows: int) -> int:
-        """Rows of a pass that may fit where one of so many does not, for a sequence of `depth` tokens; `rows`: none
-        does. A window keeps what the rows of a pass see, so a pass of fewer needs less."""
+        """Rows of a pass that may fit if one of `rows` does not, for a sequence of `depth` tokens; `rows` itself: none
+        does. A window keeps what the rows of a pass see, so a pass of fewer rows needs less."""
         passed = any(group.window and depth + rows > group.window for group in self._caches)
         return rows // 2 if passed and rows > 1 else rows
 
     def rows(self, depth: int, rows: int) -> int:
-        """How many of so many rows a pass may have to fit by itself."""
+        """With how many of so many rows a pass fits by itself."""
         while self.limit is not None and self.need(depth + rows, rows + 63) > self.limit:  # it may begin in a page
             fewer = self.fewer(depth, rows)
             if fewer == rows:
@@ -99,8 +99,8 @@ class Room:
         return (self.limit or 0) - cache_bytes_used(self._core)
 
     def check(self, name: str, prompt: int, max_tokens: float | None) -> None:
-        """Raises ContextFullError where a prompt of so many tokens exceeds the limit by itself, with a new one if more
-        than one may follow. name: of the argument."""
+        """Raises ContextFullError if a prompt of so many tokens exceeds the limit by itself, or with one new token if
+        more than one may follow. name: of the argument."""
         tokens = prompt + (max_tokens is None or max_tokens > 1)
         if max_tokens != 0 and self.limit is not None and self.need(tokens) > self.limit:
             raise ContextFullError(f"{name} exceeds cache_bytes={self.limit}", needed=tokens, available=self._most())

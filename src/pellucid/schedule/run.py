@@ -1,4 +1,4 @@
-"""Readers of the scheduler: the pieces of generations that run in it."""
+"""Runs generations in the scheduler and yields their pieces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pellucid.streams import Reader
 __all__ = ["AT_ONCE", "Item", "drafts", "goes_back", "of", "pieces"]
 
 AT_ONCE = 32  # requests of one call in the scheduler
-TOGETHER = 8  # passes whose results are taken together where nobody waits for the first
+TOGETHER = 8  # passes whose results are taken together if nobody waits for the first
 Score = Callable[[Scheduler, Work], None]
 
 _making = threading.Lock()
@@ -59,9 +59,8 @@ def of(core: Core) -> Scheduler:
 
 
 def _elsewhere(core: Core) -> float | None:
-    """The seconds that a pass may hold up requests of other models and views, whose passes are computed in turn with
-    it: the least `max_gap` of those that decode, of which all that compute beside that one have a part each. None: none
-    decodes."""
+    """The seconds for which a pass may delay requests of other models and views, whose passes are computed in turn with
+    it: the least `max_gap` of those that decode, divided among the others that compute. None: none decodes."""
     found = [one() for one in _known]
     schedulers = [one for one in found if one is not None and one is not core.scheduler]
     decoding = [one.max_gap for one in schedulers if one.decodes()]
@@ -77,7 +76,7 @@ def _reuse(core: Core) -> Reuse | None:
 
 
 def goes_back(core: Core) -> bool:
-    """Whether a sequence can go back to any of its lengths: no layer has a window or a state."""
+    """Whether a sequence can be rewound to any length: no layer has a window or a state."""
     return not core.engine.recurs and all(cache.window == 0 for cache in core.engine.plan.caches)
 
 
@@ -87,12 +86,12 @@ def _assistant(core: Core) -> Assistant | None:
 
 
 def drafts(job: Job) -> Drafts | None:
-    """What guesses at a request's tokens; None where they cannot be verified, or shall not be."""
+    """The guesses at a request's tokens; None if they cannot be verified, or are not wanted."""
     return Drafts(job.begun, job.prediction) if job.speculates else None
 
 
 def _spare(scheduler: Scheduler) -> Callable[[], bool]:
-    """For the engine, which must not keep the scheduler alive."""
+    """Its `Scheduler.spare` for the engine, which must not keep the scheduler alive."""
     known = weakref.ref(scheduler)
 
     def spare() -> bool:
@@ -103,8 +102,8 @@ def _spare(scheduler: Scheduler) -> Callable[[], bool]:
 
 
 class Item(NamedTuple):
-    """A generation to run, its number in the call, and the prompt that it shares with others. failure: instead of a
-    job, what is wrong with it."""
+    """A generation to run, its number in the call, and the prompt that it shares with others. failure: the error of an
+    item that has no job."""
 
     number: int
     job: Job
@@ -121,15 +120,15 @@ def pieces(
     *,
     at_once: Callable[[], int] = lambda: AT_ONCE,
 ) -> Generator[tuple[Item, Piece | Exception], None, None]:
-    """Runs generations and yields (item, piece) as they come, or (item, its error), which ends that one. At most
+    """Runs generations and yields (item, piece) as pieces are made, or (item, its error), which ends that one. At most
     `at_once()` are in flight; an item is taken when there is room.
 
-    An error of a whole pass is raised, after the pieces of those before it. reader: what the reader wants, which may
-    change meanwhile. score: `turns.score`.
+    An error of a whole pass is raised, after the pieces of the passes before it. reader: what the reader wants, which
+    may change meanwhile. score: `turns.score`.
     """
     cancel, scheduler = canceller(options.cancel), of(core)
     caller = Caller(_cancel(reader, cancel), options.chunk)
-    patient = cancel is None  # and only tokens end generations: where text does, tokens beyond would be computed
+    patient = cancel is None  # and only tokens end generations: if text did, tokens beyond it would be computed
     active: dict[Work, Item] = {}
     prompts: weakref.WeakSet[Shared] = weakref.WeakSet()
     waiting, left = iter(items), True
@@ -160,7 +159,7 @@ def pieces(
                 scheduler.submit(work)
             if not active:
                 return
-            if scheduler.forks != forks:  # a forked child: its scheduler knows none of its parent's requests
+            if scheduler.forks != forks:  # in a forked child, whose scheduler knows none of the parent's requests
                 forks = scheduler.forks
                 caller.ready.clear()
                 for work, item in active.items():
@@ -200,25 +199,25 @@ def pieces(
             item.job.failed(error)
         raise
     finally:
-        ends()  # first, as this may be interrupted, too
+        ends()  # first, as this block may be interrupted, too
         caller.over = True
-        # An error's traceback may keep the prompts, but not their sequences.
+        # An error's traceback may keep the prompts, but must not keep their sequences.
         scheduler.leave(active, free=True)
         for item in active.values():
             item.job.failed(None)
         active = {}
-        caller.ready.clear()  # which refers to its works, as these do to it
+        caller.ready.clear()  # the caller and its works refer to each other
 
 
 def _failure(caller: Caller) -> Exception:
-    """The error of a whole pass, which a caller that will be in its traceback does not keep any more."""
+    """The error of a whole pass; the caller, which will be in its traceback, no longer keeps it."""
     error, caller.failure = caller.failure, None
     assert error is not None
     return again(error)
 
 
 def _forget(prompts: Iterable[Shared]) -> None:
-    """No request needs these any more."""
+    """Drops the sequences of prompts that no request needs any more."""
     for one in prompts:
         one.sequence = one.by = None
 
@@ -226,7 +225,7 @@ def _forget(prompts: Iterable[Shared]) -> None:
 def _take(
     scheduler: Scheduler, caller: Caller, active: dict[Work, Item], score: Score
 ) -> tuple[Item, Piece | Exception] | None:
-    """What the scheduler made ready; None: it was taken already."""
+    """The next result that the scheduler made ready; None: it was already taken."""
     work = caller.ready.popleft()
     item = active.get(work)
     if item is None:
@@ -251,12 +250,12 @@ def _take(
         job.failed(out)
     if job.finish or work.failure is out:
         scheduler.leave((work,), free=True)
-        del active[work]  # last, so that one leaves again where that was interrupted
+        del active[work]  # last, so that it leaves again if this was interrupted
     return item, out
 
 
 def _before_a_stop_string(scheduler: Scheduler, work: Work, score: Score) -> Piece | None:
-    """The last piece of one that has met a stop string."""
+    """The last piece of a request that has reached a stop string."""
     job = cast(Job, work.job)
     job.settle()
     out = job.stop()

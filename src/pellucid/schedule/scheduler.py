@@ -1,14 +1,14 @@
-"""Which requests run, and who runs them.
+"""Which requests run, and which thread runs them.
 
-There is no thread of its own. A caller that waits and finds nobody driving drives: it runs passes, for all requests,
-until one of its own has a result (or some, where it takes them together), then hands the seat to another that waits. So
-a caller alone pays no hand-over between threads, a stream that nobody reads computes nothing, and a signal interrupts
-the pass of the thread that gets it. A pass that ends early has changed nothing; its requests are in the next one. Calls
-that are not generations (turns.py) have the seat for a pass of their own each time, in turn with the passes of the
-requests.
+The scheduler has no thread of its own. A caller that waits and finds no driver becomes the driver: it runs passes, for
+all requests, until one of its own has a result (or several, if it takes them together), then hands the seat to another
+caller that waits. So a single caller pays for no hand-over between threads, a stream that nobody reads computes
+nothing, and a signal interrupts the pass of the thread that gets it. A pass that ends early has changed nothing; its
+requests are in the next one. Calls that are not generations (turns.py) have the seat for one pass at a time, in turn
+with the passes of the requests.
 
 A pass commits a result by appending it to the request's list. Everything else is derived from that list, so that an
-interrupted driver leaves nothing half done: who drives next delivers what it left.
+interrupted driver leaves nothing half done: the next driver delivers what it left.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from pellucid.schedule.stats import Stats
 
 __all__ = ["Scheduler"]
 
-LONG = 0.05  # seconds after which results are taken, even if more were to come with them
+LONG = 0.05  # seconds after which results are taken, even if more were to be taken with them
 
 
 class Scheduler(Seat):
     """The requests of one engine.
 
-    open: gives the engine, or raises. The others: see Requests.
+    open: returns the engine, or raises. For the others, see Requests.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Scheduler(Seat):
 
     def leave(self, works: Iterable[Work], then: Callable[[], None] | None = None, *, free: bool = False) -> None:
         mine = list(works)
-        # Interrupted while it left its seat. One with an owner may be ended by another thread.
+        # It may have been interrupted while it left its seat. One with an owner may be ended by another thread.
         caller = mine[0].caller if mine else None
         if caller is not None and caller.owner is None and (self._driver is caller or caller in self._sleeping):
             for work in mine:
@@ -92,13 +92,13 @@ class Scheduler(Seat):
         self.arrived()
 
     def wait(self, caller: Caller, until: float | None = None) -> None:
-        """Waits until the caller has a result or failed, or is cancelled. Drives where nobody does. until: a time of
-        time.monotonic at which to return, or a pass later."""
+        """Waits until the caller has a result or failed, or is cancelled. Drives if nobody else does. until: a time of
+        time.monotonic at which to return, or one pass later."""
         lead = False
         self.check_here()
         caller.thread = threading.get_ident()
         try:
-            if self._driver is not None and caller.stopped():  # results may come before it would ask the next time
+            if self._driver is not None and caller.stopped():  # results may come before it would check again
                 return
             while not caller.ready and caller.failure is None:
                 with self._after, self._lock:
@@ -121,7 +121,7 @@ class Scheduler(Seat):
                 if caller.cancelled or (until is not None and time.monotonic() > until):
                     break
                 offered = caller.event.wait(None if caller.cancel is None and until is None else SLICE)
-                if not offered and caller.cancel is not None and not caller.ready:  # else calls would be before it
+                if not offered and caller.cancel is not None and not caller.ready:  # else calls would overtake it
                     self._stands_back(caller)
                     if caller.stopped():
                         break
@@ -131,8 +131,8 @@ class Scheduler(Seat):
                 self.leave_seat(caller)
 
     def step(self, work: Work) -> bool:
-        """`wait` for the next tokens of a request that is the only one, without what several need. -> False: there are
-        others, or its pass needs more than this; nothing was done then."""
+        """`wait` for the next tokens of the only request, without the steps that several need. -> False: there are
+        others, or its pass needs those steps; then nothing was done."""
         caller, done, begun = work.caller, 0, time.perf_counter()
         with self._after, self._lock:
             if self._driver is not None or self._batch is not None or self._waiting or self._running != [work]:
@@ -153,7 +153,7 @@ class Scheduler(Seat):
             caller.thread = 0
 
     def _step(self, work: Work) -> bool:
-        """Runs the pass of the only request's next token. -> False: it needs more than that; nothing was done."""
+        """Runs the pass of the only request's next token. -> False: it needs more than one row; nothing was done."""
         caller, job = work.caller, work.job
         if work.deadline is not None or not job.advance():
             return False
@@ -175,7 +175,7 @@ class Scheduler(Seat):
             caller.cancelled = True
             return True
         except Exception as error:
-            sequence, part = None, []  # which the traceback of a user's error, which it keeps, refers to
+            sequence, part = None, []  # else the traceback of a user's error, which is stored, would keep them
             caller.failure = untraced(error)
             return True
         if failed:
@@ -195,7 +195,7 @@ class Scheduler(Seat):
     # ---- a permanent driver -----------------------------------------------------------------------------------
 
     def start_driver(self) -> None:
-        """Starts a thread that drives until `close`, unless there is one. Raises ClosedError."""
+        """Starts a thread that drives until `close`, unless there is one already. Raises ClosedError."""
         if self._permanent is None or not self._permanent.alive():
             with _starting:
                 if self._permanent is None or not self._permanent.alive():
@@ -208,7 +208,7 @@ class Scheduler(Seat):
                         raise
 
     def close(self) -> None:
-        """Ends the permanent driver, and the prefix cache."""
+        """Ends the permanent driver, and closes the prefix cache."""
         self.clear_cache(close=True)
         driver = self._permanent
         if driver is not None:
@@ -243,7 +243,7 @@ class Scheduler(Seat):
         return out
 
     def fail(self, error: Exception, *, owned: bool = False) -> None:
-        """Ends all requests. owned: of callers with owners alone; others go on by themselves."""
+        """Ends all requests with an error. owned: only those of callers with owners; others go on by themselves."""
         with self._after, self._lock:
             for caller in {work.caller for work in (*self._running, *self._waiting)}:
                 if caller.owner is not None:
@@ -254,7 +254,7 @@ class Scheduler(Seat):
                     caller.event.set()
 
     def next_deadline(self) -> float | None:
-        """Of time.monotonic: when the first request is to end."""
+        """The earliest deadline of the requests, a time of time.monotonic; None: there is none."""
         with self._after, self._lock:
             times = [one.deadline for one in (*self._running, *self._waiting) if one.deadline is not None]
         return min(times, default=None)
@@ -262,8 +262,8 @@ class Scheduler(Seat):
     # ---- passes -----------------------------------------------------------------------------------------------
 
     def _drive(self, caller: Caller, until: float | None = None) -> bool:
-        """Runs passes until the caller has a result (or those of as many passes, or as long, as it takes together), or
-        failed, or is cancelled. The caller has the seat. -> False: a call has its turn before."""
+        """Runs passes until the caller has a result (or as many as it takes together, or for LONG), or failed, or is
+        cancelled. The caller has the seat. -> False: a call has its turn first."""
         if self._batch is not None:  # an interrupted driver left it
             self._settle(self._batch)
         left, begun = 0 if caller.ready else caller.together, time.perf_counter()
@@ -272,7 +272,7 @@ class Scheduler(Seat):
                 return True
             if until is not None and time.monotonic() > until:
                 return True
-            crowded = self._crowded  # as the pass is looked for; a call that ends makes room for the next one
+            crowded = self._crowded  # before `_gather`: a call that ends meanwhile makes room for the next pass
             batch = self._gather(caller, bool(caller.ready))
             if batch is not None:
                 try:
@@ -284,20 +284,20 @@ class Scheduler(Seat):
                 return True
             elif crowded:
                 time.sleep(SOON)
-            else:  # of a caller that waits some request can always run
+            else:  # while a caller waits, one of its requests can always run
                 raise PellucidError("no request can run")
             if self._turns and not caller.ready:
                 return False
         return True
 
     def _gather(self, caller: Caller, together: bool = False) -> Batch | None:
-        """The next pass; None where nothing is left to do. together: only one like the last, where all decoded."""
+        """The next pass; None if nothing is left to do. together: only one like the last, in which all decoded."""
         with self._after, self._lock:
             batch = None
             if together and (self._turns or any(not work.job.taken for work in self._running)):
-                return None  # a first token is taken at once
+                return None  # a first token is taken immediately
             if self._steady and not self._waiting and self._steady == self._running:
-                with suppress(Exception):  # which `_wants` meets again
+                with suppress(Exception):  # `_wants` meets it again
                     batch = Batch.decoding(self._running)
                     if batch and batch.callers == {caller} and caller.together > 1 and self._speculation.rests(batch):
                         batch.follow(caller.together)
@@ -357,7 +357,7 @@ class Scheduler(Seat):
             def cancel() -> bool:
                 try:
                     leader.stopped()
-                except Exception as error:  # of its function: the pass goes on for the others
+                except Exception as error:  # raised by its function: the pass goes on for the others
                     leader.failure = untraced(error)
                 return batch.all_stopped()
 
@@ -371,12 +371,12 @@ class Scheduler(Seat):
             self._speculation.add(batch, engine.max_rows, cancel)
             batch.run(engine, lambda: self._waiting or self._turns or batch.seconds > LONG, **extra)
         except OutOfMemoryError as error:
-            if batch.done:  # what there is is delivered first
+            if batch.done:  # the results so far are delivered first
                 pass
-            elif batch.guesses:  # without which there may be enough
+            elif batch.guesses:  # without them, there may be enough memory
                 for i in batch.guesses:
                     batch.entries[i][0].hold()
-            elif not self._preempt(batch):  # it has one request, which fails alone
+            elif not self._preempt(batch):  # it has a single request, which fails
                 self._fail_one(batch.entries[0][0], error)
         except Exception as error:
             if isinstance(error, _engine.Cancelled):
@@ -395,7 +395,7 @@ class Scheduler(Seat):
             self._note_news(caller)
 
     def _preempt(self, batch: Batch) -> bool:
-        """Makes room for a pass that lacked memory. -> False: it never will have enough."""
+        """Makes room for a pass that lacked memory. -> False: it will never have enough."""
         with self._after, self._lock:
             freed = self._holders.free(self._running, self._waiting, batch=batch)
             if isinstance(freed, Work):
@@ -411,12 +411,12 @@ class Scheduler(Seat):
         return freed is not Freed.NOTHING
 
     def _settle(self, batch: Batch) -> None:
-        """Delivers what a pass gave. May be called again after an interrupt."""
+        """Delivers the results of a pass. May be called again after an interrupt."""
         failed, found = batch.failed, batch.results()
         for i, (work, before) in enumerate(batch.entries):
             job = work.job
             if failed and i in failed:
-                if i in batch.guesses:  # one of which may be why
+                if i in batch.guesses:  # a guess may be the reason
                     work.hold()
                 else:
                     self._fail_one(work, failed[i] if job.bound is None else job.bound.blame(failed[i]))
@@ -442,7 +442,7 @@ class Scheduler(Seat):
                     caller.event.set()
 
     def _follow(self, work: Work) -> None:
-        """Adds what follows from a request's new results, and tells its caller of all."""
+        """Adds the tokens that follow from a request's new results, and tells its caller of all."""
         if work.job.bound is not None:
             try:
                 work.job.bound.follow(work.job.drawn)
@@ -453,13 +453,13 @@ class Scheduler(Seat):
     # ---- the prefix cache -------------------------------------------------------------------------------------
 
     def spare(self) -> bool:
-        """Called where a pass lacks memory, by whoever runs it -> whether the prefix cache gave some up."""
+        """Called when a pass lacks memory, by whoever runs it -> whether the prefix cache freed some."""
         with self._after, self._lock:
             return self.reuse is not None and self.reuse.spare()
 
     def clear_cache(self, close: bool = False) -> None:
-        """Drops what the prefix cache holds. close: it keeps nothing any more."""
-        self._sweep()  # which keeps what has ended
+        """Empties the prefix cache. close: it keeps nothing from then on."""
+        self._sweep()  # which adds what has ended to the cache
         with self._after, self._lock:
             if self.reuse is not None:
                 self.reuse.close() if close else self.reuse.clear()

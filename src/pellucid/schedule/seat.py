@@ -1,7 +1,7 @@
-"""Who has the seat: runs the passes of a scheduler, one thread at a time.
+"""Which thread has the seat, and so runs the passes of a scheduler; one has it at a time.
 
-The requests' passes are driven by a caller of theirs, for as long as it waits for a result. A call that is not a
-generation (turns.py) has the seat for one pass at a time. Where both wait, they have it in turn.
+The requests' passes are driven by one of their callers, for as long as it waits for a result. A call that is not a
+generation (turns.py) has the seat for one pass at a time. If both wait, they have it in turn.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pellucid.schedule.memory import Call, Freed
 
 __all__ = ["SLICE", "Seat"]
 
-SLICE = 0.02  # seconds between two questions whether to cancel, of a caller that waits for another's pass
+SLICE = 0.02  # seconds after which a caller that waits for another's pass checks again whether it is cancelled
 
 
 class Seat(Requests):
-    """Requests, and who runs their passes."""
+    """Requests, and the seat from which their passes are run."""
 
     preemptions = 0
     _came = count()
@@ -37,8 +37,8 @@ class Seat(Requests):
         raise NotImplementedError
 
     def take_seat(self, caller: Caller) -> bool:
-        """Makes a permanent driver's caller the driver, where nobody drives; else it has a turn, before which its event
-        is set: callers that wait for one result after the other could take the seat from it each time."""
+        """Makes a permanent driver's caller the driver if nobody drives; else queues it for a turn, at which its event
+        is set: otherwise callers that wait for one result after the other could take the seat from it each time."""
         with self._after, self._lock:
             if self._driver is None:
                 self._driver = caller
@@ -49,12 +49,12 @@ class Seat(Requests):
             return self._driver is caller
 
     def leave_seat(self, caller: Caller, turn: bool = False) -> None:
-        """Lets another drive, where the caller does. turn: it had a turn, so that the requests have the next one."""
+        """Hands the seat on if the caller has it. turn: it had a turn, so that the requests have the next one."""
         if self._batch is not None and self._driver is caller:
             self._settle(self._batch)
         with self._after, self._lock:
             if self._driver is None and (caller in self._sleeping or caller in self._turns):
-                self._driver = caller  # it may have been woken to take the seat: after an interrupt, it has it to leave
+                self._driver = caller  # it may have been woken to take the seat; after an interrupt, it must hand it on
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
             if self._driver is caller:
@@ -63,18 +63,18 @@ class Seat(Requests):
                 self._hand_on(not turn)
 
     def _hand_on(self, turn: bool = True) -> None:
-        """With the lock: gives the free seat to the next that waits. turn: a call before the requests."""
+        """With the lock: gives the free seat to the next caller that waits. turn: a call before the requests."""
         given = None
         if self._turns and (turn or not self._sleeping):
             given = min(self._turns, key=self._turns.__getitem__)
-            given.event.set()  # first: where an interrupt comes, the seat is still to be left
+            given.event.set()  # first: if an interrupt follows, the seat can still be handed on
             self._turns.pop(given, None)
         elif self._sleeping:
             next(iter(self._sleeping)).event.set()
         self._driver = given
 
     def gives_way(self, caller: Caller) -> bool:
-        """Leaves the seat where a call waits for its turn."""
+        """Leaves the seat if a call waits for its turn -> whether it did."""
         if not self._turns:
             return False
         self.leave_seat(caller)
@@ -105,8 +105,9 @@ class Seat(Requests):
             call.sole = self._holders.only(None, self._running, self._waiting)
 
     def _stands_back(self, caller: Caller) -> bool:
-        """Before a caller that waits asks its function, which may compute, too: would the seat be given to the caller
-        meanwhile, what its function computes waited for its own thread. -> whether the caller has it already."""
+        """Takes a waiting caller off the queues before it calls its `cancel`, which may itself compute: if the caller
+        were given the seat meanwhile, that function would wait for its own thread. -> whether the caller has the seat
+        already."""
         with self._after, self._lock:
             self._sleeping.pop(caller, None)
             self._turns.pop(caller, None)
@@ -120,12 +121,12 @@ class Seat(Requests):
         return driver is not None and driver.thread == threading.get_ident()
 
     def check_here(self) -> None:
-        """Raises PellucidError where this thread has the seat, and would wait for itself."""
+        """Raises PellucidError if this thread has the seat, and would wait for itself."""
         if self.computes_here():
-            raise PellucidError("a function given as cancel cannot generate with the model that asks it")
+            raise PellucidError("a function given as cancel cannot generate with the model that calls it")
 
     def make_room(self, call: Call) -> Freed:
-        """Called where a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
+        """Called when a pass of a call lacked memory, by its thread, which has the seat -> what was done about it."""
         with self._after, self._lock:
             freed = self._holders.free(self._running, self._waiting, call=call)
             if isinstance(freed, Work):
@@ -136,6 +137,6 @@ class Seat(Requests):
 
     def end_call(self, call: Call) -> None:
         super().end_call(call)
-        if self._driver is call.caller:  # interrupted while it left its seat
+        if self._driver is call.caller:  # it was interrupted while it left its seat
             self.leave_seat(call.caller, turn=True)
         self.arrived()

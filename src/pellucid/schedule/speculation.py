@@ -1,8 +1,8 @@
 """Which passes verify guesses at further tokens, and how many.
 
 The rows of such a pass are a request's last token and k guesses; each draws a token from its own logits with its own
-random number. Draws count as long as the guess before each was what was drawn there; the sequence then goes back to
-these. A row depends on the tokens before it alone, so every draw that counts is the one that would have been made
+random number. A draw counts as long as every guess before it was right; the sequence is then rewound to the draws that
+count. A row depends only on the tokens before it, so every draw that counts is the one that would have been made
 without guesses.
 """
 
@@ -23,12 +23,12 @@ __all__ = ["Speculation"]
 
 NUMBERS = (2, 4, 8)  # guesses of a pass
 BUSY = 8  # requests that decode: their rows use the machine without guesses
-GAIN = 1.05  # predicted tokens in the same time, for which it is worth to guess
+GAIN = 1.05  # predicted tokens in the same time, relative to no guesses, from which guessing is worth it
 
 
 class Speculation:
-    """How an engine's passes are filled with guesses. cost: seconds of its passes. assistant: another model that
-    guesses, where there is one."""
+    """Fills an engine's passes with guesses. cost: seconds of its passes. assistant: another model that guesses, if
+    there is one."""
 
     def __init__(self, cost: Cost, assistant: Assistant | None = None) -> None:
         self._cost = cost
@@ -37,8 +37,8 @@ class Speculation:
 
     @staticmethod
     def verified(batch: Batch, i: int, drawn: list[Any]) -> list[Any]:
-        """The results that count of the request in place i, whose sequence goes back to them. Of a pass that failed,
-        none."""
+        """The results that count for the request in place i, whose sequence is rewound to them; none if the pass
+        failed."""
         one, work = batch.guesses[i], batch.entries[i][0]
         job = work.job
         lead, sequence = one.lead, job.sequence
@@ -47,7 +47,7 @@ class Speculation:
             n += 1
         right = one.length + (one.rows - 1 + n if n else 0)
         if sequence.length > right:
-            job.computed -= right - sequence.rewind(right)  # recurrent layers go back further, and compute these again
+            job.computed -= right - sequence.rewind(right)  # recurrent layers go back further, and recompute the rest
         results = drawn[: lead + n] if n else []
         if job.bound is None or job.options.logprobs:
             return results
@@ -59,7 +59,7 @@ class Speculation:
         guesses = guessed.decided.count(False)
         right = guessed.decided[: results - guessed.lead - 1].count(False)
         work.job.verified(guesses, right)
-        with suppress(GrammarError):  # which the scheduler meets again, and tells
+        with suppress(GrammarError):  # the scheduler meets it again, and reports it
             work.job.advance()  # so that what its sequence holds is known
         self.drafted += guesses
         self.accepted += right
@@ -86,7 +86,7 @@ class Speculation:
         for (work, _), (_, part, _) in zip(batch.entries, batch.parts, strict=True):
             of_caller[work.caller] = of_caller.get(work.caller, 0) + len(part)
         tokens = float(len(decoding))
-        asked = []  # (place, guesses, tokens with those that must follow) of the assistant
+        asked = []  # (place, guesses, tokens with those that must follow) wanted from the assistant
         rows, deep, held = batch.rows, batch.deep, batch.rows  # held: rows that may be used
         for i in decoding:
             work = batch.entries[i][0]
@@ -116,7 +116,7 @@ class Speculation:
 
     @staticmethod
     def _look_up(batch: Batch, i: int, k: int, most: int) -> int:
-        """Adds k guesses to the request in place i, and what must follow them, at most so many tokens -> how many."""
+        """Adds k guesses to the request in place i, and what must follow them, at most `most` tokens -> how many."""
         work = batch.entries[i][0]
         assert work.drafts is not None and work.drafts.lookup is not None
         ids, bound = work.drafts.lookup.guess(k), None
@@ -146,7 +146,7 @@ class Speculation:
             seconds = self._cost.at_best(rows + k, deep + k * depth, rows, before)
             if lookup:
                 hits = lookup.hits(k)
-                if recurs:  # what was right is computed once more where one is wrong
+                if recurs:  # if one is wrong, those that were right are computed once more
                     seconds += max(self._cost.of(rows + int(hits) + 1, deep) - before, 0.0)
                 found = (tokens + hits) / tokens * before / seconds
                 if found > gain:
@@ -162,7 +162,7 @@ class Speculation:
 
 
 def _most(work: Work) -> int:
-    """Guesses that a request may have in a pass: its reader must not lag behind more than without."""
+    """Guesses that a request may have in a pass: its reader must not lag further behind than without them."""
     return int(min(MOST, work.ahead - work.lag() - 1))
 
 

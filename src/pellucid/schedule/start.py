@@ -42,14 +42,14 @@ class Begun(NamedTuple):
     dropped: int = 0  # messages that were left out
     reply: Reply | None = None  # what the answer may have besides text
     chat: bool = False  # it is a conversation
-    opening: int = 0  # as of a Job
+    opening: int = 0  # as in a Job
 
     def echoed(self, options: SamplingOptions) -> int:
         """Characters of the prompt that come before the new text."""
         return len(self.text) if options.echo else 0
 
     def check(self, core: Core, options: SamplingOptions) -> None:
-        """Raises what is wrong with the options."""
+        """Raises the errors of wrong options."""
         self.job(core, options, observer=False)
 
     def job(self, core: Core, options: SamplingOptions, salt: str = "", observer: Any = None) -> Job:
@@ -101,7 +101,7 @@ def start_chat(core: Core, messages: Any, keywords: Mapping[str, Any]) -> tuple[
 
 
 def begin(core: Core, name: str, value: Any, keywords: Mapping[str, Any]) -> tuple[Begun, SamplingOptions]:
-    """(a prompt, checked options) of what a caller gave as prompt, prompt_ids or messages."""
+    """(a prompt, checked options) from what a caller gave as prompt, prompt_ids or messages."""
     if name == "messages":
         return start_chat(core, value, keywords)
     options = parse_options({k: v for k, v in keywords.items() if v is not None or k not in TEMPLATE_DEFAULTS})
@@ -126,7 +126,7 @@ def submit(
     cache_salt: Any,
     admitted: bool = False,
 ) -> Request:
-    """``Model.submit``. admitted: it has room in the queue."""
+    """``Model.submit``. admitted: the queue is known to have room for it."""
     given = {"prompt": prompt, "messages": messages, "prompt_ids": prompt_ids}
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
@@ -200,7 +200,7 @@ def _conversation(core: Core, messages: Any, name: str, call: ChatCall) -> Begun
 
 
 def _opening(core: Core, prompt: ChatPrompt, messages: Any, template: str | None = None, **options: Any) -> int:
-    """Tokens of a conversation's instructions, where a sequence is kept at their end; 0: none needs to be."""
+    """Tokens of a conversation's instructions, at whose end a sequence is kept; 0: none needs to be."""
     if core.prefix_bytes == 0 or goes_back(core):
         return 0
     try:
@@ -249,7 +249,7 @@ def _start(
 
 
 def _items(job: Callable[[int], Job], n: int, copies: int) -> Iterator[Item]:
-    """The generations of a call, made as they are taken. copies: how many in a row share a prompt."""
+    """The generations of a call, made as they are taken. copies: how many successive ones share a prompt."""
     shared: Shared | None = None
     for i in range(n):
         one = job(i)
@@ -265,7 +265,7 @@ def launch(
     undo: Callable[[], None] | None = None,
     dropped: int = 0,
 ) -> Stream:
-    """The stream of one job. release: called when the stream ends or is closed. undo: called where it fails before its
+    """The stream of one job. release: called when the stream ends or is closed. undo: called if it fails before its
     first new token. dropped: messages left out of its prompt."""
     reader = Reader()
     gathered = Gathered(list(job.ids), job.options, dropped, len(job.prompt_text) if job.options.echo else 0)
@@ -274,7 +274,7 @@ def launch(
         if release is not None:
             leave = job.leave  # read once: another thread may free it
             release() if leave is None else leave(release)
-            job.use.ends = True  # now that it is noted
+            job.use.ends = True  # now that the release is noted
 
     return Stream(_run_one(job, options, reader, undo), gathered, reader, give_back)
 
@@ -306,8 +306,8 @@ def _run_batch(
     options: SamplingOptions,
     reader: Reader,
 ) -> Generator[tuple[int, Piece], None, None]:
-    """The pieces of several generations, equally many per prompt, with their indices. names: of the prompts, for
-    errors."""
+    """The pieces of several generations, the same number for each prompt, with their indices. names: of the prompts,
+    for errors."""
     failures: dict[int, Exception] = {}
     running = pieces(core, items, options, reader, score)
     try:

@@ -1,4 +1,4 @@
-"""What a model's scheduler has and did, and what became of a request."""
+"""Statistics of a model's scheduler and of a request."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["RequestStats", "Stats"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The requests of a model now, and counts since it was loaded.
+    """A model's current requests, and counts since it was loaded.
 
-    ``running``, ``waiting``: requests. ``passes``, ``rows``, ``pass_seconds``: forward passes, tokens computed in them
-    and their time. ``preemptions``: how often a request was given up for another's memory, to be computed again.
-    ``cache_bytes_used``, ``cache_bytes_limit``: memory of keys and values; no limit: None. ``prefix_queries``,
-    ``prefix_hits``: prompt tokens looked up in the prefix cache, and those found there. ``prompt_tokens``,
-    ``generated_tokens``: of the requests that have begun. ``drafted_tokens``, ``accepted_tokens``: guesses at next
-    tokens that passes verified, and those that were right.
+    ``running``, ``waiting``: numbers of requests. ``passes``, ``rows``, ``pass_seconds``: forward passes, tokens
+    computed in them and their time. ``preemptions``: how often a request's memory was given to another, after which it
+    is computed again. ``cache_bytes_used``, ``cache_bytes_limit``: memory of keys and values; no limit: None.
+    ``prefix_queries``, ``prefix_hits``: prompt tokens looked up in the prefix cache, and those found there.
+    ``prompt_tokens``, ``generated_tokens``: of the requests that have begun. ``drafted_tokens``, ``accepted_tokens``:
+    guesses at next tokens that passes verified, and those that were right.
     """
 
     running: int
@@ -42,12 +42,13 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class RequestStats:
-    """What became of a request so far; of one with n completions, in all.
+    """Statistics of a request so far; with n completions, of all of them together.
 
-    ``queued``: seconds until its first pass could begin. ``cached``: tokens of the prompt that were found computed.
-    ``prefilled``: tokens of prompts computed, again after a preemption. ``preempted``: how often it was given up for
-    another's memory; ``preempted_seconds``: how long. ``expired``: whether its time ran out. ``drafted``: guesses at
-    its next tokens that passes verified; ``accepted``: those that were right.
+    ``queued``: seconds until its first pass could begin. ``cached``: tokens of the prompt that had already been
+    computed. ``prefilled``: prompt tokens computed, including those computed again after a preemption. ``preempted``:
+    how often its memory was given to another request; ``preempted_seconds``: for how long in all. ``expired``: whether
+    its timeout ended it. ``drafted``: guesses at its next tokens that passes verified; ``accepted``: those that were
+    right.
     """
 
     queued: float

@@ -1,8 +1,8 @@
 """Calls that are not generations: scores, logits, traces, embeddings, what a context computes.
 
 Their passes have the scheduler's seat one at a time, between the passes of the requests. While a request decodes, they
-are as short as a prompt's pass then is. Their memory counts when requests are admitted. Where it is short, a call waits
-for the calls before it, and requests are given up for it, to be computed again: neither fails for the other.
+are as short as a prompt's pass then is. Their memory counts when requests are admitted. If memory is short, a call
+waits for the calls before it, and requests are preempted for it, to be computed again: neither makes the other fail.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ T = TypeVar("T")
 
 
 class Turns:
-    """The passes of one such call: what it uses of an engine. A context manager, at whose end its sequences are empty.
+    """The passes of one such call, which uses an engine through it. A context manager, which empties its sequences at
+    the end.
 
     kind: calls of one kind have passes that take equally long for equally many rows. lengths: how many tokens each
-    sequence is to compute; those that are done are dropped (`drop`). cancel: asked by the call's thread whether to
-    end; then `_engine.Cancelled` is raised. engine: one that has the core's weights; None: the core's.
+    sequence is to compute; those that are done are dropped (`drop`). cancel: whether to end, called by the call's
+    thread; then `_engine.Cancelled` is raised. engine: one that has the core's weights; None: the core's.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Turns:
                 if self.caller.stopped():
                     raise _engine.Cancelled("the call was cancelled")
                 time.sleep(SLICE)
-        except BaseException:  # perhaps after it had begun
+        except BaseException:  # perhaps after the call had begun
             self._scheduler.end_call(self)
             raise
         return self
@@ -83,7 +84,7 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for sequence in self._sequences.values():  # which the error's traceback may keep
+        for sequence in self._sequences.values():  # the error's traceback may keep them
             sequence.rewind(0)
         self._sequences.clear()
         self._scheduler.end_call(self)
@@ -102,7 +103,7 @@ class Turns:
         sequence.rewind(0)
 
     def held(self) -> int:
-        """Bytes that its sequences have at least. Any thread may ask."""
+        """Bytes that its sequences have at least. Any thread may call it."""
         room = self._scheduler.room
         lengths = [one.length for one in list(self._sequences.values())]
         return 0 if room is None else sum(room.need(n) for n in lengths if n)
@@ -121,7 +122,7 @@ class Turns:
         return f"{self.kind}, a part" if part else self.kind
 
     def fewer(self, parts: int) -> bool:
-        """Called where a pass of so many sequences lacked memory -> whether to try it with fewer, `together`."""
+        """Called when a pass of `parts` sequences lacked memory -> whether to try again with fewer, `together`."""
         self.together = parts // 2
         return self.together > 0
 
@@ -139,8 +140,8 @@ class Turns:
     def rows_of(
         self, sequence: _engine.Sequence, ids: Sequence[int], end: int, taps: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], npt.NDArray[np.float32]]:
-        """Computes a sequence's tokens up to `end` -> their rows of each tap (op, buffer), however many passes they
-        take: what is computed from these is the same beside whatever else runs."""
+        """Computes a sequence's tokens up to `end`, in as many passes as they take -> their rows of each tap (op,
+        buffer). What is computed from these does not depend on what else runs."""
         parts: dict[tuple[int, int], list[npt.NDArray[np.float32]]] = {}
         while sequence.length < end:
             start = sequence.length
@@ -167,7 +168,7 @@ class Turns:
         weights: npt.NDArray[np.float32] | None,
         **options: Any,
     ) -> None:
-        """``Engine.attention``, some rows at a time; no bit depends on how many."""
+        """``Engine.attention``, some rows at a time; how many changes no bit."""
         heads, m, n = q.shape[0], q.shape[1], k.shape[1]
         step = max(MOST_PAIRS // (heads * n), 1)
         for start in range(0, m, step):
@@ -198,11 +199,11 @@ class Turns:
         return self._turn(timed)
 
     def _turn(self, work: Callable[[], T]) -> T:
-        """Runs one pass, again after what it lacked memory for was freed."""
+        """Runs one pass; if it lacks memory, again once some was freed."""
         scheduler = self._scheduler
         if scheduler.computes_here():  # called by a function that was given as `cancel`
             return work()
-        if self.caller.stopped():  # a pass itself asks every 20 ms alone
+        if self.caller.stopped():  # a pass itself checks only every 20 ms
             raise _engine.Cancelled("the call was cancelled")
         while True:
             freed = Freed.AGAIN
@@ -222,14 +223,14 @@ class Turns:
 
 
 def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = None) -> None:
-    """Computes the log probabilities of the last tokens before a stop string, in turns, of a request that has left. Its
-    memory may go to others while it waits: it is then computed again. cancel: must compute nothing. Raises what a pass
-    raises, Cancelled."""
+    """Computes the log probabilities of the last tokens before a stop string for a request that has left, in turns. Its
+    memory may be given to others while it waits; it is then computed again. cancel: must compute nothing. Raises what a
+    pass raises, Cancelled."""
     scheduler.note((work,), rest=True)
     taken: list[bool] = []
     job = cast(Job, work.job)
     try:
-        while not any(taken):  # one after the other, as each may need the memory of all
+        while not any(taken):  # one request at a time, as each may need all the memory
             if cancel is not None and cancel():
                 raise _engine.Cancelled("the call was cancelled")
             acquire(taken, scheduler.scoring, True, SLICE)
@@ -240,5 +241,5 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
             finally:
                 scheduler.go_on(work, ends=True)
     finally:
-        if taken and taken[0]:  # without a call, after which an interrupt may come
+        if taken and taken[0]:  # calls no Python function, after which an interrupt could come
             scheduler.scoring.release()
