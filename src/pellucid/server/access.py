@@ -1,4 +1,4 @@
-"""Who may call: the Host header, keys, origins of pages."""
+"""Access control: the Host header, API keys, origins of pages."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """digest: SHA-256 of the key. name: what logs call its owner, and by which what is kept for it is found; no other
-    key has it. priority: the most urgent one that may be asked for."""
+    """An API key. digest: its SHA-256. name: unique; identifies its owner in logs, and what is kept for it. priority:
+    the most urgent priority that its requests may have."""
 
     digest: bytes
     name: str = "default"
@@ -45,16 +45,16 @@ def _digest(key: bytes) -> bytes:
 
 
 def read_keys(path: str) -> tuple[Key, ...]:
-    """The keys of a file: a line each, `KEY [NAME [PRIORITY]]`; from a word that begins with # on, it is a comment. A
-    key without a name is called by its place. OSError where the file cannot be read, PellucidError naming the line that
-    is wrong, never the key."""
+    """The keys in a file: one line each, `KEY [NAME [PRIORITY]]`; a word that begins with # begins a comment. A key
+    without a name is named after its place. Raises OSError if the file cannot be read, PellucidError naming the line
+    that is wrong, never the key."""
     with open(path, "rb") as file:
         data = file.read(MOST_BYTES + 1)
     shown = one_line(path, 200)
     if len(data) > MOST_BYTES:
         raise PellucidError(f"{shown}: longer than {MOST_BYTES} bytes")
     keys: dict[bytes, Key] = {}
-    names: set[str] = set()  # each is one key's: what is kept for a key goes by its name
+    names: set[str] = set()  # unique: what is kept for a key is found by its name
     for number, line in enumerate(data.split(b"\n"), 1):
         words = _COMMENT.split(line)[0].split()
         if not words:
@@ -76,14 +76,14 @@ def read_keys(path: str) -> tuple[Key, ...]:
         keys[key.digest] = key
         names.add(name)
     if not keys:
-        raise PellucidError(f"{shown}: no key in it")
+        raise PellucidError(f"{shown}: contains no key")
     return tuple(
         key if key.name else replace(key, name=_free(f"key{n}", names)) for n, key in enumerate(keys.values(), 1)
     )
 
 
 def _free(name: str, names: set[str]) -> str:
-    """A name that none of `names` is, which then has it."""
+    """A name that is not in `names`, to which it is added."""
     while name in names:
         name += "_"
     names.add(name)
@@ -97,7 +97,7 @@ class Keys:
         self._keys = tuple(keys)
 
     def find(self, headers: Mapping[str, list[str]]) -> Key:
-        """Raises Failure (401) without a key that is known. Every key is compared, whichever is right."""
+        """The key of a request. Raises Failure (401) without a known key. Every key is compared, even after a match."""
         if not self._keys:
             return ANYONE
         given = None
@@ -141,7 +141,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _plain(host: str) -> str:
-    """A name in lower case, or an address in the one spelling that others are compared in, without its zone."""
+    """A name in lower case, or an address in its canonical spelling, without its zone."""
     address = _address(host.partition("%")[0])
     if address is not None:
         return str(address)
@@ -152,10 +152,12 @@ def _plain(host: str) -> str:
 
 
 class Hosts:
-    """Checks the Host header, so that a web page whose name suddenly means this machine (DNS rebinding) gets nothing.
+    """Checks the Host header, so that a web page whose name suddenly resolves to this machine (DNS rebinding) gets
+    nothing.
 
-    Loopback names, the one that the server is bound to, and further ones are right. Bound to every address, so are
-    addresses, which no page can rebind, and the machine's name. bound: "" for a Unix socket: any.
+    Loopback names, the one that the server is bound to, and those in `more` are allowed. If it is bound to every
+    address, so are all addresses, which no page can rebind, and the machine's name. bound: "" for a Unix socket, with
+    which any is allowed.
     """
 
     def __init__(self, bound: str, more: Iterable[str]) -> None:
@@ -174,7 +176,7 @@ class Hosts:
             raise Failure(400, f"expected one Host header, not {len(given)}", code="invalid_host")
         host = _name(given[0])
         if host is None:
-            raise Failure(400, "the Host header is no host name", code="invalid_host")
+            raise Failure(400, "the Host header is not a host name", code="invalid_host")
         if host in self._names or is_loopback(host) or (self._any_address and _address(host) is not None):
             return
         raise Failure(403, f"the name {one_line(host, 80)!r} is not allowed: see --allow-host", code="host_not_allowed")

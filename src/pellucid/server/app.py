@@ -43,7 +43,7 @@ def make_app(service: Service) -> Gate:
         Route("/metrics", operate.metrics),
         Route("/slots", operate.slots),
     ]
-    # Other servers' paths for the same.
+    # Other servers' paths for the same endpoints.
     routes += [
         Route("/v2/rerank", Compute(service, rerank), methods=["POST"]),
         Route("/rerank", Compute(service, rerank), methods=["POST"]),
@@ -72,7 +72,7 @@ def make_app(service: Service) -> Gate:
         Route("/api/tags", ollama.tags),
         Route("/api/ps", ollama.running),
         Route("/api/version", ollama.version),
-        Route("/", ollama.heartbeat),  # behind the app's
+        Route("/", ollama.heartbeat),  # after the app's, which takes precedence
     ]
     # What would change the models, whatever the method.
     routes += [Route(f"/api/{name}", Whole(refusal)) for name in ("pull", "push", "create", "copy", "delete")]
@@ -87,7 +87,7 @@ def make_app(service: Service) -> Gate:
 
 
 class Whole:
-    """An endpoint that a function is."""
+    """A function as an endpoint."""
 
     def __init__(self, function: ASGIApp) -> None:
         self._function = function

@@ -14,11 +14,11 @@ from pellucid.server.failures import Disconnected, Failure
 __all__ = ["parse", "receive_body"]
 
 DEEPEST = 60
-MOST_VALUES = 1_000_000  # lists, objects and what they hold
+MOST_VALUES = 1_000_000  # lists, objects and the values in them
 
 
 async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most: int) -> bytes:
-    """All bytes. Raises Failure for a wrong content type or too many, Disconnected."""
+    """All bytes of the body. Raises Failure for a wrong content type or too many bytes, Disconnected."""
     kinds = headers.get("content-type", [])
     kind, _, parameters = (kinds[0] if len(kinds) == 1 else "").partition(";")
     given = [one.partition("=") for one in parameters.lower().split(";")]
@@ -43,14 +43,14 @@ async def receive_body(receive: Receive, headers: Mapping[str, list[str]], most:
 
 
 def _too_long(most: int, headers: Mapping[str, list[str]]) -> Failure:
-    """The rest of the body is dropped as it comes: were the connection closed under it, the client would not get to see
-    the answer. One that waits for `100 Continue` sends none."""
+    """The failure for a body that is too long. The rest of the body is dropped as it arrives: if the connection were
+    closed during it, the client would not see the answer. A client that waits for `100 Continue` sends none."""
     more = {"Connection": "close"} if "expect" in headers else {}
     return Failure(413, f"the body is longer than {most} bytes", code="body_too_long", headers=more)
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The object of a body. Raises Failure where it is no JSON object, or nests too deep."""
+    """The object in a body. Raises Failure if it is not a JSON object, or is nested too deeply."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:

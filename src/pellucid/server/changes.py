@@ -1,4 +1,4 @@
-"""A list of changes to a model, in JSON: applies it, and writes the Python that makes the same."""
+"""Applies a list of changes to a model, in JSON, and writes the Python program that makes the same changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_TEXT_TOKENS = 4096  # of all texts of a list
 
 
 class Changes:
-    """A list that was read, for a model. edits: what they do to it. python: the program that makes the same."""
+    """A parsed list of changes to a model. edits: what it does to the model. python: the program that does the same."""
 
     def __init__(self, model: Model, name: str, given: Any) -> None:
         """name: what the server calls the model. Raises ValueError or TypeError naming the place in the list."""
@@ -60,7 +60,7 @@ class Changes:
 
 
 def _loads(name: str, path: str) -> bool:
-    """Whether a model's name loads it everywhere: a catalogue's or a hub's, not one that the operator gave."""
+    """Whether a model's name loads it anywhere: a catalogue's or a hub's name, not one that the operator gave."""
     try:
         return os.path.samefile(inventory.find(name).path, path)
     except (PellucidError, OSError, ValueError):
@@ -83,7 +83,7 @@ class _Change:
 
     def _end(self) -> None:
         if self._rest:
-            raise WrongValue(f"{self._place}.{min(self._rest)}", ": a field that is not known")
+            raise WrongValue(f"{self._place}.{min(self._rest)}", ": unknown field")
 
     def _named(self, check: Callable[[str], Any], name: str) -> Any:
         return check(f"{self._place}.{name}")
@@ -113,7 +113,7 @@ class _Change:
         return self._integer("position", 0, self._all._model.context_length - 1)
 
     def _make(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Errors of the library name the place."""
+        """Calls `work`; errors of the library then name the place."""
         try:
             work(*arguments)
         except (WrongValue, WrongType) as error:

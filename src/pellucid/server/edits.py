@@ -1,4 +1,4 @@
-"""Edited models over HTTP: views of a model that requests may name, for a while."""
+"""Edited models over HTTP: views of a model that are kept for a while, and that requests may name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pellucid.server.shapes import dumps
 __all__ = ["Edited", "EditedModels"]
 
 MOST = 4
-IDLE = 600.0  # seconds after which one that nobody used is closed
-SHARE = 4  # of the memory for keys and values, the part that one edited model may take
+IDLE = 600.0  # seconds without use after which one is closed
+SHARE = 4  # one edited model may take this fraction (1 / SHARE) of the memory for keys and values
 
 
 class Edited:
-    """An edited model. key: of who made it. uses: requests that use it; last: when the last one ended."""
+    """An edited model. key: of the client that made it. uses: requests that use it; last: when the last one ended."""
 
     def __init__(self, key: str, hosted: Hosted, base: Model, changes: Changes, given: str) -> None:
         self.id = secrets.token_urlsafe(12)
@@ -47,7 +47,7 @@ class Edited:
 
 
 class EditedModels:
-    """Those that are kept: at most 4, and the requests that name them."""
+    """The edited models that are kept, at most 4, and the requests that use them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -56,7 +56,7 @@ class EditedModels:
 
     def make(self, key: str, hosted: Hosted, model: Model, given: Any) -> Edited:
         """The edited model of a list of changes; the same one for the same list. Call it in a thread. Raises ValueError
-        or TypeError naming the place, Failure (429) where all that are kept are in use."""
+        or TypeError naming the place, Failure (429) if all that are kept are in use."""
         text = dumps(given).decode()
         with self._lock:
             for one in self._kept.values():
@@ -87,7 +87,7 @@ class EditedModels:
         with self._lock:
             found = self._kept.get(id)
             if found is None or found.key != key or found.hosted is not hosted or found.gone:
-                text = "these edits are not kept any more: send them again"
+                text = "these edits are no longer kept: send them again"
                 raise Failure(404, text, code="edits_not_found", param="pellucid_edits")
             found.uses += 1
         try:
@@ -99,7 +99,7 @@ class EditedModels:
                 found.last = time.monotonic()
 
     def tick(self, now: float) -> None:
-        """Closes those that nobody used for long. Call it in the event loop, now and then."""
+        """Closes those that have not been used for long. To be called in the event loop, now and then."""
         with self._lock:
             ended = [one for one in self._kept.values() if not one.uses and (one.gone or now - one.last > IDLE)]
             for one in ended:
@@ -115,7 +115,7 @@ class EditedModels:
 
 
 def _make_room(core: Core) -> None:
-    """The prefix cache of the model gives up what an edited one may need, so that both stay within the limit."""
+    """Evicts from the model's prefix cache what an edited model may need, so that both stay within the limit."""
     root = core.root
     limit, share = root.facts.cache_limit, core.facts.cache_limit
     if limit is None or share is None:

@@ -28,9 +28,9 @@ __all__ = ["Compute", "Task", "embeddings", "rerank"]
 
 @dataclass(slots=True)
 class Task:
-    """A request that was read. work: what computes, of `pellucid.embedding`, with its arguments after the model.
-    answer: makes the object of the answer from what was computed, the model's name and the number of tokens. given: the
-    field that has the texts."""
+    """A parsed request. work: the function of `pellucid.embedding` that computes, with its arguments after the model.
+    answer: makes the object of the answer from the result, the model's name and the number of tokens. given: the field
+    that holds the texts."""
 
     model: str | None
     work: Callable[..., Any]
@@ -130,7 +130,7 @@ def _document(value: Any, i: int) -> str:
 def ranked(
     top: int, texts: Sequence[str] | None, found: Sequence[embedding.Ranked], model: str, tokens: int
 ) -> dict[str, Any]:
-    """The object of the answer. texts: where they are to be in it."""
+    """The object of the answer. texts: the documents, if they are to be in it."""
     results: list[dict[str, Any]] = []
     for index, score in found[:top]:
         results.append({"index": index, "relevance_score": score})

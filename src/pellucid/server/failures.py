@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP statuses and OpenAI's error objects."""
+"""Errors as HTTP statuses and OpenAI's error objects."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ _PLACE = re.compile(r"[A-Za-z_]\w*(?:\[[^\[\]]{1,80}\]|\.\w+)*", re.ASCII)
 
 
 class Disconnected(Exception):
-    """The client is gone."""
+    """The client has disconnected."""
 
 
 class Failure(Exception):
     """An answer that is an error. param: the place in the request. more: further keys of the error object. headers:
-    of the answer. cause: what the log names."""
+    of the answer. cause: the error for the log."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Failure(Exception):
 
 
 class LoadError(Exception):
-    """A model could not be loaded, for which several requests may have waited. cause: what the log names."""
+    """A model, for which several requests may have waited, could not be loaded. cause: the error for the log."""
 
     def __init__(self, message: str, cause: BaseException) -> None:
         super().__init__(message)
@@ -134,7 +134,7 @@ def anthropic_body(error: Failure, request_id: str) -> dict[str, Any]:
 
 
 def refused(param: str, found: str, code: str | None = None) -> Failure:
-    """A field that is wrong. found: follows its name, as in "=3: expected at most 2"."""
+    """A wrong field. found: follows its name, as in "=3: expected at most 2"."""
     place = _place(param + found)
     longer = place is not None and place.startswith(param)
     return Failure(400, one_line(param + found), param=place if longer else param, code=code)
@@ -152,7 +152,7 @@ def stopping() -> Failure:
 
 @contextmanager
 def failing(request_id: str, names: dict[str, str]) -> Iterator[None]:
-    """Turns an endpoint's errors into what its client is told. names: the client's names of options, by ours."""
+    """Turns an endpoint's errors into Failures for its client. names: the client's names of options, by Pellucid's."""
     try:
         yield
     except (Disconnected, Failure):
@@ -163,7 +163,8 @@ def failing(request_id: str, names: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def naming(names: Mapping[str, str]) -> Iterator[None]:
-    """Errors about fields that a request was translated into are about the client's own. names: its names, by ours."""
+    """Makes errors about the fields that a request was translated to name the client's own fields. names: the client's
+    names, by Pellucid's."""
     try:
         yield
     except ArgumentError as error:
@@ -179,7 +180,7 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def of_prompt(i: int | None) -> Iterator[None]:
-    """Errors about a prompt are about the one that is number i of a list; None: about the only one."""
+    """Makes errors about a prompt name it as number i of a list; None: it is the only one."""
     try:
         yield
     except ArgumentError as error:
@@ -193,13 +194,13 @@ def of_prompt(i: int | None) -> Iterator[None]:
 
 
 def _named(text: str, names: Mapping[str, str]) -> str:
-    """A text that begins with a place by our names, by the client's. An option may be a field of OpenAI's, and that
-    one a field of another interface."""
+    """Replaces Pellucid's name of a place at the beginning of a text by the client's. An option may be a field of
+    OpenAI's, and that one a field of another interface."""
     for _ in range(2):
         ours = max((one for one in names if _begins(text, one)), key=len, default="")
         if ours:
             text = names[ours] + text[len(ours) :]
-        if ours.endswith("]"):  # which may be the place of another
+        if ours.endswith("]"):  # the new name may look like another of Pellucid's
             break
     return text
 
@@ -209,7 +210,7 @@ def _begins(text: str, name: str) -> bool:
 
 
 def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Failure:
-    """What a client is told of an error. names: the client's names of options, by ours."""
+    """The Failure that a client gets for an error. names: the client's names of options, by Pellucid's."""
     if isinstance(error, Failure):
         return error
     if isinstance(error, LoadError):
@@ -234,7 +235,7 @@ def failure(error: BaseException, request_id: str, names: dict[str, str]) -> Fai
         text = _named(str(error), names)
         known = text != str(error) or text.startswith(_OF_TEXT)
         return Failure(400, text, param=_place(text) if known else None, cause=error)
-    if isinstance(error, UnsupportedModelError):  # it was loaded, but does not do this
+    if isinstance(error, UnsupportedModelError):  # it was loaded, but cannot do this
         return Failure(400, one_line(str(error)), code="unsupported_by_model", param="model", cause=error)
     if isinstance(error, NoGrammarsError):
         return Failure(400, str(error), code="unsupported_by_server", cause=error)
@@ -261,9 +262,9 @@ def _place(text: str) -> str | None:
     return None if found is None else re.sub(r"\[(['\"])(\w+)\1\]", r".\2", found[0])
 
 
-# What errors of texts begin with.
+# How errors of texts begin.
 _OF_TEXT = ("messages[", "prompt", "tools[", "documents[", "list[")
-# Whose errors are a plain ValueError or TypeError that begins with the name.
+# Arguments whose errors may be a plain ValueError or TypeError that begins with the name.
 _ARGUMENTS = ("messages", "tools", "documents", "variables", "logit_bias", "template", "prompt", "ids")
 
 
@@ -273,7 +274,7 @@ def _grammar(error: GrammarError, names: dict[str, str]) -> Failure:
 
 
 def _context_full(needed: int, available: int, error: Exception, names: Mapping[str, str]) -> Failure:
-    # Clients look for OpenAI's words and its code; llama-server's keys stand beside them.
+    # Clients look for OpenAI's words and its code; llama-server's keys are added.
     message = (
         f"This model's maximum context length is {available} tokens. However, your messages resulted in "
         f"{needed} tokens. Please reduce the length of the messages."

@@ -1,4 +1,4 @@
-"""What several running requests give, together, as it comes."""
+"""Merges the pieces of several running requests as they are made."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ AHEAD = 64  # pieces that wait for the client; then they wait in the requests
 
 
 class Feed:
-    """Pieces of requests, each with the number of its choice. n: choices of each request. An asynchronous context
-    manager, which cancels what still runs at its end."""
+    """The pieces of requests, each with the number of its choice. n: choices of each request. An asynchronous context
+    manager, which cancels the requests that still run at the end."""
 
     def __init__(self, requests: Sequence[Request], n: int) -> None:
         self._requests = requests
@@ -36,7 +36,7 @@ class Feed:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks, self._failure = [], None  # errors, whose tracebacks refer to this
+        self._tasks, self._failure = [], None  # their errors' tracebacks refer to this object
 
     async def _pump(self, first: int, request: Request) -> None:
         try:
@@ -53,7 +53,7 @@ class Feed:
             self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Ends it: `take` raises the error, after what came before."""
+        """Ends it: `take` raises the error, after the pieces so far."""
         if self._failure is None:
             self._failure = error
         self._wake()
@@ -63,7 +63,7 @@ class Feed:
             self._waiter.set_result(None)
 
     async def take(self, seconds: float) -> list[tuple[int, Piece]] | None:
-        """What has come; an empty list where nothing came for that long; None at the end."""
+        """The pieces so far; an empty list if there were none for that many seconds; None at the end."""
         if not self._ready and self._failure is None and self._left:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()

@@ -1,4 +1,4 @@
-"""What every request passes first: its Host, its key, pages' origins; and what it leaves: errors, logs, metrics."""
+"""The gate of every request: checks of its Host, its key and pages' origins; then its errors, log line and metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Gate"]
 OPEN = ("/health", "/")  # without a key
 METHODS = b"GET, POST, DELETE"
 EXPOSED = b"x-request-id, retry-after, pellucid-ignored, pellucid-warning, pellucid-type, pellucid-shape"
-HEADERS = b"authorization, *"  # clients of OpenAI's and Anthropic's have a dozen of their own; * lacks only that one
+HEADERS = b"authorization, *"  # OpenAI's and Anthropic's clients send a dozen of their own; * covers all but the first
 
 
 class Gate:
@@ -54,7 +54,7 @@ class Gate:
             await self._pass(scope, receive, out, headers)
         except Disconnected:
             record.disconnected = True
-        except asyncio.CancelledError:  # the server ends; its body was being read, or its text tokenised
+        except asyncio.CancelledError:  # the server ends while the body is read or text is tokenised
             if out.started:
                 raise
             await self._fail(stopping(), record, out)
@@ -79,12 +79,12 @@ class Gate:
         try:
             await self._app(scope, receive, out)
         except HTTPException as error:
-            known = {404: ("not_found", "nothing is at this path"), 405: ("method_not_allowed", "not this method")}
+            known = {404: ("not_found", "no such path"), 405: ("method_not_allowed", "wrong method for this path")}
             code, text = known.get(error.status_code, ("http_error", str(error.detail)))
             raise Failure(error.status_code, text, code=code, headers=dict(error.headers or {})) from None
 
     def _is_open(self, path: str) -> bool:
-        """Whether it needs no key: the app's files hold nothing of anyone."""
+        """Whether a path needs no key: the app's files hold nobody's data."""
         return path in OPEN or (self._service.settings.ui and path.startswith("/ui/"))
 
     async def _fail(self, error: Exception, record: Record, out: _Out) -> None:
@@ -101,7 +101,7 @@ class Gate:
         await out({"type": "http.response.body", "body": body})
 
     def _cors(self, headers: dict[str, list[str]]) -> list[tuple[bytes, bytes]]:
-        """For pages whose origin was allowed by name; never with credentials."""
+        """Headers for pages whose origin was allowed by name; never with credentials."""
         origin = headers.get("origin", [""])[0]
         if origin not in self._origins:
             return [(b"vary", b"origin")] if self._origins else []

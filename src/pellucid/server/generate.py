@@ -37,8 +37,8 @@ __all__ = ["Generate", "chat_completions", "completions", "read", "until_left", 
 T = TypeVar("T")
 
 AHEAD = 256  # tokens that a request may be ahead of its client
-LARGE = 65_536  # bytes of a body that is parsed in a thread
-MANY = 10_000  # log probabilities of an answer that is written in one
+LARGE = 65_536  # bytes from which a body is parsed in a thread
+MANY = 10_000  # log probabilities from which an answer is written in a thread
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -53,7 +53,7 @@ def completions(service: Service) -> Generate:
 async def read(service: Service, scope: Scope, receive: Receive) -> dict[str, Any]:
     """The object in a request's body."""
     body = await receive_body(receive, scope["state"]["headers"], service.settings.limits.body)
-    service.ready()  # still, as a body may take its time
+    service.ready()  # again, as the body may have taken a while
     return parse(body) if len(body) < LARGE else await service.text(partial(parse, body))
 
 
@@ -87,13 +87,13 @@ class Generate:
 
 
 async def until_left(receive: Receive, running: Running, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What `work` returns. Cancels it, and raises Disconnected, when the client leaves."""
+    """The result of `work`. When the client leaves, cancels it and raises Disconnected."""
     task = asyncio.ensure_future(work())
     left = asyncio.ensure_future(_left(receive))
     running.task = task
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if running.record.complete:  # after which its client counts as one that has left
+        if running.record.complete:  # a client that has its whole answer counts as having left
             await asyncio.wait({task})
         if not task.done():
             raise Disconnected
@@ -104,7 +104,7 @@ async def until_left(receive: Receive, running: Running, work: Callable[[], Coro
         task.cancel()
         left.cancel()
         await asyncio.gather(task, left, return_exceptions=True)
-        # An error's traceback refers to this, and the task to the error.
+        # An error's traceback refers to this frame, and the task to the error.
         running.task = running.feed = running.failure = None
         del task, left
 
@@ -154,7 +154,7 @@ class Answer:
         self.send = send
         self.started = False
         self.echoed: list[Part] = []
-        self.parts: dict[int, Part] = {}  # without texts, where they are streamed
+        self.parts: dict[int, Part] = {}  # without texts if they are streamed
         self.last: dict[int, float] = {}
         self.requests: list[Request] = []
 
@@ -196,7 +196,7 @@ class Answer:
             await (self._stream(feed) if self.call.stream else self._whole(feed))
 
     async def _submit(self) -> None:
-        """Begins the generations; where one is refused, none runs."""
+        """Begins the generations; if one is refused, none runs."""
         call, limits = self.call, self.service.settings.limits
         queue: dict[str, Any] = {
             "n": call.n,
@@ -226,8 +226,8 @@ class Answer:
         self.running.requests = self.requests
 
     async def _room(self) -> list[list[int]]:
-        """The tokens of several prompts. There must be room for all of them, or none: where nothing else is computed,
-        there is. Raises QueueFullError."""
+        """The tokens of several prompts. There must be room for all of them, or none begins; if nothing else is
+        computed, there is. Raises QueueFullError."""
         core, prompts = self.model.core, []
         for i, prompt in enumerate(self.call.prompts):
             with of_prompt(i):
@@ -238,7 +238,7 @@ class Answer:
     # ---- the prompt in front ----------------------------------------------------------------------------------
 
     async def _echo(self) -> None:
-        """What stands before each prompt's completions: its text, and the log probabilities of its tokens."""
+        """What precedes each prompt's completions: its text, and the log probabilities of its tokens."""
         prompts, core = self.call.prompts, self.model.core
         if self.call.logprobs is not None:
             top, most = self.call.options["logprobs"], self.service.settings.limits.echoed
@@ -280,7 +280,7 @@ class Answer:
         await whole(self.send, body, self.call.ignored, self._warnings())
 
     async def _made(self, parts: Sequence[Part], work: Callable[[], bytes]) -> bytes:
-        """What `work` makes of these parts; of large ones in a thread, so that other clients do not wait for it."""
+        """What `work` makes of these parts; in a thread if they are large, so that other clients do not wait for it."""
         if self.call.logprobs is None or sum(len(one.logprobs) for one in parts) * (1 + self.call.logprobs) < MANY:
             return work()
         self.shape.apart = True
@@ -294,7 +294,7 @@ class Answer:
         return [(b"pellucid-warning", text.encode("ascii", "backslashreplace")[:400]) for text in texts]
 
     def _before(self) -> list[Part]:
-        """What stands before each choice; empty: nothing."""
+        """What precedes each choice; empty: nothing."""
         return [before for before in self.echoed for _ in range(self.call.n)]
 
     async def _stream(self, feed: Feed) -> None:
@@ -319,7 +319,7 @@ class Answer:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self, parts: dict[int, Part]) -> None:
-        """Writes what came; nothing for a while: what keeps the connection."""
+        """Writes new parts; without any, what keeps the connection open."""
         self._ended(parts)
         out = []
         if not self.started:
@@ -368,7 +368,7 @@ class Answer:
                 self.last[index] = now
 
     def _ended(self, parts: dict[int, Part]) -> None:
-        """Raises Failure where the time was up."""
+        """Raises Failure if the time was up."""
         if any(part.finish == "cancelled" for part in parts.values()):
             raise self._late()
 
@@ -389,7 +389,7 @@ class Answer:
         stats = [one.stats for one in self.requests]
         record.queued = max((one.queued for one in stats), default=0.0)
         record.drafted, record.accepted = sum(one.drafted for one in stats), sum(one.accepted for one in stats)
-        # Of n choices all but the first find the prompt computed; that is no find of the request.
+        # Of n choices, all but the first find the prompt computed; that does not count as cached.
         found = [had.cached - (n - 1) * (one.prompt_tokens - 1) for had, one in zip(stats, self.requests, strict=True)]
         record.cached = sum(max(one, 0) for one in found)
         if self.parts:

@@ -16,7 +16,7 @@ PIECES, PIECE = 64, 65_536  # of each file that are hashed
 
 def fingerprint(info: ModelInfo, template: str | None = None) -> str:
     """A hash of the model's files (their sizes, and 64 evenly spaced parts of 64 KiB of each), the library's version,
-    what it computes with, and a chat template in place of the files' own. A split file has all its parts. The same
+    how it computes, and a chat template in place of the files' own. All parts of a split file count. The same
     fingerprint, prompt, options and seed give the same answer."""
     from pellucid import __version__
 

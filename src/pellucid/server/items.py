@@ -1,4 +1,4 @@
-"""Items of OpenAI's responses, as the messages that chats are made of."""
+"""Converts items of OpenAI's responses to messages of a chat."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def messages_of(given: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]
 
 
 def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
-    """What the model said and called in one turn becomes one message."""
+    """Adds an item to the messages. What the model said and called in one turn becomes one message."""
     if not isinstance(item, dict):
         raise WrongType("input", f"{place}: expected an object, not {type(item).__name__}")
     kind = item.get("type") or ("message" if "role" in item else None)
@@ -68,7 +68,7 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
 
 
 def _turn(made: list[dict[str, Any]]) -> dict[str, Any]:
-    """The message of the model's turn that goes on, or of a new one."""
+    """The message of the model's current turn, or of a new one."""
     if not made or made[-1]["role"] != "assistant":
         made.append({"role": "assistant", "content": ""})
     return made[-1]

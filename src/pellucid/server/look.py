@@ -1,5 +1,5 @@
-"""The look inside, over HTTP: what the model computed for a conversation and its answer, block by block; and models
-that were edited."""
+"""The look inside, over HTTP: what the model computed for a conversation and its answer, block by block; and edited
+models."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = ["Look"]
 
 T = TypeVar("T")
 
-MOST_BYTES = 1 << 30  # of all looks that are kept; those that were not used for longest go
-WAITING = 8  # looks that may wait for the one that is computed
+MOST_BYTES = 1 << 30  # of all looks that are kept; the least recently used are dropped
+WAITING = 8  # looks that may wait for the one that is being computed
 SHOWN = 1024  # tokens that are listed after each step
 
 
 class Look:
-    """Keeps what was computed, for the key that asked for it."""
+    """The endpoints. Keeps what was computed, for the API key that requested it."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -51,8 +51,8 @@ class Look:
     # ---- endpoints --------------------------------------------------------------------------------------------
 
     async def open(self, request: Request) -> Response:
-        """{model, messages | prompt, answer, options, seed, edits} -> {id, meta}. answer: ids that follow the prompt.
-        edits: what `edits` gave."""
+        """{model, messages | prompt | ids, answer, options, seed, edits} -> {id, meta}. answer: ids that follow the
+        prompt. edits: an id that `edits` returned."""
         async with self._asked(request) as (body, hosted, model):
             left = threading.Event()
             edits = body.get("edits")
@@ -102,7 +102,7 @@ class Look:
 
     @asynccontextmanager
     async def _asked(self, request: Request) -> AsyncIterator[tuple[dict[str, Any], Hosted, Model]]:
-        """(the body, the model). Errors become Failures."""
+        """(the body, the served model, the loaded model). Errors become Failures."""
         self._service.ready()
         record = request.state.record
         body = await read(self._service, request.scope, request.receive)
@@ -192,7 +192,7 @@ def _json(value: dict[str, Any]) -> Response:
 
 
 def _gone() -> Failure:
-    return Failure(404, "this look inside is not kept any more: ask for it again", code="not_found")
+    return Failure(404, "this look inside is no longer kept: request it again", code="not_found")
 
 
 def _given(body: dict[str, Any], name: str, otherwise: Any) -> Any:
@@ -200,11 +200,11 @@ def _given(body: dict[str, Any], name: str, otherwise: Any) -> Any:
 
 
 class _Stopped(Exception):
-    """Nobody waits for it."""
+    """Nobody waits for the look any more."""
 
 
 async def _unless_left(request: Request, work: asyncio.Future[T], left: threading.Event) -> T:
-    """The work's result. Raises Disconnected, and ends the work, where the client leaves."""
+    """The work's result. If the client leaves, ends the work and raises Disconnected."""
 
     async def leaves() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,5 +1,5 @@
-"""Anthropic's interface: messages, and how many tokens they have. Its requests become OpenAI's, its answers are made
-from the same parts."""
+"""Anthropic's interface: messages, and how many tokens they have. Its requests are translated to OpenAI's, its answers
+made from the same parts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pellucid.server.shapes import Shape, compact, dumps
 
 __all__ = ["CountTokens", "MessageShape", "message_call", "messages"]
 
-# A block of the system prompt that Claude Code changes with every request: nothing would be found in the prefix cache.
+# A block of the system prompt that Claude Code changes with every request, so that the prefix cache could not be used.
 BILLING = "x-anthropic-billing-header:"
-# Fields that have the same name and meaning in OpenAI's requests, or are ours.
+# Fields that have the same name and meaning in OpenAI's requests, or are Pellucid's.
 SAME = frozenset(
     {*OPTIONS, *ALIASES, *NAMES_OF_FIELDS}
     | {"seed", "cache_salt", "priority", "logit_bias", "chat_template_kwargs", "documents", "prediction"}
@@ -93,8 +93,8 @@ def message_call(body: dict[str, Any], settings: Settings) -> Call:
 
 
 def answered_call(body: dict[str, Any], settings: Settings) -> Call:
-    """As `message_call`, of a conversation that an answer follows. Raises WrongValue where its last message is to be
-    continued, which chat templates end."""
+    """As `message_call`, for a conversation that an answer follows. Raises WrongValue if its last message is the
+    assistant's, to be continued: chat templates end it."""
     call, given = message_call(body, settings), body["messages"]
     if given[-1]["role"] == "assistant":
         found = "a message that is begun cannot be continued; expected 'user' at the end"
@@ -103,7 +103,7 @@ def answered_call(body: dict[str, Any], settings: Settings) -> Call:
 
 
 def _conversation(fields: Fields) -> tuple[dict[str, Any], list[str]]:
-    """(OpenAI's fields of what a prompt is made of, the places of its messages)."""
+    """(OpenAI's fields from which a prompt is made, the places of its messages)."""
     given = fields.take("messages")
     if not isinstance(given, list):
         raise WrongType("messages", ": expected a list of messages")
@@ -140,7 +140,7 @@ def _system(system: Any) -> list[dict[str, Any]]:
 
 
 def _text(block: Any, place: str, name: str = "messages") -> str:
-    """Of a block that must be text."""
+    """The text of a block that must be text."""
     kind = block.get("type") if isinstance(block, dict) else None
     if kind != "text":
         shown = checks.shown(kind) if kind is not None else type(block).__name__
@@ -149,7 +149,7 @@ def _text(block: Any, place: str, name: str = "messages") -> str:
 
 
 def _message(message: Any, i: int) -> list[dict[str, Any]]:
-    """OpenAI's messages for one of Anthropic's: results of tools become messages of their own."""
+    """OpenAI's messages for one of Anthropic's; tool results become messages of their own."""
     place = f"[{i}]"
     if not isinstance(message, dict):
         raise WrongType("messages", f"{place}: expected an object, not {type(message).__name__}")
@@ -292,7 +292,7 @@ def _tool(tool: Any, i: int) -> dict[str, Any]:
 
 
 class CountTokens:
-    """/v1/messages/count_tokens: those of the prompt."""
+    """/v1/messages/count_tokens: counts the tokens of the prompt."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -331,8 +331,8 @@ class MessageShape(Shape):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._blocks = 0  # that have begun
-        self._open = ""  # the type of the one that goes on
+        self._blocks = 0  # blocks that have begun
+        self._open = ""  # the type of the open block
         self._last = Part()
         self._called = False
 
@@ -396,7 +396,7 @@ class MessageShape(Shape):
         }
 
     def _begin_block(self, kind: str, **content: Any) -> bytes:
-        """Nothing where a block of this kind goes on."""
+        """Begins a block; nothing if one of this kind is open."""
         if self._open == kind:
             return b""
         ended = self._end_block()

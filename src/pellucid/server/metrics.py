@@ -30,8 +30,8 @@ class _Counts:
 
 
 class Metrics:
-    """models: the label of each is its name; what belongs to none has that of the only one, or "". running: gives the
-    requests that run now."""
+    """The metrics of all models. models: the label of each is its name; what belongs to none has that of the only one,
+    or "". running: returns the current requests."""
 
     def __init__(self, models: Models, running: Callable[[], Collection[Any]]) -> None:
         self._models = models
@@ -79,7 +79,7 @@ class Metrics:
         self._counts(record).first.observe(record.first - record.begun)
 
     def tokens(self, record: Record, n: int, seconds: float) -> None:
-        """n tokens of a request that came that long after those before."""
+        """Counts n tokens of a request that came so many seconds after those before."""
         counts = self._counts(record)
         counts.new.inc(n)
         if seconds >= 0:
@@ -111,25 +111,23 @@ class Metrics:
         yield _gauge("requests_running", text, {name: every[name] - waiting[name] for name in names})
         text = "Requests for which nothing was computed yet."
         yield _gauge("requests_waiting", text, {name: waiting[name] for name in names})
-        yield _gauge(
-            "model_loaded", "1 where the model is loaded, else 0.", {m.name: m.model is not None for m in models}
-        )
+        yield _gauge("model_loaded", "1 if the model is loaded, else 0.", {m.name: m.model is not None for m in models})
         yield _counter("model_loads", "How often the model was loaded.", {m.name: m.loads for m in models})
         stats = {one.name: one.model.stats() for one in models if one.model is not None}
         used = {n: s.cache_bytes_used / s.cache_bytes_limit if s.cache_bytes_limit else 0.0 for n, s in stats.items()}
-        yield _gauge("kv_cache_usage_ratio", "Of the memory for keys and values, 0 without a limit.", used)
+        yield _gauge("kv_cache_usage_ratio", "Used share of the memory for keys and values, 0 without a limit.", used)
         text = "Memory of keys and values that is used."
         yield _gauge("kv_cache_bytes", text, {name: s.cache_bytes_used for name, s in stats.items()})
         loaded = [one for one in models if one.loads]  # once, at least: what was counted stays
         for name, field, text in (
             ("prefix_cache_queries", "prefix_queries", "Prompt tokens looked up in the prefix cache."),
             ("prefix_cache_hits", "prefix_hits", "Prompt tokens found there."),
-            ("num_preemptions", "preemptions", "Requests given up for memory, to be computed again."),
+            ("num_preemptions", "preemptions", "Requests preempted for lack of memory, to be computed again."),
             ("drafted", "drafted_tokens", "Guesses at next tokens that passes verified."),
-            ("accepted", "accepted_tokens", "Those that were right."),
+            ("accepted", "accepted_tokens", "Guesses that were right."),
             ("passes", "passes", "Forward passes."),
-            ("pass_rows", "rows", "Tokens computed in them."),
-            ("pass_seconds", "pass_seconds", "Their time."),
+            ("pass_rows", "rows", "Tokens computed in forward passes."),
+            ("pass_seconds", "pass_seconds", "Seconds of forward passes."),
         ):
             yield _counter(name, text, {m.name: m.past[field] + getattr(stats.get(m.name), field, 0) for m in loaded})
 

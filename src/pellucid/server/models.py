@@ -1,4 +1,4 @@
-"""The models that are served: each is loaded when it is first asked for, and unloaded when others need its room."""
+"""The models that are served: each is loaded when it is first requested, and unloaded when others need its memory."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ T = TypeVar("T")
 
 LOAD, UNLOAD, SAVE = "pellucid load", "pellucid unload", "pellucid save"  # names of threads
 IDLE = 2.0  # seconds without requests after which the prefix cache is written to its folder
-BUSY = 60.0  # and with requests, after the last time
+BUSY = 60.0  # seconds after which it is written again while there are requests
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """names: what clients call the model, its own name first. load: loads it; called in a thread, which may take a
-    while. None: the server gives it. nbytes: of its files, 0 where that is not known."""
+    """A model to serve. names: what clients call it, its own name first. load: loads it; called in a thread, and may
+    take a while. None: the server is given the model. nbytes: of its files, 0 if that is not known."""
 
     names: tuple[str, ...]
     load: Callable[[], Model] | None = None
@@ -42,8 +42,8 @@ class Source:
 
 class Hosted:
     """A model that is served. uses: requests that use it or wait for it; while there are any, it stays loaded. last:
-    when the last one ended. saved: when its prefix cache was written last. context: tokens that a sequence may hold, 0
-    before it was loaded once. past: what was counted for it before it was unloaded."""
+    when the last one ended. saved: when its prefix cache was last written. context: tokens that a sequence may hold, 0
+    before it is first loaded. past: what was counted for it before it was unloaded."""
 
     def __init__(self, source: Source) -> None:
         self.names = source.names
@@ -56,7 +56,7 @@ class Hosted:
         self.loads = 0
         self.past: Counter[str] = Counter()
         self.context = 0
-        self.info: ModelInfo | None = None  # of when it was loaded last
+        self.info: ModelInfo | None = None  # from when it was last loaded
         self.generates = True
         self.created = int(time.time())
         self.fingerprint = ""
@@ -70,14 +70,14 @@ class Hosted:
         return "loaded" if self.model is not None else "loading" if self.loading is not None else "unloaded"
 
     def begin(self, model: Model, limits: Limits, template: str | None = None) -> None:
-        """Serves it from now on. template: of its conversations, in place of its own. Raises ChatTemplateError."""
+        """Begins to serve it. template: chat template in place of its own. Raises ChatTemplateError."""
         if template is not None:
             model.core.need_tokenizer().chat(template)
         self.info = model.info()
         self.fingerprint = fingerprint(self.info, template)
         try:
             model.drive(**limits.queue())
-        except UnsupportedModelError:  # it generates nothing, and may give embeddings
+        except UnsupportedModelError:  # it cannot generate, but may give embeddings
             self.generates = False
         self.loads += 1
         self.context = model.context_length
@@ -86,7 +86,7 @@ class Hosted:
         self.nbytes = self.taken()
 
     def taken(self) -> int:
-        """Bytes that it has now: weights, working memory, keys and values."""
+        """Bytes that it takes at present: weights, working memory, keys and values."""
         if self.model is None or self.model.core.closed:
             return 0
         info = self.model.core.engine.info()
@@ -94,10 +94,10 @@ class Hosted:
 
 
 class Models:
-    """All that are served. limit: bytes that they may take together; None: what the machine has left. keep_alive:
-    seconds after which one that nobody uses is unloaded; None: never. cache_dir: folder that keeps the prefix caches,
-    in at most cache_dir_bytes, also of those that are not loaded; None: there is none. template: of conversations, in
-    place of that of the only model."""
+    """All models that are served. limit: bytes that they may take together; None: what the machine has left.
+    keep_alive: seconds without use after which one is unloaded; None: never. cache_dir: folder that keeps the prefix
+    caches, also of models that are not loaded, in at most cache_dir_bytes; None: there is none. template: chat template
+    in place of the only model's own."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class Models:
         return list(self._by_name)
 
     def find(self, name: str) -> Hosted | None:
-        """By one of its names, to which clients of Ollama add a tag."""
+        """The model of a name, to which clients of Ollama add a tag."""
         return self._by_name.get(name) or self._by_name.get(name.removesuffix(":latest"))
 
     def begin(self, one: Hosted, model: Model) -> None:
-        """Serves a model from now on."""
+        """Begins to serve a model."""
         if self._cache_dir is not None:
             cache_folder.load(model.core, self._cache_dir, log.warning)
         one.begin(model, self._limits, self._template)
@@ -155,8 +155,8 @@ class Models:
 
     @asynccontextmanager
     async def use(self, one: Hosted) -> AsyncIterator[Model]:
-        """The model, which stays loaded until the block ends. Raises Failure: 503 where loading takes longer than a
-        request may wait, 429 where too many wait; LoadError where it cannot be loaded."""
+        """The model, which stays loaded until the block ends. Raises Failure: 503 if loading takes longer than a
+        request may wait, 429 if too many wait; LoadError if it cannot be loaded."""
         if one.model is None and one.uses >= self._limits.waiting:
             raise busy(429, f"too many requests wait for {one.name} to be loaded", "queue_full", 5)
         one.uses += 1
@@ -184,7 +184,7 @@ class Models:
         return one.model
 
     async def unload(self, one: Hosted) -> None:
-        """Unloads a model that nobody uses; where it is used, or was not loaded by this server, it stays."""
+        """Unloads a model unless it is in use, or was not loaded by this server."""
         await asyncio.wait({self._begin(self._unload_idle(one))}, timeout=self._limits.load_seconds)
 
     # ---- loading and unloading --------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Models:
             self._pending -= 1
             self._tasks.discard(done)
             if not done.cancelled():
-                done.exception()  # which is then not "never retrieved"
+                done.exception()  # so that asyncio does not report it as never retrieved
 
         task.add_done_callback(ended)
         return task
@@ -237,8 +237,8 @@ class Models:
                     raise
 
     async def _make_room(self, one: Hosted) -> None:
-        """Unloads what nobody uses, least recently used first, while memory is short; then waits for requests to end,
-        where there is a limit."""
+        """Unloads models that are not in use, the least recently used first, while memory is short; then, if there is a
+        limit, waits for requests to end."""
         while self._short(one):
             if await self._unload_one(one):
                 continue
@@ -277,7 +277,8 @@ class Models:
             log.info("unloaded %s", one.name)
 
     def tick(self, now: float) -> None:
-        """Unloads what nobody has used for long, and writes prefix caches. Call it in the event loop, now and then."""
+        """Unloads models that have not been used for long, and writes prefix caches. To be called in the event loop,
+        now and then."""
         for one in self.all:
             if self._pending:
                 return
@@ -308,20 +309,20 @@ class Models:
 
 
 def at_work() -> bool:
-    """Whether a thread loads a model, perhaps one that nobody waits for any more."""
+    """Whether a thread is loading a model, perhaps one that nobody waits for any more."""
     return any(thread.name == LOAD for thread in threading.enumerate())
 
 
 def wait_for_writes() -> None:
-    """Until no thread saves or unloads a model: what it writes is whole then."""
+    """Waits until no thread saves or unloads a model, so that what it writes is complete."""
     for thread in threading.enumerate():
         if thread.name in (UNLOAD, SAVE):
             thread.join()
 
 
 async def in_thread(work: Callable[[], T], name: str, undo: Callable[[T], object] | None = None) -> T:
-    """What `work` returns, from a thread of its own, which does not keep the process alive. undo: is called with the
-    result where nobody waits for it any more."""
+    """The result of `work`, which runs in a thread of its own that does not keep the process alive. undo: called with
+    the result if nobody waits for it any more."""
     result: Future[T] = Future()
 
     def run() -> None:

@@ -1,6 +1,7 @@
-"""Ollama's interface: what reads and generates. Its requests become OpenAI's, its answers are made from the same parts.
+"""Ollama's interface: generation and embeddings. Its requests are translated to OpenAI's, its answers made from the
+same parts.
 
-Models are given to `pellucid serve`; what would pull, make or delete one is refused.
+Models are given to `pellucid serve`; requests to pull, create or delete one are refused.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ SAME = (
     "mirostat_eta",
 )
 WHOLE = ("num_predict", "repeat_last_n", "seed", "top_k", "mirostat")
-# The client's names of fields, by OpenAI's or ours.
+# The client's names of fields, by OpenAI's or Pellucid's.
 NAMES = {name: f"options.{name}" for name in SAME}
 NAMES |= {"max_tokens": "options.num_predict", "repeat_last": "options.repeat_last_n"}
 NAMES |= {"response_format": "format", "response_format.json_schema.schema": "format"}
 NAMES |= {"reasoning_effort": "think", "chat_template_kwargs": "think"}
 # Options that would change the answer and are not supported -> the value that changes nothing.
 REFUSED_OPTIONS = {"tfs_z": 1, "penalize_newline": True}
-# Of loading a model, and how long a text may be: without effect here.
+# Options for loading a model, and for how long a text may be: without effect here.
 OF_LOADING = frozenset(
     {"truncate", "shift"}
     | {f"options.{name}" for name in ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep")}
@@ -120,7 +121,7 @@ def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str,
     for name, value in given.items():
         if value is None:
             continue
-        if name in WHOLE and isinstance(value, float) and value.is_integer():  # as Go's clients may write them
+        if name in WHOLE and isinstance(value, float) and value.is_integer():  # as clients in Go may write them
             value = int(value)
         if name in REFUSED_OPTIONS:
             if value != REFUSED_OPTIONS[name]:
@@ -134,7 +135,7 @@ def _common(body: dict[str, Any], settings: Settings) -> tuple[Fields, dict[str,
         elif name in SAME:
             made[name] = None if name == "seed" and value == -1 else value
         else:
-            fields.rest[f"options.{name}"] = value  # of loading a model, which has no effect here
+            fields.rest[f"options.{name}"] = value  # for loading a model: without effect here
     think = fields.take("think")
     if isinstance(think, str):
         made["reasoning_effort"] = think
@@ -206,7 +207,7 @@ def _tool_call(call: Any, place: str, number: int) -> dict[str, Any]:
 
 def _finished(call: Call, fields: Fields, settings: Settings) -> Call:
     call.names |= NAMES
-    keep = fields.take("keep_alive")  # how long models stay is the operator's choice, but for one that is to go
+    keep = fields.take("keep_alive")  # how long models stay is the operator's choice, except that 0 unloads one
     call.extra["unload"] = type(keep) in (int, float, str) and keep in (0, "0", "0s")
     fields.refuse({"tool_choice": ("auto",)})
     call.ignored = sorted({*call.ignored, *fields.rest})
@@ -222,14 +223,14 @@ def now() -> str:
 
 
 class OllamaShape(Shape):
-    """Objects of a line each."""
+    """Answers as objects on one line each."""
 
-    media, silence = b"application/x-ndjson", b""  # a line that is empty would be no JSON
+    media, silence = b"application/x-ndjson", b""  # an empty line would not be JSON
 
     def __init__(self, core: Core, *arguments: Any) -> None:
         super().__init__(core, *arguments)
         self._finish = "stop"
-        self._calls = Part()  # whose calls are kept until they are whole
+        self._calls = Part()  # calls are kept here until they are whole
 
     def content(self, part: Part) -> dict[str, Any]:
         raise NotImplementedError
@@ -248,8 +249,8 @@ class OllamaShape(Shape):
         return dumps(self._object(shown, False)) + b"\n"
 
     def _whole(self, part: Part) -> list[ToolCallDelta]:
-        """The calls that have ended: with the beginning of another, or with the answer. Its clients know whole ones
-        alone."""
+        """The calls that have ended, with the beginning of another or with the answer. Ollama's clients accept only
+        whole calls."""
         self._calls.calls += part.calls
         every = self._calls.calls
         last = max((one.index for one in every), default=0)
@@ -315,8 +316,8 @@ def nanoseconds(seconds: float) -> int:
 
 
 class OllamaGenerate(Generate):
-    """/api/chat and /api/generate; without messages or a prompt, they load the model, or unload one that nobody
-    uses."""
+    """/api/chat and /api/generate; without messages or a prompt, they load the model, or unload one that is not in
+    use."""
 
     def __init__(self, service: Service, chats: bool) -> None:
         super().__init__(service, chat if chats else generate, OllamaChat if chats else OllamaText)
@@ -379,7 +380,7 @@ def _embedded(begun: float, rows: Any, model: str, tokens: int) -> dict[str, Any
 
 
 async def refusal(scope: Scope, receive: Receive, send: Send) -> None:
-    """What would change the models."""
+    """Refuses requests that would change the models."""
     what = scope["path"].removeprefix("/api/").partition("/")[0]
     text = f"{what} is refused: models are given to `pellucid serve` with -m, and pulled with `pellucid pull`"
     raise Failure(403, text, code="read_only")

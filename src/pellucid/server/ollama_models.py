@@ -23,7 +23,7 @@ from pellucid.text.dialects import find, thinking
 
 __all__ = ["Ollama"]
 
-COMPATIBLE = "0.12.11"  # Ollama's version whose interface this is: its clients ask for a least one
+COMPATIBLE = "0.12.11"  # the version of Ollama whose interface this is; clients require a least version
 LATE = "9999-12-31T23:59:59Z"  # when a model is unloaded that is kept
 
 
@@ -37,7 +37,7 @@ class Ollama:
         return _json({"version": COMPATIBLE, "pellucid": __version__})
 
     async def heartbeat(self, request: Request) -> Response:
-        """What Ollama's own programs ask first, without a key."""
+        """What Ollama's own programs request first, without a key."""
         return Response("Pellucid is running", media_type="text/plain; charset=utf-8")
 
     async def tags(self, request: Request) -> Response:
@@ -46,7 +46,7 @@ class Ollama:
         return _json({"models": [_listed(name, one) for one in self._service.models.all for name in one.names]})
 
     async def running(self, request: Request) -> Response:
-        """Those that are loaded."""
+        """The loaded models."""
         self._service.ready()
         return _json({"models": [self._loaded(one) for one in self._service.models.all if one.model is not None]})
 
@@ -61,7 +61,7 @@ class Ollama:
         return {**listed, "size": one.taken(), "size_vram": 0, "expires_at": until, "context_length": one.context}
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A model, which is loaded for it."""
+        """Details of a model, which is loaded for that."""
         service, record = self._service, scope["state"]["record"]
         service.ready()
         body = await read(service, scope, receive)
@@ -106,7 +106,7 @@ def _listed(name: str, one: Hosted) -> dict[str, Any]:
     size = one.nbytes if one.info is None else one.info.file_bytes
     found = {"name": name, "model": name, "modified_at": made, "size": size}
     digest = one.fingerprint.removeprefix("fp_")
-    if not digest:  # never loaded; its programs cut 12 characters off
+    if not digest:  # never loaded; Ollama's programs show the first 12 characters
         digest = hashlib.blake2b(f"{one.name}\0{size}".encode("utf-8", "replace"), digest_size=8).hexdigest()
     return {**found, "digest": digest, "details": _details(one)}
 
@@ -139,7 +139,7 @@ def _shown(name: str, one: Hosted) -> dict[str, Any]:
 
 
 def _of_chats(template: str) -> list[str]:
-    """What a chat template makes of a model: its clients offer tools to those alone that say so."""
+    """Capabilities that a chat template gives a model: clients offer tools only to models that declare them."""
     if not template:
         return []
     return ["tools", *(["thinking"] if thinking(find(template), template) is not None else [])]

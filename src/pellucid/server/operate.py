@@ -1,4 +1,4 @@
-"""The other endpoints: models, health, metrics, text and tokens, what runs."""
+"""The other endpoints: models, health, metrics, text and tokens, running requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 class Operate:
-    """Endpoints that are asked with GET."""
+    """The endpoints for GET requests."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -41,7 +41,7 @@ class Operate:
         state, models = self._service.state, self._service.models.all
         ok = state == "ok"
         found: dict[str, Any] = {"status": state}
-        if len(models) > 1:  # their names are for those who have a key
+        if len(models) > 1:  # their names are only for clients with a key
             states = [one.state for one in models]
             found["models"] = {kind: states.count(kind) for kind in ("loaded", "loading", "unloaded")}
         return _json(found, 200 if ok else 503, None if ok else {"Retry-After": "5"})
@@ -60,7 +60,7 @@ class Operate:
         return _json({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        """A model, with the defaults of its options; where it is loaded, also with what it computes with."""
+        """A model, with the defaults of its options; if it is loaded, also with what it computes with."""
         self._service.ready()
         name, hosted = self._service.select(request.path_params["name"])
         if "anthropic-version" in request.headers:
@@ -93,7 +93,7 @@ class Operate:
         return {**card, "state": hosted.state}
 
     async def slots(self, request: Request) -> Response:
-        """The requests that run, without their texts."""
+        """The current requests, without their texts."""
         now, found = time.monotonic(), []
         for one in sorted(self._service.running, key=lambda running: running.record.begun):
             record = one.record
@@ -119,7 +119,7 @@ def _anthropic_card(name: str, hosted: Hosted) -> dict[str, Any]:
 
 
 class Text:
-    """Endpoints about text and tokens, asked with POST. kind: tokenize, detokenize or apply_template."""
+    """The POST endpoints for text and tokens. kind: tokenize, detokenize or apply_template."""
 
     def __init__(self, service: Service, kind: str) -> None:
         self._service = service
@@ -187,7 +187,7 @@ def _tokenize(model: Model, body: dict[str, Any], settings: Settings) -> dict[st
 
 
 def _piece(piece: bytes) -> str | list[int]:
-    """A token's text, or its bytes where they are no whole characters."""
+    """A token's text, or its bytes if they are not whole characters."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

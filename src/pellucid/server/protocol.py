@@ -1,11 +1,11 @@
 """HTTP over one connection: uvicorn's, with the limits that it lacks.
 
-It stays HTTP/1.1: a request to change the protocol is answered as any other (Java's client begins with one).
+It stays HTTP/1.1: a request to change the protocol is answered like any other (Java's client begins with one).
 
-A header must come whole within its time and size, then the body within its time; a client that takes nothing of what
-was sent to it is dropped. There is a most of connections: a new one takes the place of the one whose client has been
-silent for longest, and is refused where every one is being answered. One with too many requests behind another ends.
-The server asks every connection twice a second.
+A header must arrive completely within its time and size, then the body within its time; a client that reads nothing of
+what was sent to it is dropped. The number of connections is limited: a new one replaces the one whose client has been
+silent for longest, or is refused if all are being answered. A connection on which too many requests wait behind another
+is closed. The server checks every connection twice a second.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ MOST_BEHIND = 128  # requests that wait for the answer to another on their conne
 
 
 class _TooLong(Exception):
-    """The header is."""
+    """The header is too long."""
 
 
 class _NoProxy(Exception):
-    """CONNECT asks for one."""
+    """CONNECT asks for a proxy, which this server is not."""
 
 
 class _TooMany(Exception):
-    """Requests wait behind another."""
+    """Too many requests wait behind another."""
 
 
 class _Counting:
@@ -58,8 +58,8 @@ class _Counting:
 
 
 class _Answering:
-    """The transport of an answer. It is closed behind its request's body: were it closed while that is on its way, the
-    client would not get to see the answer. A client that waits for `100 Continue` sends no body."""
+    """The transport of an answer. It is closed only after its request's body: if it were closed while the body is still
+    arriving, the client would not see the answer. A client that waits for `100 Continue` sends no body."""
 
     def __init__(self, protocol: Protocol, cycle: Any, waits: bool) -> None:
         self._protocol, self._cycle, self._waits = protocol, weakref.ref(cycle), waits  # the cycle has it
@@ -79,8 +79,8 @@ class _Answering:
 
 
 class _Parser:
-    """httptools' parser, which takes what follows a header with `Upgrade` for another protocol, also a body. Here the
-    header is parsed again without it."""
+    """httptools' parser. That takes whatever follows a header with `Upgrade`, even a body, for another protocol; here
+    the header is parsed again without `Upgrade`."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
@@ -106,7 +106,7 @@ class _Parser:
 
 
 class _Unframed(RequestResponseCycle):  # type: ignore[misc]  # Any where uvicorn is not installed
-    """An answer in HTTP/1.0, which knows no chunks: one without a length ends where the connection is closed."""
+    """An answer in HTTP/1.0, which has no chunks: one without a length ends when the connection is closed."""
 
     scope: Any
 
@@ -140,15 +140,15 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
         self.limits = self._service.settings.limits
         now = time.monotonic()
         self._header_since: float | None = None  # a header is incomplete
-        self.heard = now  # when something came, or the last answer was complete
-        self._header_bytes = 0  # of an incomplete header, but for those that came with its first
+        self.heard = now  # when something last arrived, or the last answer was complete
+        self._header_bytes = 0  # of an incomplete header, except those that arrived with its first byte
         self._header_begins = False
         self._body_since: float | None = None  # a body is incomplete
-        self._taken, self._taken_since = 0, now  # bytes that the client's side took
-        self._cycles: deque[Any] = deque()  # requests in the order of their answers; those that have theirs go
-        self._behind = 0  # bytes that came while requests waited for the answer to another
+        self._taken, self._taken_since = 0, now  # bytes that the client's side has read
+        self._cycles: deque[Any] = deque()  # requests in the order of their answers; answered ones are removed
+        self._behind = 0  # bytes that arrived while requests waited for the answer to another
         self._too_long = False
-        self._ends = False  # the connection is closed when the body has come
+        self._ends = False  # the connection is closed when the body has arrived
 
     # ---- events of the connection -----------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
 
     @property
     def awaits_client(self) -> bool:
-        """Whether nothing is done on it before its client sends more."""
+        """Whether the server waits for the client to send more."""
         return not self.transport.is_closing() and (self._body_since is not None or not self._answering)
 
     def data_received(self, data: bytes) -> None:
@@ -174,7 +174,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             return
         self.heard = time.monotonic()
         if self._header_since is None and self._body_since is None and not self._answering:
-            self._header_since = time.monotonic()  # of the next request
+            self._header_since = time.monotonic()  # the next request begins
         super().data_received(data)
         if self._header_begins:
             self._header_begins = False
@@ -184,7 +184,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
                 self._too_long = True
                 self.send_400_response("")
         self._behind = self._behind + len(data) if self.pipeline else 0
-        if 0 < self._behind <= self.limits.header:  # uvicorn has paused reading, so that nobody would see it close
+        if 0 < self._behind <= self.limits.header:  # uvicorn paused reading, and would not notice a close
             self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -217,7 +217,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._grow(len(name) + len(value) + 4)
-        if self._body_since is None:  # else it stands behind a chunked body, and is no part of the header
+        if self._body_since is None:  # else it is a trailer of a chunked body, not part of the header
             super().on_header(name, value)
 
     def _grow(self, n: int) -> None:
@@ -258,25 +258,25 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             self.transport.close()
 
     def close_behind(self, cycle: Any) -> bool:
-        """Whether this request's body is still on its way; then the connection ends with it."""
+        """Whether this request's body is still arriving; then the connection is closed after it."""
         self._ends = cycle is self.cycle and self._body_since is not None
         return self._ends
 
     def on_response_complete(self) -> None:
         self.heard = time.monotonic()
-        if self._header_since is not None:  # the next request's, which came while this one was answered
+        if self._header_since is not None:  # the next request's, which arrived while this one was answered
             self._header_since = time.monotonic()
         super().on_response_complete()
 
     # ---- what is refused --------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
-        """Called for what is no HTTP, too."""
+        """Called for data that is not HTTP, too."""
         if self._too_long:
             text = f"the header is longer than {self.limits.header} bytes"
             self._refuse(Failure(431, text, code="header_too_long"))
         else:
-            self._refuse(Failure(400, "this is no HTTP request", code="invalid_http"))
+            self._refuse(Failure(400, "this is not an HTTP request", code="invalid_http"))
 
     def _refuse(self, told: Failure) -> None:
         if self.transport.is_closing():
@@ -295,12 +295,12 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             self.transport.write(STATUS_LINE[told.status] + head.encode() + b"\r\n" + body)
             self._service.ended(record)
-        # Inside another answer, an error would be taken for a part of it.
+        # Within another answer, an error would be read as part of it.
         self._drop_cycles()
         self.transport.close()
 
     def check(self, now: float) -> None:
-        """Ends the connection where its time is up."""
+        """Ends the connection if its time is up."""
         limits = self.limits
         unsent = self.transport.get_write_buffer_size()
         taken = self.transport.written - unsent
@@ -312,14 +312,14 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc]  # Any where uvicorn is
             return
         elif self._header_since is not None and not self._answering:
             if now - self._header_since > limits.header_seconds:
-                text = f"the header did not come within {limits.header_seconds:g} s"
+                text = f"the header did not arrive within {limits.header_seconds:g} s"
                 self._refuse(Failure(408, text, code="request_timeout"))
         elif self._body_since is None and not self._answering:
             if now - self.heard > limits.idle_seconds:
                 self.transport.close()
         elif self._body_since is not None and not self.pipeline:
             if now - self._body_since > limits.body_seconds:
-                text = f"the body did not come within {limits.body_seconds:g} s"
-                if not self._answering:  # it is answered already
+                text = f"the body did not arrive within {limits.body_seconds:g} s"
+                if not self._answering:  # it has already been answered
                     self.transport.close()
                 self._refuse(Failure(408, text, code="request_timeout"))

@@ -15,15 +15,15 @@ log = logging.getLogger("pellucid.server")
 
 @dataclass(slots=True)
 class Record:
-    """One request. Times are of time.monotonic; finish: of its first choice. complete: the answer is sent to its end;
-    disconnected: the client left before. anthropic: it knows Anthropic's interface."""
+    """One request. Times are of time.monotonic; finish: of its first choice. complete: the whole answer was sent;
+    disconnected: the client left before that. anthropic: the client uses Anthropic's interface."""
 
     path: str = ""
     method: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     key: str = "-"
     model: str = ""
-    served: str = ""  # the own name of that model
+    served: str = ""  # that model's own name
     begun: float = field(default_factory=time.monotonic)
     first: float = 0.0
     ended: float = 0.0
@@ -45,7 +45,7 @@ class Record:
         self.ended = time.monotonic()
 
     def values(self) -> dict[str, str | int | float]:
-        """What a line of the log has."""
+        """The values of its line in the log."""
         found: dict[str, str | int | float] = {
             "id": self.id,
             "key": self.key,

@@ -1,4 +1,4 @@
-"""OpenAI's responses. Its requests become those of chat completions, its answers are made from the same parts."""
+"""OpenAI's responses. Requests are translated to those of chat completions, answers made from the same parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prompt": (),
     "truncation": ("disabled",),
 }
-# Fields that have the same name and meaning in chat completions, or are ours.
+# Fields that have the same name and meaning in chat completions, or are Pellucid's.
 SAME = frozenset(
     {
         *OPTIONS,
@@ -77,7 +77,7 @@ MOST_TEXT = 512  # characters of a piece of metadata; 16 of them
 
 
 class Kept:
-    """The conversations of the last answers, so that a request may go on from one. most: how many; 0: none."""
+    """The conversations of the last answers, which a request may continue. most: how many; 0: none."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -85,7 +85,7 @@ class Kept:
         self._lock = threading.Lock()
 
     def put(self, key: str, response: dict[str, Any], messages: list[Any]) -> None:
-        """key: the name of the one who asked, who alone finds it."""
+        """Keeps a conversation. key: the name of the API key of its request, which alone can find it."""
         if not self.most:
             return
         with self._lock:
@@ -194,7 +194,7 @@ def _object(fields: Fields, name: str) -> dict[str, Any]:
 
 
 def _metadata(value: Any) -> dict[str, str]:
-    """It is given back, and is otherwise of no use here."""
+    """Checks the metadata, which is only returned in the answer."""
     if not isinstance(value, dict) or len(value) > 16:
         raise WrongType("metadata", ": expected an object of at most 16 texts")
     for name, text in value.items():
@@ -208,7 +208,7 @@ def _instructions(value: Any) -> str:
 
 
 def _format(form: Any) -> Any:
-    """The field `response_format` of chat completions, where a schema has a place of its own."""
+    """The field `response_format` of chat completions, in which a schema has a key of its own."""
     if form is None:
         return None
     if not isinstance(form, dict):
@@ -248,16 +248,16 @@ def _logprobs(fields: Fields, made: dict[str, Any]) -> None:
 
 
 class ResponseShape(Shape):
-    """A response, whole or as events: items, of which one goes on at a time."""
+    """A response, whole or as events: items, of which one is open at a time."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._created = int(time.time())
         self._number = 0  # of the next event
-        self._items: list[dict[str, Any]] = []  # the last one may go on
-        self._open = ""  # its type; "": it has ended
+        self._items: list[dict[str, Any]] = []  # the last one may be open
+        self._open = ""  # the type of the open one; "": it has ended
         self._scores: list[dict[str, Any]] = []  # log probabilities of its text
-        self._held: list[dict[str, Any]] = []  # those of tokens whose text did not come yet
+        self._held: list[dict[str, Any]] = []  # those of tokens whose text is still held back
         self._finish: FinishReason = "cancelled"
 
     def answer(self, parts: Sequence[Part], used: dict[str, Any]) -> dict[str, Any]:
@@ -306,7 +306,7 @@ class ResponseShape(Shape):
         return events + self._event(f"response.{response['status']}", response=response)
 
     def _ended(self, used: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        """(the events that end the item that goes on, the whole response)."""
+        """(the events that end the open item, the whole response)."""
         cut = self._finish == "stop" and self._open == "function_call" and not is_whole(self._items[-1]["arguments"])
         whole = self._finish in ("eos", "stop") and not cut
         begun = self._begin("message") if not self._items else b""
@@ -328,7 +328,7 @@ class ResponseShape(Shape):
         return error + self._event("response.failed", response=response)
 
     def said(self) -> list[dict[str, Any]]:
-        """The answer as messages, to go on from."""
+        """The answer as messages, to be continued."""
         made: list[dict[str, Any]] = []
         for i, item in enumerate(self._items):
             add(made, item, f"[{i}]")
@@ -349,7 +349,7 @@ class ResponseShape(Shape):
         return self._of_item(kind, content_index=0, **values)
 
     def _begin(self, kind: str) -> bytes:
-        """Begins an item that holds a text; nothing where one of this kind goes on."""
+        """Begins an item that holds a text; nothing if one of this kind is open."""
         if self._open == kind:
             return b""
         ended = self._end("completed")
@@ -382,12 +382,12 @@ class ResponseShape(Shape):
         return ended + self._event("response.output_item.added", output_index=len(self._items) - 1, item=item)
 
     def _argue(self, text: str) -> bytes:
-        """Adds to the arguments of the call that goes on."""
+        """Adds to the arguments of the open call."""
         self._items[-1]["arguments"] += text
         return self._of_item("response.function_call_arguments.delta", delta=text)
 
     def _end(self, status: str) -> bytes:
-        """Ends the item that goes on."""
+        """Ends the open item."""
         if not self._open:
             return b""
         item, kind, self._open = self._items[-1], self._open, ""
@@ -407,7 +407,7 @@ class ResponseShape(Shape):
         return done + self._event("response.output_item.done", output_index=len(self._items) - 1, item=item)
 
     def _content(self) -> dict[str, Any]:
-        """The text of the item that goes on."""
+        """The text of the open item."""
         part: dict[str, Any] = self._items[-1]["content"][0]
         return part
 
@@ -453,7 +453,7 @@ def _usage(used: dict[str, Any]) -> dict[str, Any]:
 
 
 class Responses(Generate):
-    """/v1/responses, and what is kept of it."""
+    """/v1/responses, and the answers that are kept."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service, response_call, ResponseShape)
@@ -478,7 +478,7 @@ class Responses(Generate):
         await super()._respond(hosted, scope, receive, send, call, running)
 
     async def one(self, request: Request) -> Response:
-        """GET or DELETE of one that is kept."""
+        """GET or DELETE of a kept answer."""
         key, identity = request.scope["state"]["key"].name, request.path_params["id"]
         found = self.kept.get(key, identity)
         if found is None:

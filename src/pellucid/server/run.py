@@ -33,11 +33,11 @@ __all__ = ["Server", "listen", "listen_unix", "serve"]
 
 SIGNALS = signal.SIGTERM, signal.SIGINT
 SWITCH = 0.0002  # seconds that a thread may keep the interpreter while another wants it
-LAST = 1.0  # seconds for the last bytes of answers, once all have ended
+LAST = 1.0  # seconds for the last bytes of answers, after all requests were ended
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises PellucidError where the address cannot be had."""
+    """A listening socket. Raises PellucidError if the address cannot be bound."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
@@ -87,9 +87,9 @@ def listen_unix(path: str) -> socket.socket:
 def serve(
     sources: Sequence[Source], settings: Settings, listener: socket.socket, ready: Callable[[Hosted | None], None]
 ) -> None:
-    """Serves until SIGTERM or SIGINT. sources: the models; the only one is loaded at once, in a thread, and the server
-    answers 503 meanwhile. ready: called with it when requests are answered, with None where there are several. Raises
-    what loading the only one raised."""
+    """Serves until SIGTERM or SIGINT. sources: the models; a single one is loaded immediately, in a thread, and the
+    server answers 503 meanwhile. ready: called when requests are answered, with the single model, or with None if there
+    are several. Raises what loading the single model raised."""
     before = sys.getswitchinterval()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     sys.setswitchinterval(SWITCH)
@@ -126,7 +126,7 @@ def _exit(code: int) -> NoReturn:
 
 
 class _AsJson(logging.Formatter):
-    """What is said beside the lines of requests, as JSON, too, so that all lines of the log are."""
+    """Formats other messages than the lines of requests as JSON, too, so that every line of the log is JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         if getattr(record, "is_request", False):
@@ -139,7 +139,7 @@ class _AsJson(logging.Formatter):
 
 @contextlib.contextmanager
 def _logging(as_json: bool) -> Iterator[None]:
-    """A line per request on stderr; uvicorn says nothing of its own but errors."""
+    """Logs a line per request on stderr; of uvicorn's own messages, only critical ones."""
     handler = logging.StreamHandler()
     handler.setFormatter(_AsJson() if as_json else logging.Formatter("%(message)s"))
     other = logging.getLogger("uvicorn.error")
@@ -175,7 +175,8 @@ class _Config(uvicorn.Config):  # type: ignore[misc]  # Any where uvicorn is not
 
 
 class Server(uvicorn.Server):  # type: ignore[misc]
-    """load: loads the only model; None: there are several. ready: as of `serve`. failure: what `load` raised."""
+    """The server. load: loads the only model; None: there are several. ready: as in `serve`. failure: what `load`
+    raised."""
 
     def __init__(
         self, service: Service, load: Callable[[], Model] | None, ready: Callable[[Hosted | None], None]
@@ -189,13 +190,13 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         self._start: threading.Thread | None = None
 
     def wait(self) -> None:
-        """Until the only model is prepared, which takes a second or two."""
+        """Waits until the only model is prepared, which takes a second or two."""
         if self._start is not None:
             self._start.join()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first signal drains, a second one ends the process."""
+        """Handles signals: the first drains, a second one ends the process."""
         loop = asyncio.get_running_loop()
         taken = []
         for number in SIGNALS:
@@ -215,7 +216,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
             self._ready(None)
             return
         loop, load = asyncio.get_running_loop(), self._load
-        self.service.models.all[0].load = load  # where it was unloaded
+        self.service.models.all[0].load = load  # for loading it again after it was unloaded
         # Not a daemon thread: the native code of llguidance crashes if it still runs when the interpreter exits.
         self._start = threading.Thread(target=self._loading, args=(loop, load), name="pellucid start")
         self._start.start()
@@ -232,7 +233,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
                 loop.call_soon_threadsafe(self.stop)
 
     def stop(self) -> None:
-        """Ends it at once. Call it in the event loop."""
+        """Ends it immediately. To be called in the event loop."""
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -257,7 +258,7 @@ class Server(uvicorn.Server):  # type: ignore[misc]
         self._tasks.add(task)
 
     async def _drain(self) -> None:
-        """Ends the requests that wait; those that run have the time of grace."""
+        """Ends the waiting requests; running ones have the grace period."""
         service = self.service
         told = stopping()
         for one in list(service.running):

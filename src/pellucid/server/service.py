@@ -1,4 +1,4 @@
-"""What the endpoints share: the model, its names, the requests that run, the threads for text."""
+"""What the endpoints share: the models, their names, the running requests, the threads for text."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ QUIET = ("/health", "/metrics")  # not in the log, unless they fail
 
 
 class Running:
-    """A request for text, from its arrival to its end. feed: None until its generations were submitted; requests:
-    these."""
+    """A request, from its arrival to its end. feed: None until its generations are submitted; requests: these
+    generations."""
 
     def __init__(self, record: Record, stream: bool, n: int) -> None:
         self.record = record
@@ -46,7 +46,7 @@ class Running:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing was computed for it yet."""
+        """Whether nothing has been computed for it yet."""
         return not self.record.first and not any(one.stats.prefilled + one.stats.cached for one in self.requests)
 
     @property
@@ -63,8 +63,8 @@ class Running:
 
 
 class Service:
-    """The state of the server. sources: the models that are served, each loaded when it is first asked for; empty: one,
-    which is given at the start or to `loaded`."""
+    """The state of the server. sources: the models that are served, each loaded when it is first requested; empty: a
+    single model, which is given at the start or to `loaded`."""
 
     def __init__(self, settings: Settings, model: Model | None = None, sources: Sequence[Source] = ()) -> None:
         self.settings = settings
@@ -86,25 +86,25 @@ class Service:
         self._scoring = 0
         self._computing = 0  # requests that compute, or wait to
         self._turns: asyncio.Semaphore | None = None
-        self._works: set[Future[Any]] = set()  # of the threads
+        self._works: set[Future[Any]] = set()  # what the threads work on
         self._texts = ThreadPoolExecutor(settings.limits.text_threads, "pellucid text")
         self._scores = ThreadPoolExecutor(1, "pellucid score")
         if model is not None:
             self.loaded(model)
 
     def loaded(self, model: Model) -> None:
-        """Begins to serve the model that is the only one."""
+        """Begins to serve the only model."""
         self.models.begin(self.models.all[0], model)
         self._begun = True
 
     @staticmethod
     def prepare(model: Model) -> None:
-        """Builds what the first request with a schema would wait for, where schemas can be used."""
+        """Builds what the first request with a schema would wait for, if schemas can be used."""
         with suppress(Exception):  # llguidance, or a tokenizer, is missing
             model.core.need_tokenizer().grammars(model.core.engine.vocab)
 
     def ended(self, record: Record) -> None:
-        """Counts a request that was answered, and writes its line to the log."""
+        """Counts an answered request, and writes its line to the log."""
         record.end()
         self.metrics.ended(record)
         if not (record.path in QUIET or record.path.startswith("/ui/")) or record.status >= 400:
@@ -117,7 +117,7 @@ class Service:
 
     @property
     def at_work(self) -> bool:
-        """Whether a thread works, perhaps on what nobody waits for any more."""
+        """Whether a thread is working, perhaps on something that nobody waits for any more."""
         return bool(self._works)
 
     # ---- what may be asked ------------------------------------------------------------------------------------
@@ -127,15 +127,15 @@ class Service:
         return "stopping" if self.draining else "ok" if self._begun else "loading"
 
     def ready(self) -> None:
-        """Raises Failure (503) while the only model is loaded for the first time, and when the server stops."""
+        """Raises Failure (503) while the only model is loaded for the first time, and while the server stops."""
         if self.draining:
             raise stopping()
         if not self._begun:
             raise busy(503, "the model is being loaded", "loading", 5)
 
     def select(self, asked: str | None, record: Record | None = None) -> tuple[str, Hosted]:
-        """(the name under which a request's model answers, the model). record: is told. Raises Failure (404) for a name
-        that is unknown."""
+        """(the name under which a request's model answers, the model). record: gets the names. Raises Failure (404) for
+        an unknown name."""
         default = self.settings.default_model
         name = asked if asked is not None else default or self.models.all[0].name
         found = self.models.find(name)
@@ -146,18 +146,18 @@ class Service:
                 record.model, record.served = name, found.name
             return name, found
         known = ", ".join(self.models.names)
-        text = f"no model {one_line(name, 80)!r} here; there is {known}"
+        text = f"no model {one_line(name, 80)!r} here; there are: {known}"
         raise Failure(404, one_line(text), code="model_not_found", param="model")
 
     def template(self, model: Model) -> str | None:
-        """Of conversations: the operator's, else the model's own; None: it has none."""
+        """The chat template: the operator's, else the model's own; None: it has none."""
         tokenizer = model.tokenizer
         own = None if tokenizer is None else tokenizer.chat_template
         return own if self.settings.template is None else self.settings.template
 
     @staticmethod
     def priority(asked: int | None, key: Key) -> int:
-        """That of a request. Raises Failure (400) for one that its key may not ask for."""
+        """A request's priority. Raises Failure (400) for one that its key may not use."""
         if asked is None:
             return max(key.priority, 0)
         if asked < key.priority:
@@ -168,11 +168,11 @@ class Service:
     # ---- threads ----------------------------------------------------------------------------------------------
 
     async def text(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-        """Runs what tokenises or renders in one of the threads for text. undo: what is done with its result where
-        nobody waits for it any more. Raises Failure (429) where too many wait."""
+        """Runs work that tokenises or renders in one of the threads for text. undo: called with its result if nobody
+        waits for it any more. Raises Failure (429) if too many wait."""
         limits = self.settings.limits
         begin = sum(one.model.core.sequences for one in self.models.all if one.model is not None)
-        if self._waiting_texts >= limits.waiting + limits.text_threads + begin:  # as many come at once as may
+        if self._waiting_texts >= limits.waiting + limits.text_threads + begin:  # as many may arrive together
             raise busy(429, "too many requests wait to be tokenised", "queue_full", 1)
         self._waiting_texts += 1
         try:
@@ -181,13 +181,14 @@ class Service:
             self._waiting_texts -= 1
 
     async def write(self, work: Callable[[], T]) -> T:
-        """Runs what makes a large answer in one of these threads. It is never refused, as all was computed."""
+        """Runs work that makes a large answer in one of these threads. Never refused, as everything has been
+        computed."""
         return await self._in(self._texts, work, None)
 
     async def score(self, model: Model, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Runs what scores prompts. work: is given what tells whether to end, as nobody waits for it any more. Where
-        generations have the memory that it needs, it waits for them to end. Raises Failure (429) where too many
-        wait."""
+        """Runs work that scores prompts. work: called with a function that says whether to end, because nobody waits
+        for it any more. If generations hold the memory that it needs, it waits for them to end. Raises Failure (429) if
+        too many wait."""
         if self._scoring > self.settings.limits.waiting:
             raise busy(429, "too many requests wait to be scored", "queue_full", 5)
         end = time.monotonic() + self.settings.limits.waiting_seconds
@@ -219,7 +220,7 @@ class Service:
                 undo(done.result())
 
         waited = asyncio.wrap_future(running)
-        # Its exception is then no "never retrieved".
+        # So that asyncio does not report its exception as never retrieved.
         waited.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(waited)
@@ -232,7 +233,7 @@ class Service:
 
     @asynccontextmanager
     async def computing(self) -> AsyncIterator[None]:
-        """One of the few turns of requests that compute in a thread of their own. Raises Failure (429) where too many
+        """One of the few turns for requests that compute in a thread of their own. Raises Failure (429) if too many
         wait."""
         limits = self.settings.limits
         if self._turns is None or not self._computing:
@@ -248,8 +249,8 @@ class Service:
             self._computing -= 1
 
     def crowded(self, error: Exception, mine: Running) -> Exception:
-        """An error of a request; Failure (429) where it lacked memory that others had."""
+        """The error of a request, or Failure (429) if it lacked memory that others hold."""
         passes = isinstance(error, OutOfMemoryError) and not isinstance(error, NeverFits)
         if passes and (self._scoring or self.running - {mine}):
-            return busy(429, "other requests have the memory that this one needs", "queue_full", 5)
+            return busy(429, "other requests hold the memory that this one needs", "queue_full", 5)
         return error

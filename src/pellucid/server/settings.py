@@ -1,4 +1,4 @@
-"""What an operator can set, with the defaults."""
+"""What an operator can set, with its defaults."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Limits", "Settings"]
 
 @dataclass(frozen=True, slots=True)
 class Limits(RequestLimits):
-    """What one client, and all together, may ask for. Bytes, seconds, numbers."""
+    """Limits for one client and for all together: bytes, seconds, numbers."""
 
     body: int = 8_000_000
     header: int = 32_768
     connections: int = 512
     waiting: int = 64  # requests, and completions of one where it is more than n and prompts
-    waiting_tokens: int | None = None  # of prompts
+    waiting_tokens: int | None = None  # of the waiting prompts
     echoed: int = 2_000_000  # log probabilities of a request's prompts, with the likeliest tokens
-    waiting_seconds: float = 120.0  # that computing the waiting prompts takes, by the measured speed
-    computing: int = 2  # such requests that compute at once
+    waiting_seconds: float = 120.0  # that computing the waiting prompts takes, at the measured speed
+    computing: int = 2  # requests for embeddings and relevance that compute at the same time
     header_seconds: float = 10.0
     body_seconds: float = 60.0
-    stalled_seconds: float = 60.0  # of a client that takes nothing of what was sent to it
+    stalled_seconds: float = 60.0  # of a client that reads nothing of what was sent to it
     idle_seconds: float = 75.0  # of a connection between two requests; proxies keep theirs for 60
     request_seconds: float = 600.0
     load_seconds: float = 120.0  # that a request waits for its model to be loaded
@@ -44,16 +44,16 @@ class Limits(RequestLimits):
 
 @dataclass(frozen=True, slots=True)
 class Settings(Rules):
-    """names: of the model, the first one is its own; where several are served, `Source` has them. memory: bytes that
-    all models may take; None: what the machine has left. keep_alive: seconds after which one that nobody uses is
-    unloaded; None: never. default_model: the name that answers requests for names that are unknown. keys: empty:
-    everyone may. bound: host name or address that the server listens on, "" for a Unix socket. share_cache: all keys
-    share the prefix cache. speculate: the option of requests without it. template: of conversations, in Jinja, in place
-    of that of the only model. cache_dir: folder that keeps the prefix caches of models that are not loaded, in at most
+    """An operator's settings. names: of the model, its own first; if several are served, `Source` has them. memory:
+    bytes that all models may take; None: what the machine has left. keep_alive: seconds without use after which a model
+    is unloaded; None: never. default_model: the model that answers requests for unknown names. keys: API keys; empty:
+    none is needed. bound: host name or address that the server listens on, "" for a Unix socket. share_cache: all keys
+    share the prefix cache. speculate: the default of this option. template: chat template, in Jinja, in place of the
+    only model's own. cache_dir: folder that keeps the prefix caches of models that are not loaded, in at most
     cache_dir_bytes. hosts: further names that a Host header may have. origins: of pages that may call (CORS). strict:
-    fields that are not known are refused. grace: seconds that running requests have when the server is stopped.
-    responses: answers of /v1/responses that are kept, to go on from. ui: the app, and the look inside, are served;
-    look: the look inside alone."""
+    unknown fields are refused. grace: seconds that running requests have when the server is stopped. responses: answers
+    of /v1/responses that are kept, to be continued. ui: serves the app and the look inside; look: serves only the look
+    inside."""
 
     names: tuple[str, ...] = ("default",)
     memory: int | None = None

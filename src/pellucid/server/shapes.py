@@ -18,14 +18,14 @@ __all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "compact", "d
 
 SLICE = 64  # items of a list that are written at a time
 
-# Unicode's, at which clients cut what they receive into lines, as httpx does; JSON may hold them.
+# Unicode's line ends, at which some clients, such as httpx, split what they receive; JSON may contain them.
 _LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\u2029")
 compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def dumps(value: Any, apart: bool = False) -> bytes:
     """JSON in UTF-8, on one line for every reader. Lone surrogates, which a client may have sent in a name, are
-    escaped. apart: in parts, between which other threads run; else they wait until all is written."""
+    escaped. apart: encode it in parts, between which other threads can run; else they wait until all is encoded."""
     text = "".join(_parts(value, 0)) if apart else compact(value)
     data = text.encode("utf-8", "backslashreplace")
     for end, escaped in _LINE_ENDS:
@@ -34,7 +34,7 @@ def dumps(value: Any, apart: bool = False) -> bytes:
 
 
 def _parts(value: Any, depth: int) -> Iterator[str]:
-    """The JSON of an answer. What is many in one lies in lists: tokens, log probabilities, numbers of embeddings."""
+    """The JSON of an answer, in parts. Long lists are split: tokens, log probabilities, numbers of embeddings."""
     if isinstance(value, dict) and value and depth < 4:
         for at, (name, item) in enumerate(value.items()):
             yield f"{',' if at else '{'}{compact(name)}:"
@@ -64,8 +64,9 @@ def _is_flat(item: Any) -> bool:
 class Shape:
     """An answer in the form that a client expects: one object, or the bytes of a stream.
 
-    record: of the request. fingerprint: of the model as it runs. call: what was asked for. ``media``: content type of a
-    stream; ``silence``: what is sent where nothing came for a while; ``apart``: whether it is made in a thread.
+    record: of the request. fingerprint: of the model as it runs. call: the parsed request. ``media``: content type of a
+    stream; ``silence``: what is sent if there was nothing to send for a while; ``apart``: whether it is made in a
+    thread.
     """
 
     media = b"text/event-stream; charset=utf-8"
@@ -84,11 +85,11 @@ class Shape:
         raise NotImplementedError
 
     def begin(self, choices: int, echoed: Sequence[Part], prompt_tokens: int) -> bytes:
-        """The beginning of a stream. echoed: what stands before the text of each choice; empty: nothing."""
+        """The beginning of a stream. echoed: what precedes the text of each choice; empty: nothing."""
         return b""
 
     def more(self, index: int, part: Part) -> bytes:
-        """What came of a choice."""
+        """New text of a choice."""
         raise NotImplementedError
 
     def end(self, used: dict[str, Any]) -> bytes:

@@ -28,7 +28,7 @@ _HEADERS = {
 
 
 class Ui:
-    """Static files alone: what an app shows it asks for like any other client."""
+    """Static files only: the app requests what it shows like any other client."""
 
     async def index(self, request: Request) -> Response:
         return Response(static("index.html"), headers=_HEADERS, media_type="text/html; charset=utf-8")
