@@ -31,8 +31,8 @@ REFUSED = (
 
 @dataclass(slots=True)
 class Embed:
-    """A request that was read. arguments: texts and options of `Model.embed`, in its order. base64: the form of the
-    numbers. ignored: fields that had no effect."""
+    """A parsed request. arguments: texts and options of `Model.embed`, in its order. base64: whether the numbers are in
+    this form. ignored: fields that had no effect."""
 
     model: str | None
     arguments: tuple[Any, ...]
@@ -69,7 +69,7 @@ def _check_inputs(texts: list[Any], most: int) -> None:
 
 
 def embedded(in_base64: bool, rows: Any, model: str, tokens: int) -> dict[str, Any]:
-    """OpenAI's object. in_base64: numbers as little-endian float32 in that form."""
+    """OpenAI's object. in_base64: numbers as little-endian float32 in base64."""
     values = [base64.b64encode(row.astype("<f4").tobytes()).decode() if in_base64 else row.tolist() for row in rows]
     data = [{"object": "embedding", "index": i, "embedding": value} for i, value in enumerate(values)]
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
@@ -81,7 +81,7 @@ def take_model(fields: Fields) -> str | None:
 
 
 def rest(fields: Fields, rules: Rules) -> list[str]:
-    """The fields that are left, which have no effect. Raises WrongValue for those that would have one."""
+    """The remaining fields, which have no effect. Raises WrongValue for those that would have one."""
     for name in REFUSED:
         if name in fields.rest:
             raise refused(name, " is not supported", "unsupported_field")

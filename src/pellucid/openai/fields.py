@@ -76,7 +76,7 @@ MOST_LISTED = 256
 
 @dataclass(slots=True)
 class Call:
-    """A request that was read. prompts: of completions. options: of the library. logprobs: None: none are asked for.
+    """A parsed request. prompts: of completions. options: of the library. logprobs: None: none are wanted.
     names: the client's names of options, by ours; and of the field that is too long, by that error's code. ignored:
     fields that had no effect."""
 
@@ -87,17 +87,17 @@ class Call:
     priority: int | None = None
     logprobs: int | None = None
     echo: bool = False
-    token_ids: bool = False  # beside the text of a completion
-    salt: str = ""  # only requests with the same one find in the prefix cache what was computed
+    token_ids: bool = False  # whether a completion has them beside its text
+    salt: str = ""  # requests share the prefix cache only with requests that have the same salt
     messages: Any = None
-    plain: str | None = None  # in place of messages, where the model has no chat template
+    plain: str | None = None  # in place of messages, if the model has no chat template
     prompts: list[Any] = field(default_factory=list)
     listed: bool = False  # prompts are a list in the request, too
     options: dict[str, Any] = field(default_factory=dict)
     template: dict[str, Any] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)  # of the endpoint's own
+    extra: dict[str, Any] = field(default_factory=dict)  # for the endpoint's own use
 
     def name_places(self, messages: Sequence[str], schema: str = "") -> None:
         """Says where the client wrote what messages and tools were made of. messages: the place of each. schema: that
@@ -129,8 +129,8 @@ class Fields:
         return checks.flag(name, self.take(name, default))
 
     def refuse(self, names: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str] = INSTEAD) -> None:
-        """Takes fields that are not supported. names: with the values of each that change nothing. instead: what to
-        send in place of some. Raises Refused."""
+        """Takes fields that are not supported. names: each with the values that change nothing. instead: what to send
+        in place of some. Raises Refused."""
         for name, harmless in names.items():
             if name in self.rest and self.take(name) not in harmless:
                 better = f": expected {instead[name]} in its place" if name in instead else ""
@@ -138,7 +138,7 @@ class Fields:
 
 
 def unknown(name: str, given: Mapping[str, Any], *known: str) -> list[str]:
-    """What an object among the fields has that is not known."""
+    """The unknown keys of an object among the fields."""
     return [f"{name}.{key}" for key, value in given.items() if key not in known and value is not None]
 
 
@@ -182,7 +182,7 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
             raise WrongValue("prompt", f"[{i}] is empty: expected at least one token")
     if "logprobs" in fields.rest:
         value = fields.take("logprobs")
-        if value is not False:  # as absent; some clients send it to both endpoints
+        if value is not False:  # False is as absent; some clients send it to both endpoints
             call.logprobs = checks.integer("logprobs", value, 0, limits.top_logprobs)
     call.echo = fields.flag("echo")
     call.token_ids = fields.flag("return_token_ids")
@@ -195,7 +195,7 @@ def completion_call(body: dict[str, Any], settings: Rules) -> Call:
 
 
 def _common(fields: Fields) -> Call:
-    """What both endpoints have."""
+    """Reads the fields that both endpoints have."""
     limits = fields.limits
     model = fields.take("model")
     call = Call(None if model is None else checks.string("model", model))
@@ -233,7 +233,7 @@ def _common(fields: Fields) -> Call:
 
 
 def _aliases(fields: Fields, call: Call) -> None:
-    """Other programs' names for the same thing."""
+    """Reads other programs' names for the same fields."""
     for name, ours in ALIASES.items():
         if name in fields.rest:
             if ours in call.options:
@@ -262,7 +262,7 @@ def _max_tokens(fields: Fields, call: Call) -> None:
 
 def _seed_stop_bias(fields: Fields, options: dict[str, Any], limits: Limits) -> None:
     seed = fields.take("seed")
-    if seed is not None:  # OpenAI's are signed
+    if seed is not None:  # OpenAI's seeds are signed
         options["seed"] = checks.integer("seed", seed, -(2**63), MOST_SEED - 1) % MOST_SEED
     stop = fields.take("stop")
     if stop is not None:
@@ -274,7 +274,7 @@ def _seed_stop_bias(fields: Fields, options: dict[str, Any], limits: Limits) -> 
         for i, text in enumerate(texts):
             if len(checks.string("stop", text, at=f"[{i}]")) > limits.stop_characters:
                 raise WrongValue("stop", f"[{i}] has more than {limits.stop_characters} characters")
-        options["stop"] = [text for text in texts if text]  # "" is what some clients send for none
+        options["stop"] = [text for text in texts if text]  # some clients send "" for none
     bias = fields.take("logit_bias")
     if bias is not None:
         options["logit_bias"] = _logit_bias(bias, limits)
@@ -315,8 +315,8 @@ def _prediction(fields: Fields, options: dict[str, Any]) -> None:
 
 
 def message_of(message: Any) -> Any:
-    """A message as templates know it: without null values and OpenAI's own keys that say nothing. What an assistant
-    refused with is what it said; functions of OpenAI's older interface are tools."""
+    """A message as templates expect it: without null values and those keys of OpenAI's that say nothing. An assistant's
+    refusal becomes its content; functions of OpenAI's older interface become tools."""
     if not isinstance(message, dict):
         return message  # the library names its place
     made = {k: v for k, v in message.items() if v is not None or k in ("role", "content")}
@@ -387,7 +387,7 @@ def tool_fields(fields: Fields, call: Call) -> None:
 
 
 def _finish(fields: Fields, call: Call, settings: Rules) -> None:
-    """Refuses or names what is left."""
+    """Refuses the remaining fields, or notes them as ignored."""
     rest = fields.rest
     fields.refuse(REFUSED | (OF_COMPLETIONS if call.messages is None else OF_CHATS))
     if call.logprobs is not None:

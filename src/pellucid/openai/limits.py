@@ -1,4 +1,4 @@
-"""How much a request may ask for."""
+"""Limits on what a request may ask for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["UNBOUNDED", "Limits", "Rules"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Numbers of things in a request."""
+    """The most of each thing in a request."""
 
     waiting: int = 64  # completions, where it is more than n and prompts
     n: int = 8
@@ -25,11 +25,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """strict: fields that are not known are refused."""
+    """Rules for reading a request. strict: unknown fields are refused."""
 
     strict: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
-# Those of callers in this process, who harm nobody but themselves.
+# For callers in this process, who can harm only themselves.
 UNBOUNDED = Rules(limits=Limits(*([2**31 - 1] * len(fields(Limits)))))

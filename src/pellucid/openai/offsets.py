@@ -11,18 +11,18 @@ __all__ = ["Offsets"]
 
 
 class Offsets:
-    """Counts the characters of a choice's text, token by token. The tokens of one character all begin where it does. A
-    special token has none, unless the text spells it, as a prompt may."""
+    """Counts the characters of a choice's text, token by token. All tokens of one character begin where it does. A
+    special token has no characters, unless the text spells it, as a prompt may."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._at = 0
-        self._text, self._next = "", 0  # what came last, and how much of it is counted
-        self._early = 0  # characters that were counted before they came
+        self._text, self._next = "", 0  # the last text, and how much of it has been counted
+        self._early = 0  # characters that were counted before their text was made
 
     def add(self, text: str, ids: Sequence[int]) -> list[int]:
-        """Where each of these tokens begins. text: what came with them; it may come later, too."""
+        """Where each of these tokens begins. text: the text made with them; some of it may follow later."""
         known = min(self._early, len(text))
         self._early -= known
         self._text, self._next = self._text[self._next :] + text[known:], 0

@@ -1,4 +1,4 @@
-"""What came of a choice: one piece of a stream, several together, or a whole completion."""
+"""Parts of a choice: one piece of a stream, several together, or a whole completion."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pellucid.results import Completion, FinishReason, Piece, TokenLogprob, Tool
 
 __all__ = ["Part", "merged", "part_of"]
 
-KINDS = ("reasoning", "text", "tool_calls")  # of what a piece has
-SLICED = ("reasoning", "text", "ids", "logprobs", "calls")  # what a part has more and more of
+KINDS = ("reasoning", "text", "tool_calls")  # kinds of content in a piece
+SLICED = ("reasoning", "text", "ids", "logprobs", "calls")  # fields of a part that grow
 NOTHING = (0,) * len(SLICED)
 
 
 @dataclass(slots=True)
 class Part:
-    """What came of one choice: one piece, or several together."""
+    """A part of one choice: one piece, or several together."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -27,8 +27,8 @@ class Part:
     reasoning: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
     reasoning_tokens: int = 0
-    cuts: list[tuple[int, ...]] = field(default_factory=list)  # lengths of SLICED where a kind ends, another begins
-    _last: str = ""  # of KINDS, what came last
+    cuts: list[tuple[int, ...]] = field(default_factory=list)  # lengths of SLICED where the kind changes
+    _last: str = ""  # the last one of KINDS
     _said: tuple[int, ...] = NOTHING  # lengths of SLICED after it
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -36,7 +36,7 @@ class Part:
         return joined(self.calls)
 
     def deltas(self) -> list[ToolCallDelta]:
-        """What came of calls, joined for each."""
+        """The parts of calls, joined for each call."""
         found: list[ToolCallDelta] = []
         for one in self.calls:
             if found and one.index == found[-1].index:
@@ -53,9 +53,9 @@ class Part:
         return "", deltas
 
     def runs(self) -> list[Part]:
-        """This part in the order in which it came. A run is of one kind, or its tokens gave nothing: they spell a tag,
-        or begin what comes next. That of a piece which has several kinds has, in this order, more arguments of a call,
-        reasoning, text, calls that begin."""
+        """This part as runs, in the order in which they were made. A run is of one kind, or its tokens gave no content:
+        they spell a tag, or begin what follows. A piece of several kinds is one run, which has, in this order, more
+        arguments of a call, reasoning, text, calls that begin."""
         bounds = sorted({NOTHING, *self.cuts, self._said, self._lengths()})
         runs = []
         for first, end in zip(bounds, bounds[1:]):
@@ -68,7 +68,7 @@ class Part:
         return runs
 
     def add(self, piece: Piece) -> None:
-        """Its log probabilities have that of the token that ended the text, too."""
+        """Adds a piece, with the log probability of the token that ended the text, too."""
         kinds = [kind for kind in KINDS if getattr(piece, kind)]
         if kinds and kinds[0] != self._last:
             self.cuts += [self._said, self._lengths()]

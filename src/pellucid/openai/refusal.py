@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "t_max_predict_ms": (0, -1),
     "tfs_z": (1,),
     "top_a": (0,),
-    # What has another name here
+    # Fields that have another name here
     "format": ("",),
     "max_new_tokens": (),
     "max_output_tokens": (),
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "system": ("", []),
     "pellucid_edits": (),  # the server's own chats and completions take it
 }
-# The same, at one of the two endpoints.
+# The same, for chats only.
 OF_CHATS: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),  # the template writes them
     "echo": (False,),
@@ -110,7 +110,7 @@ INSTEAD: dict[str, str] = {
 WITHOUT_EFFECT = frozenset(
     "metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store user".split()
 )
-# What chats take, and interfaces that are translated into chats have by another name, or not at all.
+# Fields of chats that the interfaces translated into chats have by another name, or not at all.
 OF_OTHERS: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "documents": ([],),
@@ -131,21 +131,21 @@ OF_OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 class Refused(WrongValue):
-    """A field that would change the answer, and cannot be kept. ``code``: OpenAI's word for why, or None."""
+    """A field that would change the answer and is not supported. ``code``: OpenAI's code for the reason, or None."""
 
     code: str | None = None
 
 
 def refused(field: str, found: str, code: str | None = None) -> Refused:
-    """found: follows the field's name, as in "=3: expected at most 2"."""
+    """The error for a field. found: follows its name, as in "=3: expected at most 2"."""
     error = Refused(field, found)
     error.code = code
     return error
 
 
 def check_known(names: Sequence[str], rules: Rules, without_effect: Container[str] = ()) -> None:
-    """Raises Refused for fields that are not known, where such are refused. names: those that had no effect.
-    without_effect: those of them that the interface has."""
+    """Raises Refused for unknown fields if such are refused. names: fields that had no effect. without_effect: those of
+    them that the interface has."""
     unknown = [name for name in names if name not in without_effect]
     if unknown and rules.strict:
-        raise refused(unknown[0], ": a field that is not known", "unknown_field")
+        raise refused(unknown[0], ": unknown field", "unknown_field")

@@ -34,7 +34,7 @@ FINISH: dict[FinishReason, str] = {
     "context": "length",
     "cancelled": "length",
 }
-LEAST = -9999.0  # a log probability, where JSON has no infinity
+LEAST = -9999.0  # a log probability in place of -infinity, which JSON lacks
 
 
 def token_object(core: Core, id: int, piece: str, logprob: float) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def token_object(core: Core, id: int, piece: str, logprob: float) -> dict[str, A
 def usage(
     prompt: int, new: int, cached: int, reasoning: int = 0, drafted: int = 0, accepted: int = 0
 ) -> dict[str, Any]:
-    """drafted: guesses at new tokens that were verified; accepted: those that were right."""
+    """The object `usage`. drafted: guesses at new tokens that were verified; accepted: those that were right."""
     return {
         "prompt_tokens": prompt,
         "completion_tokens": new,
@@ -73,7 +73,7 @@ def call_object(call: ToolCall) -> dict[str, Any]:
 
 
 def call_delta(delta: ToolCallDelta) -> dict[str, Any]:
-    """What came of a call; its id and name in the first event alone."""
+    """A new part of a call; its id and name are only in the first event."""
     function: dict[str, Any] = {"arguments": delta.arguments}
     if delta.name is None:
         return {"index": delta.index, "function": function}
@@ -81,7 +81,7 @@ def call_delta(delta: ToolCallDelta) -> dict[str, Any]:
 
 
 def _reasoning(text: str) -> dict[str, Any]:
-    """Reasoning by both names that clients know it by."""
+    """Reasoning, by both names that clients know."""
     return {"reasoning_content": text, "reasoning": text}
 
 
@@ -94,12 +94,13 @@ def _object(arguments: str) -> dict[str, Any] | None:
 
 
 def is_whole(arguments: str) -> bool:
-    """Whether they are an object, and so those of a call that was not cut off."""
+    """Whether arguments are an object, as those of a call are that was not cut off."""
     return _object(arguments) is not None
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments of a call as an object. What is none, as where the answer was cut off, is kept as text."""
+    """The arguments of a call as an object; if they are not one, as when the answer was cut off, one that holds their
+    text."""
     found = _object(call.arguments)
     return {"INVALID_JSON": call.arguments} if found is None else found
 
@@ -107,8 +108,8 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
 class Objects:
     """The objects of one answer: a whole one, or those of a stream.
 
-    id: of the answer. model: as it is called. fingerprint: of the model as it runs. top: likeliest tokens that were
-    asked for; None: no log probabilities. token_ids: completions have those of their text.
+    id: of the answer. model: its name. fingerprint: of the model as it runs. top: the number of likeliest tokens that
+    are wanted; None: no log probabilities. token_ids: whether completions have those of their text.
     """
 
     whole = ""
@@ -155,7 +156,7 @@ class Objects:
         raise NotImplementedError
 
     def piece(self, index: int, part: Part) -> list[dict[str, Any]]:
-        """The choices of the events for what came, one event each."""
+        """The choices for a new part, each in an event of its own."""
         raise NotImplementedError
 
 
@@ -257,7 +258,7 @@ class CompletionObjects(Objects):
         return found
 
     def _spelled(self, id: int, piece: str) -> str:
-        """A token's text; OpenAI's form for bytes that are no whole character, so that each has a name of its own."""
+        """A token's text; OpenAI's form for bytes that are not a whole character, so that each has a unique name."""
         if "\ufffd" not in piece:
             return piece
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.core.piece(id, special=True))

@@ -23,7 +23,7 @@ FIELDS: dict[str, str] = {
 }
 NAMES_OF_FIELDS = frozenset({*FIELDS, "structured_outputs", "strict"})
 PARTS = {"json": "schema", "regex": "regex", "choice": "choice", "grammar": "grammar"}  # of structured_outputs
-# What has no effect here with these values: texts are compact, and there is one way to bind them.
+# Fields that have no effect here with these values: texts are compact, and there is one way to bind them.
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "backend": ("auto", "guidance"),
     "disable_additional_properties": (False,),
@@ -35,12 +35,12 @@ OBJECT = {"type": "object"}
 
 
 def take_structure(rest: dict[str, Any], options: dict[str, Any], names: dict[str, str]) -> None:
-    """Takes these fields out of a request, and adds what they say to the library's options. names: the client's names
-    of options. Raises WrongValue or WrongType."""
+    """Takes these fields out of a request, and adds them to the library's options. names: the client's names of
+    options. Raises WrongValue or WrongType."""
     found: list[tuple[str, str, Any]] = []  # (field, option, value)
     for field, option in FIELDS.items():
         value = rest.pop(field, None)
-        if value is not None and not (option == "grammar" and value == ""):  # which some clients send for none
+        if value is not None and not (option == "grammar" and value == ""):  # some clients send "" for none
             found.append((field, option, value))
     found += _structured_outputs(rest.pop("structured_outputs", None))
     if "strict" in rest:
