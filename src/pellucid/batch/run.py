@@ -1,4 +1,4 @@
-"""The rows of a file through a model, into another file."""
+"""Runs the rows of a file through a model, and writes their results to another file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ __all__ = ["Counts", "run"]
 
 @dataclass(slots=True)
 class Counts:
-    """rows: that were read; before: of them, done by an earlier run; done: by this one; errors: of these, lines that
-    say what was wrong; tokens: new, or scored, or embedded texts."""
+    """Counts of a run. rows: those that were read; before: those of them that an earlier run did; done: those that this
+    one did; errors: those of these that failed, whose lines give an error; tokens: new tokens, or scored or embedded
+    texts."""
 
     rows: int = 0
     before: int = 0
@@ -33,7 +34,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Work:
-    """A row whose choices run. found: what came of each; failed: one of them did, and the row's line is written."""
+    """A row whose choices run. found: the result of each; failed: one of them did, and the row's line is written."""
 
     row: Row
     call: Call | None
@@ -85,13 +86,13 @@ def run(
     options: Mapping[str, Any] | None = None,
     progress: Callable[[Counts], None] | None = None,
 ) -> Counts:
-    """Does what is not in `target` yet. task: one of `tasks.TASKS`. options: of the library, of all rows. Raises
-    PellucidError: of a file, or with keep_errors=False of a row, which it names, or where the model cannot do the task;
-    OutOfMemoryError; ValueError for `pooling`."""
+    """Runs the rows that are not in `target` yet. task: one of `tasks.TASKS`. options: the library's, for all rows.
+    Raises PellucidError: for a file, or with keep_errors=False for a row, which it names, or if the model cannot do the
+    task; OutOfMemoryError; ValueError for `pooling`."""
     one = _Run(target, keep_errors, progress)
     given = options or {}
-    # First what is wrong with the model or the options, which no row can change.
-    _ = model.tokenizer  # raises where it cannot be used
+    # First the errors of the model or the options, which do not depend on rows.
+    _ = model.tokenizer  # raises if it cannot be used
     if task in ("generate", "chat"):
         check_options(model.core, given)
         _generate(model, one, rows, tasks.Generation(model, task, seed), at_once, given)
@@ -146,7 +147,7 @@ def _in_parts(
     several: Callable[[list[Any]], Iterable[Any]],
     line: Callable[[Row, Any], dict[str, Any]],
 ) -> None:
-    """So many texts at a time; where they fail together, each of them alone."""
+    """Runs `at_once` texts at a time; if they fail together, each of them alone."""
     todo = one.todo(rows)
     while part := list(islice(todo, at_once)):
         texts: list[tuple[Row, Any]] = []
@@ -165,7 +166,7 @@ def _in_parts(
                     (result,) = several([text])
                 except Exception as error:
                     one.wrong(row, error)
-                else:  # outside, since an error of OUT is not the row's
+                else:  # outside the `try`, since an error of OUT is not the row's
                     one.write(line(row, result), 1)
             continue
         for (row, _), result in zip(texts, found, strict=True):

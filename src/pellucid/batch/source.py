@@ -1,4 +1,4 @@
-"""Rows: lines of JSON, or those of a Parquet file."""
+"""Reads rows: lines of JSON, or rows of a Parquet file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NAMES = ("custom_id", "id")
 
 
 class UnfitTable(PellucidError):
-    """Columns of a table from which it is not clear what is to be done."""
+    """The columns of a table do not say what is to be done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """id: as the file has it, or the row's number, from 1 on, where it has none. name: of the id in the file. place:
-    where it stands, for errors. fields: the others; table: they are columns of a table, some of which may be for other
+    """A row. id: as in the file, or the row's number, from 1 on, if it has none. name: of the id in the file. place: of
+    the row, for errors. fields: the others; table: they are columns of a table, some of which may be for other
     programs."""
 
     id: str | int
@@ -38,11 +38,11 @@ class Row:
 
     @property
     def is_call(self) -> bool:
-        """It is a line of OpenAI's batch files."""
+        """Whether it is a line of OpenAI's batch files."""
         return self.fields.get("body") is not None
 
     def one_of(self, *keys: str) -> str:
-        """Which of the keys it has. Raises WrongValue where it is not one; UnfitTable where that is due to columns."""
+        """Which of the keys it has. Raises WrongValue if it is not exactly one; UnfitTable if the columns are why."""
         found = [key for key in keys if self.fields.get(key) is not None]
         if len(found) == 1:
             return found[0]
@@ -65,7 +65,7 @@ class Shard:
 
 
 def key_of(id: str | int) -> bytes:
-    """What stands for an id in memory: 16 bytes. 7 and "7" are the same id."""
+    """The 16 bytes that represent an id in memory. 7 and "7" are the same id."""
     return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -74,9 +74,9 @@ def is_table(path: str) -> bool:
 
 
 def read(path: str, shard: Shard, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """The rows of a file that belong to the shard; "-": lines of JSON from standard input. columns: of a table, which
-    to read beside the id; None: all. Raises PellucidError naming the place of a row that is none, or whose id another
-    one has, or a column that is not there."""
+    """The rows of a file that belong to the shard; "-": lines of JSON from standard input. columns: which columns of a
+    table to read besides the id; None: all. Raises PellucidError naming the place of a row that is invalid or has the
+    id of another, or a column that is missing."""
     table = is_table(path)
     rows = _parquet(path, columns) if table else _lines(path)
     seen: set[bytes] = set()
@@ -146,7 +146,7 @@ def _parquet(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, 
                 for row in group.to_pylist():
                     number += 1
                     yield f"{shown_path}, row {number}", row
-    except OSError as error:  # pyarrow's own have no number
+    except OSError as error:  # pyarrow's own errors have no number
         why = os.strerror(error.errno).lower() if error.errno else one_line(str(error), 120)
         raise PellucidError(f"{shown_path}: {why}") from None
     except (ArrowException, ValueError, OverflowError, KeyError) as error:  # dates, zones beyond Python's

@@ -1,4 +1,4 @@
-"""What was made of rows: a file to which lines are only ever added."""
+"""The results of rows: a file to which lines are only ever added."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pellucid.weights.store import has_no_locks, try_lock
 __all__ = ["Target"]
 
 LINES, SECONDS = 64, 1.0  # between two syncs
-BEGIN = tuple(f'{{"{name}":'.encode() for name in NAMES)  # of every line that this writes
+BEGIN = tuple(f'{{"{name}":'.encode() for name in NAMES)  # how every line that is written here begins
 
 
 class Target:
-    """A file of lines of JSON with an id each. done: keys of the ids that are there. locked: whether it is; the file
-    system may have no locks.
+    """A file of lines of JSON, each with an id. done: keys of the ids in it. locked: whether it is; the file system may
+    have no locks.
 
-    Opening it locks it and cuts off a last line that is not whole. A line is written at once: a process that is killed
-    leaves whole lines and, at most, a part of one. Lines are synced by and by: a machine that loses its power may lose
-    the last ones, which are then made again. A context manager. Raises PellucidError: the file is another process's, or
-    not one that this wrote, or cannot be written.
+    Opening it locks it and cuts off an incomplete last line. A line is written immediately: a process that is killed
+    leaves whole lines and at most a part of one. Lines are synced now and then: if the machine loses power, the last
+    ones may be lost, and are then made again. A context manager. Raises PellucidError if another process is writing the
+    file, if it was not written by this command, or if it cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -80,9 +80,9 @@ class Target:
             self.locked = False
 
     def _read(self) -> tuple[set[bytes], int, bool]:
-        """The ids that are there, the bytes up to the last whole line's end, and whether a line break ends it.
+        """The ids in the file, the bytes up to the end of the last whole line, and whether a line break ends it.
 
-        What follows that line is cut off, so it must be nothing but NULs and line breaks, as where the file had grown
+        What follows that line is cut off, so it must be nothing but NULs and line breaks, as in a file that had grown
         and was never written, or the beginning of a line of this command's."""
         done: set[bytes] = set()
         at = size = 0
@@ -108,7 +108,7 @@ class Target:
         return done, size, ended
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds a line. Where that fails the file has what it had before."""
+        """Adds a line. If that fails, the file is as it was before."""
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         try:
             self._put(text.encode("utf-8", "backslashreplace") + b"\n")
@@ -125,7 +125,7 @@ class Target:
         self._size += len(data)
 
     def flush(self) -> None:
-        """Returns when what was written is on the disk. Where that fails the file has what was there before."""
+        """Returns when what was written is on the disk. If that fails, the file is as it was after the last flush."""
         if self._size == self._synced:
             return
         try:

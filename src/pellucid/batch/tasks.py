@@ -1,5 +1,5 @@
-"""What is done with a row, and the line that says what came of it. A line depends on its row, the model and the options
-alone: not on the time, the machine or the rows beside it."""
+"""What is done with a row, and the line with its result. A line depends only on its row, the model and the options: not
+on the time, the machine or other rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST = 2**31 - 1
 
 
 class Generation:
-    """The tasks "generate" and "chat". seed: of the run, from which each row has its own; None: they have none."""
+    """The tasks "generate" and "chat". seed: of the run, from which each row's is derived; None: rows have none."""
 
     def __init__(self, model: Model, task: str, seed: int | None) -> None:
         self._model, self._chats, self._seed = model, task == "chat", seed
@@ -39,7 +39,7 @@ class Generation:
         self._fingerprint = ""
 
     def work(self, row: Row) -> tuple[list[dict[str, Any]], Call | None]:
-        """Items for `Model.map`: one for each of a row's choices. Raises what is wrong with the row."""
+        """Items for `Model.map`: one for each of a row's choices. Raises the errors of the row."""
         way = row.one_of(*PROMPTS, "body")
         return self._request(row) if way == "body" else self._plain(row, way)
 
@@ -74,7 +74,7 @@ class Generation:
             raise WrongValue("echo", ": not supported here; the task score gives a prompt's log probabilities")
         name, content = ("messages", call.messages) if URLS[url] else ("prompt", call.prompts[0])
         if call.options["max_tokens"] is None and body.get("n_predict") is None:
-            del call.options["max_tokens"]  # that of the command
+            del call.options["max_tokens"]  # the command's applies
         seed = call.options.pop("seed", None)
         if seed is None:
             seed = self._own_seed(row)
@@ -108,7 +108,7 @@ class Generation:
         return line
 
     def _answer(self, row: Row, call: Call, found: list[Completion]) -> dict[str, Any]:
-        """As OpenAI's batch files have it. `created` is 0, for a line does not depend on the time."""
+        """The answer as in OpenAI's batch files. `created` is 0, since a line must not depend on the time."""
         shape = self._shape(row, call)
         parts = [part_of(done) for done in found]
         new = sum(len(done.ids) for done in found)
@@ -126,7 +126,7 @@ class Generation:
 
 
 def _id_of(key: Any) -> Any:
-    """A token's id of a text of digits; what is none stays, to be named."""
+    """A token id from a text of digits; any other key is returned as it is, for the error."""
     return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 11 else key
 
 
@@ -139,8 +139,8 @@ def text_of(row: Row) -> str | list[int]:
 
 
 def _check_text(key: str, value: Any) -> None:
-    """Raises where it is neither a text nor a list of integers; prompt_ids may not be a text. Which token ids there are
-    is for the model to say."""
+    """Raises if it is neither a text nor a list of integers; prompt_ids may not be a text. The model checks which token
+    ids there are."""
     if key != "prompt_ids" and isinstance(value, str):
         return
     if not isinstance(value, list):
@@ -168,8 +168,8 @@ def embed_line(row: Row, embedding: Any) -> dict[str, Any]:
 
 
 def error_line(row: Row, call: bool, error: Exception, names: Mapping[str, str]) -> dict[str, Any]:
-    """The line of a row that failed. call: it is one of OpenAI's batch files. names: the row's names of options, by
-    ours."""
+    """The line of a row that failed. call: whether the row is one of OpenAI's batch files. names: the row's names of
+    options, by Pellucid's."""
     told = failure(error, str(row.id), dict(names))
     if call:
         body = {"error": {"message": told.message, "type": "invalid_request_error", "param": told.param}}
