@@ -1,2 +1,2 @@
-"""Pellucid in the terms of other packages, one module for each, which needs the extra of its name. Nothing else of the
+"""Adapters of Pellucid for other packages: one module for each, which needs the extra of its name. Nothing else in the
 library imports them."""

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's objects, from requests in OpenAI's fields, without a server."""
+"""Answers as OpenAI's objects to requests in OpenAI's fields, without a server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Answer:
             self.request.cancel()
 
     async def awhole(self) -> dict[str, Any]:
-        """The same in an event loop. A task that is cancelled ends the generation."""
+        """The same in an event loop. Cancelling the task ends the generation."""
         try:
             return self._whole(await self.request)
         finally:
@@ -58,7 +58,7 @@ class Answer:
     # ---- in pieces ----------------------------------------------------------------------------------------------
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events, as they come. Closing the iterator ends the generation."""
+        """The events as they are made. Closing the iterator ends the generation."""
         try:
             yield from self._begin()
             for piece in self.request:
@@ -97,6 +97,6 @@ class Answer:
     def used(self) -> dict[str, Any]:
         """The numbers of tokens so far."""
         request, stats = self.request, self.request.stats
-        # Of n completions all but the first find the prompt computed; that is no find of the request.
+        # Of n completions, all but the first find the prompt computed; that does not count as cached.
         cached = max(stats.cached - (self._call.n - 1) * (request.prompt_tokens - 1), 0)
         return usage(request.prompt_tokens, self._new, cached, self._reasoning, stats.drafted, stats.accepted)

@@ -1,6 +1,6 @@
-"""Models of LangChain that run in this process: `ChatPellucid`, `PellucidLLM` and `PellucidEmbeddings`.
+"""LangChain models that run in this process: `ChatPellucid`, `PellucidLLM` and `PellucidEmbeddings`.
 
-Needs the extra `langchain`. Calls of several threads, and the prompts of a `batch`, share the passes of the model.
+Needs the extra `langchain`. Calls from several threads, and the prompts of a `batch`, share the model's passes.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ class _Source(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: str | Model = "smollm2-135m"
-    """A path, a name of the catalogue, or a model that is loaded."""
+    """A path, a name from the catalogue, or a loaded model."""
     load: dict[str, Any] = Field(default_factory=dict)
     """Options of `Model.load`, such as `threads` and `context`."""
 
     @property
     def pellucid(self) -> Model:
-        """The model. It is loaded at first use, and shared by all that have the same `model` and `load`."""
+        """The model. It is loaded on first use, and shared by all objects with the same `model` and `load`."""
         source = (self.model, self.load)
-        held = self.__dict__.get("_held")  # beside the fields, so that it is not compared or shown with them
-        if held is None or held[0] != source:  # also in a copy, which has what its original held
+        held = self.__dict__.get("_held")  # not a field, so that it is not compared or shown
+        if held is None or held[0] != source:  # a copy may hold its original's model
             held = self.__dict__["_held"] = ((self.model, dict(self.load)), loaded(*source))
         found: Model = held[1]
         return found
@@ -84,7 +84,7 @@ class _Settings(_Source):
     stop: list[str] | None = None
     seed: int | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Other options of generation, by the library's names. They may also be given beside the fields."""
+    """Other options of generation, by the library's names. They may also be given as arguments."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,11 +101,11 @@ class _Settings(_Source):
         return {**kept, "model_kwargs": {**(kept.get("model_kwargs") or {}), **others}} if others else given
 
     def _model(self, more: Mapping[str, Any]) -> Model:
-        """A call may name another model."""
+        """The model of a call, which may name another one."""
         return loaded(more["model"], self.load) if more.get("model") else self.pellucid
 
     async def _amodel(self, more: Mapping[str, Any]) -> Model:
-        """The same without holding up the event loop while it is loaded."""
+        """The same, without blocking the event loop while the model is loaded."""
         return await run_in_executor(None, self._model, more)
 
     def _called(self, more: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ class _Settings(_Source):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What an answer depends on: LangChain's caches go by it."""
+        """What an answer depends on, for LangChain's caches."""
         load = self.load
         if isinstance(self.model, Model):
             info = self.model.info()
@@ -134,7 +134,7 @@ class _Settings(_Source):
         return {"model_name": self._called({}), "load": load, **self._options(None, {})}
 
     def get_token_ids(self, text: str) -> list[int]:
-        """By the model's tokenizer, without the tokens that a prompt begins or ends with."""
+        """Counts by the model's tokenizer, without the tokens that a prompt begins or ends with."""
         return self.pellucid.tokenize(text, add_special=False)
 
 
@@ -265,7 +265,7 @@ class ChatPellucid(_Settings, BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _chunk(self, model: Model, piece: Piece, name: str, called: bool) -> ChatGenerationChunk:
-        """called: whether a tool is called in this piece or one before."""
+        """called: whether a tool is called in this piece or an earlier one."""
         calls = [
             ToolCallChunk(name=one.name, args=one.arguments, id=one.id, index=one.index) for one in piece.tool_calls
         ]
@@ -291,8 +291,8 @@ class ChatPellucid(_Settings, BaseChatModel):
         strict: bool = True,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """tool_choice: "auto", "none", "required" (or "any", True), or the name of a tool. strict: a call has no
-        arguments but those that the tool declares, and a schema that cannot be kept in full is an error."""
+        """tool_choice: "auto", "none", "required" (or "any", True), or the name of a tool. strict: a call has only
+        arguments that the tool declares, and a schema that cannot be fully enforced is an error."""
         converted = [_tool(tool, strict) for tool in tools]
         choice: Any = tool_choice
         if tool_choice in ("any", True):
@@ -347,9 +347,9 @@ class PellucidLLM(_Settings, LLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        """The prompts of a list run in the same passes, where LangChain would call `_call` for one after the other."""
+        """Runs the prompts of a list in the same passes; LangChain would call `_call` for one after the other."""
         model, options = self._model(kwargs), self._options(stop, kwargs)
-        if len(prompts) == 1:  # an error is that of the prompt itself, in no list
+        if len(prompts) == 1:  # an error then names the prompt itself, not its place in a list
             return _texts(model, [model.generate(prompts[0], **options)])
         return _texts(model, model.generate(prompts, **options))
 
@@ -418,8 +418,8 @@ class PellucidLLM(_Settings, LLM):
 class PellucidEmbeddings(_Source, Embeddings):
     """Embeddings of texts.
 
-    `query`, `document`: the model's prompt, by its name, or a text that is put before each. `pooling`: the hidden
-    state that makes an embedding, where the model's files do not say.
+    `query`, `document`: the name of one of the model's prompts, or a text that is put before each. `pooling`: the
+    hidden state that becomes the embedding, if the model's files do not say.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -441,14 +441,14 @@ class PellucidEmbeddings(_Source, Embeddings):
         return [[float(x) for x in row] for row in found]
 
 
-# Which programs give to any model, and which mean nothing to one in the process.
+# Arguments that programs give to any model, and that mean nothing to one in this process.
 _OF_SERVERS = frozenset({"api_key", "base_url", "max_retries", "stream_usage", "streaming", "timeout"})
 _NOT_OURS = frozenset({"model", "ls_structured_output_format", "stream", "stream_usage"})
 
 
 def _tool(given: Any, strict: bool) -> dict[str, Any]:
-    """A tool in OpenAI's form, with the required arguments that it declares. LangChain's own `strict` would require
-    all, and allow no keys in a dict."""
+    """A tool in OpenAI's form, which requires the arguments that it declares as required. LangChain's own `strict`
+    would require all, and allow no keys in a dict."""
     made = convert_to_openai_tool(given)
     function = made.get("function")
     if not strict or not isinstance(function, dict) or function.get("strict") is False:
@@ -462,7 +462,7 @@ def _texts(model: Model, done: list[Completion]) -> LLMResult:
 
 
 def _logprobs(model: Model, of: Completion | Piece) -> dict[str, Any]:
-    """Log probabilities in OpenAI's form, where there are any. LangChain joins the lists of a stream's chunks."""
+    """Log probabilities in OpenAI's form, if there are any. LangChain joins the lists of a stream's chunks."""
     if not of.logprobs:
         return {}
     core = model.core

@@ -1,6 +1,6 @@
 """A provider for litellm, and so for DSPy and others that call it: models that run in this process.
 
-Needs the extra `litellm`. `register` makes the names "pellucid/MODEL" known; MODEL is a path, or a name of the
+Needs the extra `litellm`. `register` makes the names "pellucid/MODEL" known; MODEL is a path, or a name from the
 catalogue.
 """
 
@@ -41,7 +41,7 @@ from pellucid.weights import catalog
 __all__ = ["PellucidLLM", "register"]
 
 PROVIDER = "pellucid"
-# What litellm hands on beside the fields of a request.
+# What litellm passes on besides the fields of a request.
 NOT_OURS = frozenset({"stream", "stream_options", "max_retries", "extra_body", "template"})
 
 
@@ -49,15 +49,15 @@ def register(provider: str = PROVIDER, *, names: Iterable[str] = (), **settings:
     """Makes litellm know the models "PROVIDER/MODEL" -> the handler. settings: of `PellucidLLM`. A handler that was
     registered with that name is replaced.
 
-    Programs such as DSPy ask litellm, before their first call, whether a model takes a schema, and send none where the
-    name is unknown: so the catalogue's models, those of `models` and `names`, such as paths, are entered in its list.
+    Programs such as DSPy ask litellm, before their first call, whether a model accepts a schema, and send none if the
+    name is unknown. So the catalogue's models, those of `models`, and `names`, such as paths, are added to its list.
     """
     if isinstance(names, str):
         raise WrongType("names", f"={shown(names)}: expected several texts, not one")
     handler = PellucidLLM(**settings)
     others = [one for one in litellm.custom_provider_map if one["provider"] != provider]
     litellm.custom_provider_map = [*others, {"provider": provider, "custom_handler": handler}]
-    litellm.utils.custom_llm_setup()  # or a provider is known from its first completion only
+    litellm.utils.custom_llm_setup()  # else a provider is known only after its first completion
     known = {"litellm_provider": provider, "mode": "chat", "supports_response_schema": True}
     every = {*(entry.name for entry in catalog.entries()), *settings.get("models", ()), *names}
     litellm.register_model({f"{provider}/{name}": dict(known) for name in sorted(every)})
@@ -68,7 +68,7 @@ class PellucidLLM(CustomLLM):
     """litellm's handler: `completion`, `acompletion`, `embedding` and `aembedding`, whole and streamed.
 
     load: options of `Model.load`, such as `threads` and `context`. template: a chat template, in Jinja, for models
-    without one; a call's own `template` wins. models: loaded models, by the name that a call has after "pellucid/".
+    without one; a call's own `template` overrides it. models: loaded models, by their names after "pellucid/".
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class PellucidLLM(CustomLLM):
         self._load = dict(load or {})
         self._template = template
         self._models = dict(models or {})
-        self._held: dict[str, Model] = {}  # calls come one by one; a model stays loaded between them
+        self._held: dict[str, Model] = {}  # a model stays loaded between calls
 
     def model(self, name: str) -> Model:
-        """The model of a name, loaded at its first use. Raises what `Model.load` raises."""
+        """The model of a name, loaded on first use. Raises what `Model.load` raises."""
         if name in self._models:
             return self._models[name]
         self._held[name] = found = loaded(name, self._load)
@@ -155,7 +155,7 @@ class PellucidLLM(CustomLLM):
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:
-    """What loads a model, or computes, does not hold up the event loop."""
+    """Runs work that loads a model, or computes, without blocking the event loop."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
@@ -168,7 +168,7 @@ def _filled(response: Any, answer: dict[str, Any]) -> ModelResponse:
 
 
 def _chunks(event: dict[str, Any], answer: Answer) -> Iterator[GenericStreamingChunk]:
-    """An event in litellm's form, which has one call of a tool at a time."""
+    """An event in litellm's form, which has one tool call at a time."""
     for choice in event["choices"]:
         delta, reason = choice["delta"], choice["finish_reason"]
         if "role" in delta:  # the opening, which litellm writes itself
@@ -189,7 +189,7 @@ def _chunks(event: dict[str, Any], answer: Answer) -> Iterator[GenericStreamingC
 
 @contextmanager
 def _told(model: str) -> Iterator[None]:
-    """Errors as litellm's callers know them; others reach them as litellm wraps them."""
+    """Raises errors as litellm's callers expect them; litellm wraps others itself."""
     given = {"model": model, "llm_provider": PROVIDER}
     try:
         yield

@@ -1,7 +1,7 @@
 """A plugin for the command `llm` and its library: models "pellucid/NAME" that run in this process.
 
-It is found once both packages are installed. `llm pellucid add ALIAS MODEL` adds a file, folder or name. What Pellucid
-raises is raised as an `llm.ModelError`.
+`llm` finds it once both packages are installed. `llm pellucid add ALIAS MODEL` adds a file, folder or name. Pellucid's
+errors are raised as `llm.ModelError`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ _held: dict[str, Model] = {}  # a conversation's model stays loaded
 
 
 class _Error(llm.ModelError, click.ClickException):
-    """Of the two, one is what the library's users expect; the other is a line, and no traceback, in every command."""
+    """An error of both classes: the library's users expect the one, and the other is printed as one line, without a
+    traceback, by every command."""
 
 
 @contextmanager
 def _as_lines() -> Iterator[None]:
-    """Raises what Pellucid raises as an error of `llm`."""
+    """Raises Pellucid's errors as an error of `llm`."""
     from pellucid.errors import ArgumentError, PellucidError
 
     try:
@@ -55,7 +56,7 @@ class Source:
         self.pooling = pooling
 
     def open(self) -> Model:
-        """The model, loaded at its first use. Raises what `Model.load` raises."""
+        """The model, loaded on first use. Raises what `Model.load` raises."""
         from pellucid.adapters.shared import loaded
 
         found = loaded(self._model, {})
@@ -113,7 +114,7 @@ def register_commands(cli: Any) -> None:
 
 
 def _check(model: str) -> None:
-    """Raises ClickException for what is no model. Nothing is downloaded."""
+    """Raises ClickException for what is not a model. Nothing is downloaded."""
     from pellucid import weights
     from pellucid.errors import PellucidError
 
@@ -130,7 +131,7 @@ def _file() -> Path:
 
 
 def _added() -> dict[str, Any]:
-    """What `add` wrote. Raises ClickException where the file is damaged."""
+    """The models that `add` wrote. Raises ClickException if the file is damaged."""
     try:
         found = json.loads(_file().read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,7 +158,7 @@ def _damaged(why: str) -> click.ClickException:
 
 
 def _keep(added: dict[str, Any]) -> None:
-    """Replaces the file once the new one is whole. Raises ClickException."""
+    """Replaces the file once the new one is complete. Raises ClickException."""
     from pellucid.errors import ModelFileError
     from pellucid.weights.writer import whole_file
 
@@ -171,8 +172,8 @@ def _keep(added: dict[str, Any]) -> None:
 
 
 def _sources() -> list[Source]:
-    """The catalogue's models, those that were pulled, those that were added. Where the file of the latter is damaged, a
-    warning says so, and they are left out: an error would end every command of `llm`, also those for other models."""
+    """The catalogue's models, those that were pulled, those that were added. If the file of the latter is damaged, a
+    warning says so, and they are left out: an error would end every command of `llm`, even those for other models."""
     from pellucid.errors import FetchError
     from pellucid.weights import catalog, inventory
 
@@ -236,7 +237,7 @@ class _Chat:
         messages = _messages(prompt.messages)
         tokenizer = model.tokenizer
         if template is None and not prompt.tools and tokenizer is not None and tokenizer.chat_template is None:
-            # A model that does not chat goes on with the text.
+            # A model that does not chat continues the text.
             text = "\n".join(message["content"] for message in messages)
             return Answer(model, completion_call({**body, "prompt": text}, UNBOUNDED), self.model_id)
         check_template(model, template, "llm pellucid add ALIAS MODEL --template FILE")
@@ -247,7 +248,7 @@ class _Chat:
 
 
 def _events(event: dict[str, Any], calls: dict[int, dict[str, str]]) -> Iterator[str | StreamEvent]:
-    """An event in `llm`'s form. calls: collects the calls of tools."""
+    """An event in `llm`'s form. calls: collects the tool calls."""
     for choice in event["choices"]:
         delta = choice.get("delta", {"content": choice.get("text")})
         if delta.get("reasoning_content"):
@@ -334,7 +335,7 @@ def _messages(given: Iterable[Any]) -> list[dict[str, Any]]:
             elif isinstance(part, TextPart):
                 texts.append(part.text)
             else:
-                raise _Error(f"{type(part).__name__}: this model reads text alone")
+                raise _Error(f"{type(part).__name__}: this model reads only text")
         if texts or reasoning or calls:
             one: dict[str, Any] = {"role": message.role, "content": "".join(texts)}
             if reasoning:

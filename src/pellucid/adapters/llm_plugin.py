@@ -1,6 +1,6 @@
-"""What `llm` loads: the plugin, or nothing where `llm` is older than the plugin needs.
+"""The module that `llm` loads: it has the plugin, or nothing if `llm` is older than the plugin needs.
 
-The older ones pass on what a plugin raises, so that every command of theirs would end with it.
+Older versions pass on what a plugin raises, so that each of their commands would end with it.
 """
 
 from __future__ import annotations

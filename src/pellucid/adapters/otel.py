@@ -1,6 +1,6 @@
 """Spans and metrics of generations, embeddings and scores for OpenTelemetry: `instrument`.
 
-Needs the extra `otel`. Without a call of `instrument` nothing is measured.
+Needs the extra `otel`. Nothing is measured unless `instrument` is called.
 """
 
 from __future__ import annotations
@@ -52,16 +52,15 @@ _lock = threading.Lock()
 
 
 def instrument(tracer_provider: Any = None, meter_provider: Any = None, capture_content: bool = False) -> None:
-    """From now on, each generation of this process, and each call for embeddings or scores, gives a span and adds to
-    metrics.
+    """Makes each generation of this process, and each call for embeddings or scores, give a span and add to metrics.
 
     tracer_provider, meter_provider: default: those that the program has set globally.
-    capture_content: put the prompt, as the model reads it, and the new text on the span. They are what users wrote.
+    capture_content: put the prompt, as the model reads it, and the new text on the span. They may be private.
 
-    The span ``chat MODEL`` or ``text_completion MODEL`` is a child of the span in which the generation was asked for,
-    and has the children ``prefill`` and ``decode``. One of `n` completions, or of several prompts, has its own span.
+    The span ``chat MODEL`` or ``text_completion MODEL`` is a child of the span in which the generation was requested,
+    and has the children ``prefill`` and ``decode``. Each of `n` completions, or of several prompts, has its own span.
     A call for embeddings or scores has one, ``embeddings MODEL`` or ``score MODEL``, however many texts it has.
-    Raises PellucidError where this was called already: see `uninstrument`.
+    Raises PellucidError if it has already been called: see `uninstrument`.
     """
     made = _Instruments(
         trace.get_tracer("pellucid", tracer_provider=tracer_provider),
@@ -75,7 +74,7 @@ def instrument(tracer_provider: Any = None, meter_provider: Any = None, capture_
 
 
 def uninstrument() -> None:
-    """Ends what `instrument` began. Generations that run are still told of. May be called again."""
+    """Ends what `instrument` began. Running generations are still reported. May be called again."""
     with _lock:
         begun, observers.begun, observers.called = observers.begun, None, None
     made = getattr(begun, "__self__", None)
@@ -102,7 +101,7 @@ class _Instruments:
 
     @contextmanager
     def call(self, core: Any, operation: str, tokens: int) -> Iterator[None]:
-        """The span of a call that generates nothing."""
+        """The span of a call that does not generate."""
         common, start = _common(core, operation), time.time_ns()
         name = f"{operation} {common[REQUEST_MODEL]}"
         # Its errors are recorded by start_as_current_span.
@@ -147,7 +146,7 @@ class _Generation:
 
     def emit(self, end: int, reason: str, error: Exception | None) -> None:
         job, to = self.job, self.to
-        del self.job  # which refers to this
+        del self.job  # the job refers to this object
         timings, new = job.timings(), len(job.ids) - job.begun
         common = _common(job.core, self.operation)
         if error is not None:

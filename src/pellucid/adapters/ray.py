@@ -49,21 +49,21 @@ def generate(
     prompt, messages: the column of prompts, or of conversations; default: "prompt".
     id: a column that is different in each row: its row draws with a seed made of `seed` (0 unless it is given) and it,
         as in `pellucid batch`, so that the row gives the same text however often it is tried and wherever it runs.
-        Without it rows have random seeds.
+        Without it, rows have random seeds.
     actors: processes that hold the model; "nodes": one for each node. cpus: logical CPUs of each, which are also its
         threads; default: what leaves two of each node free, and with one actor a node its physical cores as threads.
-    at_once: rows of an actor that are generated together. batch_size: rows that it takes at a time, and which are
-        computed again where it fails.
-    on_error: "column": a row that is wrong has null as its text and says why in a further column, error; "raise": it
-        fails the job.
-    load: options of `Model.load`. `kv` is "f16" by default, which every processor has. Where the nodes' best
-        instruction sets differ, the best one that all have is used, and a warning logged: results are the same bits on
-        all of them.
+    at_once: rows of an actor that are generated together. batch_size: rows that an actor takes at a time, and that are
+        computed again if it fails.
+    on_error: "column": a wrong row has null as its text, and the reason in a further column, error; "raise": it fails
+        the job.
+    load: options of `Model.load`. `kv` is "f16" by default, which every processor has. If the nodes' best instruction
+        sets differ, the best one that all have is used, and a warning logged: results are the same, bit for bit, on all
+        of them.
     options: those of `Model.map`, such as max_tokens and temperature.
 
-    Raises PellucidError where the job would never begin: the cluster has too few CPUs, also together with the pools of
-    actors that `ds` has already, or others have held too many of them for some seconds; ValueError, TypeError for a
-    wrong argument, such as a column named as one of those that are added beside it.
+    Raises PellucidError if the job would never begin: the cluster has too few CPUs, counting the pools of actors that
+    `ds` has already, or others have held too many of them for some seconds; ValueError, TypeError for a wrong argument,
+    such as a column with the name of one that is added.
     """
     column = "prompt" if prompt is None and messages is None else prompt
     arguments: dict[str, Any] = {"prompt": column, "messages": messages, "output": output, "id": id, "seed": seed}
@@ -85,7 +85,7 @@ def score(
     window: int | None = None,
 ) -> Dataset:
     """Scores the texts of a column -> the dataset with the columns logprob, tokens and perplexity. Arguments and errors
-    as of `generate`; window: as of `Model.score`."""
+    as in `generate`; window: as in `Model.score`."""
     arguments = {"text": text, "at_once": at_once, "on_error": on_error, "window": window}
     return _mapped(ds, Score, source, actors, cpus, batch_size, load, arguments)
 
@@ -97,10 +97,10 @@ class _OnBatches:
     def __init__(self, source: str, load: Mapping[str, Any] | None, at_once: int, on_error: str) -> None:
         self.keeps, self.at_once = on_error == "column", at_once
         self.model = _loaded(source, load or {})
-        _ = self.model.tokenizer  # raises where it cannot be used, which no row can change
+        _ = self.model.tokenizer  # raises if it cannot be used, whatever the rows
 
     def results(self, found: Sequence[Any], columns: Mapping[str, tuple[Any, Callable[[Any], Any]]]) -> dict[str, Any]:
-        """Columns of results, some of which may be errors. columns: name -> (type, what it has of a result)."""
+        """Columns of results, some of which may be errors. columns: name -> (type, its value from a result)."""
         made = {
             name: pyarrow.array([None if isinstance(one, Exception) else of(one) for one in found], kind)
             for name, (kind, of) in columns.items()
@@ -111,14 +111,14 @@ class _OnBatches:
         return made
 
     def checked(self, one: Any) -> Any:
-        """A result, or the error of a row. Raises what is not the row's."""
+        """A result, or the error of a row. Raises errors that are not the row's."""
         if isinstance(one, Exception) and not of_item(one):
             raise one
         return one
 
 
 class Generate(_OnBatches):
-    """`generate` for `Dataset.map_batches` by hand: arguments as there, but for those of actors."""
+    """`generate` for your own `Dataset.map_batches`: the same arguments, except those of actors."""
 
     def __init__(
         self,
@@ -189,8 +189,8 @@ def _check_errors(on_error: str) -> None:
 
 
 def _check_columns(made: Sequence[str], on_error: str, **columns: str | None) -> None:
-    """Raises WrongValue where an argument names one of the columns that are added beside it, which would replace it.
-    columns: by argument."""
+    """Raises WrongValue if an argument names one of the columns that are added, which would replace it. columns: by
+    argument."""
     added = [*made, "error"] if on_error == "column" else list(made)
     for argument, name in columns.items():
         if name in added:
@@ -204,7 +204,7 @@ def _perplexity(found: Any) -> float | None:
 
 
 class Score(_OnBatches):
-    """`score` for `Dataset.map_batches` by hand."""
+    """`score` for your own `Dataset.map_batches`."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ def deployment(
 
 
 class _Bound:
-    """A deployment whose arguments are given; `options` as of Serve's."""
+    """A deployment whose arguments are given; `options` as in Serve's."""
 
     def __init__(self, made: Any, arguments: tuple[Any, ...]) -> None:
         self._made, self._arguments = made, arguments
@@ -321,14 +321,14 @@ class _Replica:
             yield one
 
     async def stats(self) -> dict[str, Any]:
-        """Requests that run and wait here, and the process."""
+        """The numbers of running and waiting requests, and the process."""
         import os
 
         found = self.model.stats()
         return {"pid": os.getpid(), "running": found.running, "waiting": found.waiting}
 
     def check_health(self) -> None:
-        self.model.stats()  # raises where it is closed
+        self.model.stats()  # raises if it is closed
 
 
 async def _answers(model: Model, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -369,7 +369,7 @@ def _mapped(
     given = {"threads": place.threads, **(load or {})}
     if given.get("isa") is None and (isa := common_isa()) is not None:
         given["isa"] = isa
-    # Blocks no larger than a batch, so that one large file is shared, too, and is checkpointed as it is done.
+    # Blocks no larger than a batch, so that even one large file is shared, and is checkpointed as it is done.
     return ds.repartition(target_num_rows_per_block=batch_size).map_batches(
         kind,
         fn_constructor_args=(source,),
@@ -384,14 +384,14 @@ def _mapped(
 # ---- in an actor ---------------------------------------------------------------------------------------------------
 def _loaded(source: str, load: Mapping[str, Any]) -> Model:
     given = {"kv": "f16", **load}
-    if "threads" not in given:  # Ray sets OMP_NUM_THREADS, which does not decide here
+    if "threads" not in given:  # Ray sets OMP_NUM_THREADS, which has no effect here
         assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
         given["threads"] = max(1, math.floor(assigned))
     return loaded(source, given)
 
 
 def _column(batch: Any, name: str) -> Any:
-    """A column of a batch: Arrow's, pandas' or NumPy's. Raises ValueError where it has none of this name."""
+    """A column of a batch: Arrow's, pandas' or NumPy's. Raises ValueError if it has none of this name."""
     names = list(batch.column_names) if isinstance(batch, pyarrow.Table) else list(batch)
     if name not in names:
         raise WrongValue("column", f" {shown(name)} is not there: there are {', '.join(map(str, names))}")

@@ -77,8 +77,8 @@ def _sum(nodes: list[float]) -> str:
 
 # ---- what would wait forever ---------------------------------------------------------------------------------------
 def refuse_to_hang(ds: Dataset, nodes: list[float], place: Place) -> None:
-    """Raises PellucidError where the actors of a new step, those that the dataset has in front of it and a task that
-    reads would wait for each other: all pools of a dataset start together, and Ray says nothing. Waits some seconds for
+    """Raises PellucidError if the actors of a new step, those of the dataset's steps before it and a task that reads
+    would wait for each other: all pools of a dataset start together, and Ray reports nothing. Waits some seconds for
     CPUs that are in use."""
     if _elsewhere(ds) or _grows(nodes):
         return
@@ -113,8 +113,8 @@ def _needs(pools: Sequence[Pool], spare: int) -> str:
 
 
 def enough(nodes: list[float], pools: Sequence[Pool], spare: int) -> bool:
-    """Whether nodes with these free CPUs have room for an actor of each pool, when those before it have all that they
-    find room for, and leave `spare` CPUs. Ray works with a part of a pool."""
+    """Whether nodes with these free CPUs have room for an actor of each pool, after the pools before it have taken all
+    the room that they can use, and leave `spare` CPUs. Ray works with a part of a pool."""
     free = list(nodes)
     for number, cpus in pools:
         if cpus <= 0:
@@ -129,8 +129,8 @@ def enough(nodes: list[float], pools: Sequence[Pool], spare: int) -> bool:
 
 
 def pools_of(ds: Dataset) -> list[Pool]:
-    """The pools of actors in a dataset's plan, the first ones first, but for those whose CPUs are settled only as they
-    start. The plan is internal to Ray: where it is not as expected, there are none."""
+    """The pools of actors in a dataset's plan, in order, except those whose CPUs are determined only as they start. The
+    plan is internal to Ray: if it is not as expected, the result is empty."""
     try:
         steps = {id(step): step for step in vars(ds)["_logical_plan"].dag.post_order_iter()}
         found = []
@@ -145,7 +145,7 @@ def pools_of(ds: Dataset) -> list[Pool]:
 
 
 def _free() -> list[float]:
-    """The CPUs of each node that nobody holds; in one number, where Ray does not tell them apart."""
+    """The free CPUs of each node; a single number if Ray does not give them for each node."""
     try:
         from ray._private.state import available_resources_per_node
 
@@ -155,7 +155,7 @@ def _free() -> list[float]:
 
 
 def _grows(nodes: list[float]) -> bool:
-    """Whether Ray may add nodes by itself, as far as it says so."""
+    """Whether Ray may add nodes by itself, as far as it reports that."""
     try:
         from ray._private.state import state
 
@@ -173,7 +173,7 @@ def _elsewhere(ds: Dataset) -> bool:
 
 # ---- instruction sets ----------------------------------------------------------------------------------------------
 def common_isa() -> str | None:
-    """The best instruction set that all nodes have, where their best ones differ."""
+    """The best instruction set that all nodes have, if their best ones differ."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(nodes) == 1:
         return None
@@ -190,7 +190,8 @@ def _tiers() -> list[str]:
 
 
 def common(tiers: list[list[str]]) -> str | None:
-    """tiers: what runs on each node, the best one last. A warning says what is used instead of better ones."""
+    """The best of the tiers that all nodes have. tiers: those of each node, the best one last. A warning says what is
+    used instead of better ones."""
     best = {one[-1] for one in tiers}
     if len(best) == 1:
         return None

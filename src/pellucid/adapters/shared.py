@@ -1,4 +1,4 @@
-"""Loaded models that adapters share, and what their users may lack."""
+"""Loaded models that adapters share, and checks for what their users may lack."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["check_template", "closed", "loaded"]
 
 
 def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
-    """The model of a path or name and of options of ``Model.load``: the same one for the same, while it is in use and
-    its file is not replaced. A model that is loaded already is itself. Raises what ``Model.load`` raises."""
+    """The model of a path or name, loaded with options of ``Model.load``. Equal arguments give the same model while it
+    is in use and its file is not replaced. A loaded model is returned as it is. Raises what ``Model.load`` raises."""
     if isinstance(model, Model):
         return model
     source = os.path.abspath(model) if os.path.exists(model) else model
@@ -27,13 +27,13 @@ def loaded(model: str | Model, load: Mapping[str, Any]) -> Model:
     try:
         file = pickled.identity(path)
     except OSError:
-        return Model.load(source, **load)  # which says what is wrong
+        return Model.load(source, **load)  # raises the right error
     found: Model = pickled.kept((file, repr(sorted(load.items()))), lambda: Model.load(source, **load))
     return found
 
 
 def _held(source: str) -> str | None:
-    """Where a model is on this machine: None for a name that is to be downloaded, or that there is not."""
+    """Where a model is on this machine; None for a name that would be downloaded, or does not exist."""
     if os.path.exists(source):
         return source
     if weights.catalog.find(source) is not None:
@@ -43,7 +43,7 @@ def _held(source: str) -> str | None:
 
 
 def check_template(model: Model, template: str | None, way: str) -> None:
-    """Raises ChatTemplateError where the model has no chat template and none is given. way: how the adapter takes one,
+    """Raises ChatTemplateError if the model has no chat template and none is given. way: how to give the adapter one,
     as in "ChatPellucid(template=...)"."""
     tokenizer = model.tokenizer
     if template is None and tokenizer is not None and tokenizer.chat_template is None:
@@ -51,7 +51,7 @@ def check_template(model: Model, template: str | None, way: str) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """A schema whose objects have no keys but those that it declares, where it does not say. An object without
+    """A schema whose objects may have only the keys that it declares, unless it says otherwise. An object without
     `properties`, such as a mapping, stays open."""
     if isinstance(schema, list):
         return [closed(one) for one in schema]
