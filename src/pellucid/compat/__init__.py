@@ -1,1 +1,1 @@
-"""Other packages' own classes over Pellucid, for programs that are not to be changed. Nothing else imports them."""
+"""Other packages' classes on top of Pellucid, for programs that should stay unchanged. Nothing else imports them."""

@@ -1,6 +1,6 @@
-"""llama-cpp-python's interface over Pellucid: `Llama` and what belongs to it.
+"""llama-cpp-python's interface on top of Pellucid: `Llama` and what belongs to it.
 
-Programs import it in place of `llama_cpp`, or call `install()` first, after which `import llama_cpp` finds it: also in
+Programs import it in place of `llama_cpp`, or call `install()` first, after which `import llama_cpp` finds it, even in
 packages that are built on llama-cpp-python. Arguments that only change how llama.cpp computes are ignored, with one
 warning; those that would change an answer and are not supported raise NotImplementedError, which names them.
 """
@@ -56,14 +56,14 @@ __all__ = [
     "install",
 ]
 
-__version__ = "0.3.36"  # whose interface it is
+__version__ = "0.3.36"  # the version whose interface it has
 
 _PARTS = (llama, llama_cache, llama_chat_format, llama_grammar, llama_tokenizer, llama_types)
 
 
 def install() -> None:
-    """Makes `import llama_cpp` find this, in this process. Raises RuntimeError where llama-cpp-python itself was
-    imported already."""
+    """Makes `import llama_cpp` find this module, in this process. Raises RuntimeError if llama-cpp-python itself has
+    already been imported."""
     here = sys.modules[__name__]
     if sys.modules.get("llama_cpp", here) is not here:
         raise RuntimeError("llama_cpp is imported already: expected install() before its first import")

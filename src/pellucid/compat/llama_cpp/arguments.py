@@ -1,4 +1,4 @@
-"""llama-cpp-python's arguments as the library's options: what is taken, what has no effect, what is refused."""
+"""llama-cpp-python's arguments as the library's options: those accepted, those without effect, those refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ POOLINGS = {LLAMA_POOLING_TYPE_MEAN: "mean", LLAMA_POOLING_TYPE_CLS: "first", LL
 KV = {GGML_TYPE_F32: "f32", GGML_TYPE_F16: "f16", GGML_TYPE_Q8_0: "int8", GGML_TYPE_BF16: "bf16"}
 RAW: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}  # draws from all
 
-# Arguments of a model that change how llama.cpp computes, and nothing here -> what they are by default.
+# Arguments of a model that change how llama.cpp computes, and nothing here -> their defaults.
 IGNORED: dict[str, Any] = {
     "f16_kv": True,
     "flash_attn": False,
@@ -66,7 +66,7 @@ IGNORED: dict[str, Any] = {
     "use_mmap": True,
     "spm_infill": False,
 }
-# Those that would change an answer, and are not supported -> what changes nothing.
+# Those that would change an answer, and are not supported -> the value that changes nothing.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "attention_type": (-1,),
     "chat_handler": (None,),
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "yarn_ext_factor": (-1.0,),
     "yarn_orig_ctx": (0,),
 }
-# The same of a call.
+# The same for a call.
 REFUSED_OF_CALLS: dict[str, tuple[Any, ...]] = {
     "logits_processor": (None, []),
     "stopping_criteria": (None, []),
@@ -137,12 +137,12 @@ def template_of(chat_format: str | None, template: str | None) -> str | None:
 
 
 def seed_of(seed: int | None) -> int | None:
-    """None where it says that one is to be drawn."""
+    """The seed; None if it says that one is to be drawn."""
     return None if seed is None or seed in (-1, LLAMA_DEFAULT_SEED) else seed
 
 
 def request(given: Mapping[str, Any], repeat_last: int, seed: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """-> the fields of OpenAI's request, and options of the library beside them. given: the arguments of a call.
+    """-> the fields of OpenAI's request, and further options of the library. given: the arguments of a call.
     repeat_last, seed: of the model."""
     fields, options = dict(given), dict[str, Any]()
     for name, harmless in REFUSED_OF_CALLS.items():

@@ -67,7 +67,7 @@ class LlamaFileError(ModelFileError, ValueError):
 
 
 class LlamaState(NamedTuple):
-    """What `Llama.save_state` keeps: the seed of calls, and the tokens of `eval`, which are computed again."""
+    """What `Llama.save_state` returns: the seed of calls, and the tokens of `eval`, which are computed again."""
 
     seed: int | None
     input_ids: tuple[int, ...] = ()
@@ -78,8 +78,8 @@ class Llama(Steps):
 
     n_ctx: 0: as many tokens as the model was made for. n_threads: default: the physical cores. seed: of calls that
     give none. type_k, type_v: numbers of ggml's types, f32, f16, bf16 or q8_0. chat_format: None, for the model's own,
-    or "chatml". template: a chat template in Jinja, which llama-cpp-python does not have. Other arguments have no
-    effect, with a warning, or raise NotImplementedError.
+    or "chatml". template: a chat template in Jinja, an argument that llama-cpp-python does not have. Other arguments
+    raise NotImplementedError, or have no effect and give a warning.
 
     Raises what `Model.load` raises; for a file, LlamaFileError.
     """
@@ -141,10 +141,10 @@ class Llama(Steps):
         cache_dir: str | os.PathLike[str] | None = None,
         **others: Any,
     ) -> Llama:
-        """A model of a hub, which `pellucid pull` would download, too: into Pellucid's cache.
+        """A model of a hub, downloaded into Pellucid's cache, as by `pellucid pull`.
 
-        filename: of one file, whose beginning or end may be `*`. Raises FetchError, also for a model under terms that
-        were not accepted; NotImplementedError for other folders.
+        filename: of one file, whose beginning or end may be `*`. Raises FetchError, also for a model whose terms have
+        not been accepted; NotImplementedError for other folders.
         """
         from pellucid.weights import hub
 
@@ -198,8 +198,8 @@ class Llama(Steps):
         grammar: Any = None,
         logit_bias: Mapping[Any, float] | None = None,
     ) -> Any:
-        """Continues a text, or ids -> a dict of OpenAI's form; with stream, an iterator of such dicts. In a text, what
-        spells a special token is that token."""
+        """Continues a text, or ids -> a dict in OpenAI's form; with stream, an iterator of such dicts. What spells a
+        special token in a text becomes that token."""
         given = {name: value for name, value in locals().items() if name not in ("self", "echo", "stream", "model")}
         if echo and logprobs is not None:
             raise NotImplementedError("echo with logprobs is not supported")
@@ -251,8 +251,8 @@ class Llama(Steps):
         logprobs: bool | None = None,
         top_logprobs: int | None = None,
     ) -> Any:
-        """The next message -> a dict of OpenAI's form; with stream, an iterator of such dicts. A reasoning model's
-        thoughts are a key of their own, reasoning_content."""
+        """The next message -> a dict in OpenAI's form; with stream, an iterator of such dicts. A reasoning model's
+        thoughts have a key of their own, reasoning_content."""
         apart = ("self", "stream", "model", "functions", "function_call")
         given = {name: value for name, value in locals().items() if name not in apart}
         if functions is not None:  # the older form of tools
@@ -262,7 +262,7 @@ class Llama(Steps):
             given["tool_choice"] = {"type": "function", "function": dict(function_call)} if named else function_call
         form = response_format.get("type") if isinstance(response_format, Mapping) else None
         if form in ("json_object", "json_schema") or isinstance(given["tool_choice"], Mapping):
-            given["grammar"] = None  # what they bind wins
+            given["grammar"] = None  # the functions take precedence
         fields, options = request(given, self.last_n_tokens_size, self._seed)
         call = chat_call(fields, UNBOUNDED)
         call.options |= options
@@ -288,16 +288,16 @@ class Llama(Steps):
     # ---- embeddings -------------------------------------------------------------------------------------------------
 
     def create_embedding(self, input: str | list[str], model: str | None = None) -> dict[str, Any]:
-        """Embeddings of texts -> a dict of OpenAI's form."""
+        """Embeddings of texts -> a dict in OpenAI's form."""
         rows, tokens = self.embed(input if isinstance(input, list) else [input], return_count=True)
         return embedded(False, [_Listed(row) for row in rows], model or self.model_path, tokens)
 
     def embed(
         self, input: str | list[str], normalize: bool = False, truncate: bool = True, return_count: bool = False
     ) -> Any:
-        """An embedding of each text; of one text that is no list, its embedding alone. Where the model does not say how
-        it makes one, and no pooling_type was given: one of every token. return_count: and the number of tokens. Raises
-        RuntimeError where the model was not loaded with embedding=True."""
+        """An embedding of each text; for a single text, not in a list, its embedding alone. If the model does not say
+        how it makes one, and no pooling_type was given, one of every token. return_count: and the number of tokens.
+        Raises RuntimeError if the model was not loaded with embedding=True."""
         if not self.context_params.embeddings:
             raise RuntimeError("embed: expected Llama(embedding=True)")
         many = [self._model.tokenize(text) for text in ([input] if isinstance(input, str) else input)]
@@ -349,7 +349,7 @@ class Llama(Steps):
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the file says of the model, as text. Arrays are left out."""
+        """The file's metadata, as text. Arrays are left out."""
         with weights.open_model(self._model.info().path) as file:
             found = {name: value for name, value in file.metadata.items() if isinstance(value, (str, int, float))}
         return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
@@ -376,7 +376,7 @@ class Llama(Steps):
         return found
 
     def set_cache(self, cache: Any) -> None:
-        """Has no effect: the model keeps what was computed by itself."""
+        """Has no effect: the model itself keeps what was computed."""
 
     def save_state(self) -> LlamaState:
         return LlamaState(self._seed, tuple(self._held()))

@@ -1,4 +1,4 @@
-"""Caches of what was computed. A model keeps that by itself; these are accepted and have no effect."""
+"""Caches of what was computed. The model itself keeps that; these are accepted and have no effect."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["TEMPLATES", "Jinja2ChatFormatter", "Llava15ChatHandler"]
 
-# Formats that have a name, as templates in Jinja.
+# Named formats, as templates in Jinja.
 TEMPLATES = {
     "chatml": (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -23,7 +23,7 @@ class Jinja2ChatFormatter:
 
 
 class _Handler:
-    """Reads images, which models here do not."""
+    """Reads images, which is not supported."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         raise NotImplementedError(f"{type(self).__name__}: models are run on text alone")

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 __all__ = ["JSON_GBNF", "LlamaGrammar", "json_schema_to_gbnf"]
 
-# An object, as json.org draws it; little white space, so that a text does not go on with it.
+# An object, as on json.org; little white space, so that a text cannot go on with it for ever.
 JSON_GBNF = r"""
 root ::= object
 object ::= "{" space (member ("," space member)*)? "}" space
@@ -26,7 +26,7 @@ def json_schema_to_gbnf(schema: str, prop_order: list[str] | None = None) -> NoR
 
 
 class LlamaGrammar:
-    """A grammar in GBNF, or a JSON schema. option, text: what the library calls it, and what it says."""
+    """A grammar in GBNF, or a JSON schema. option: the library's name of it; text: its source."""
 
     def __init__(self, *, option: str, text: str) -> None:
         self.option = option

@@ -1,4 +1,4 @@
-"""The types of what goes in and comes out. The keys of what comes out are those that llama-cpp-python gives."""
+"""The types of arguments and results. Results have the keys that llama-cpp-python gives them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Functions that change what is drawn, and that end a text. Calls do not take them; programs may import, make and call
-them."""
+"""Functions that change what is drawn, and that end a text. Calls do not accept them; programs may import, create and
+call them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ StoppingCriteria = Callable[[Ids, Logits], bool]
 
 
 class LogitsProcessorList(list[Any]):
-    """Each gets what the one before it made."""
+    """Processors, each of which gets the result of the one before it."""
 
     def __call__(self, input_ids: Ids, scores: Logits) -> Logits:
         for process in self:
@@ -40,7 +40,7 @@ class StoppingCriteriaList(list[Any]):
 
 
 class MinTokensLogitsProcessor:
-    """No end of the text before so many new tokens."""
+    """Prevents the end of the text before so many new tokens."""
 
     def __init__(self, min_tokens: int, token_eos: int) -> None:
         self.min_tokens, self.token_eos = min_tokens, token_eos

@@ -45,7 +45,7 @@ def _logprobs(found: dict[str, Any] | None, ahead: int, most: int) -> dict[str, 
 
 
 def completion_events(found: dict[str, Any], ahead: int) -> Iterator[dict[str, Any]]:
-    """An event; the end of the text comes apart, without text."""
+    """An event; the end of the text is an event of its own, without text."""
     choice = _choice(found["choices"][0], ahead)
     reason, logprobs = choice["finish_reason"], choice["logprobs"]
     if choice["text"] or (logprobs is not None and logprobs["tokens"]):

@@ -1,4 +1,4 @@
-"""Steps of one's own: `eval` computes tokens, `sample` draws the next one, `generate` does both in turn."""
+"""Single steps: `eval` computes tokens, `sample` draws the next one, `generate` does both in turn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Steps", "context_errors"]
 
 
 class Steps:
-    """The part of `Llama` that holds tokens between calls. Its texts, chats and embeddings know nothing of them."""
+    """The part of `Llama` that holds tokens between calls. They do not affect texts, chats and embeddings."""
 
     _seed: int | None
     last_n_tokens_size: int
@@ -38,13 +38,13 @@ class Steps:
         self._restart()
 
     def _restart(self) -> None:
-        """The draws of `sample` begin anew."""
+        """Makes the draws of `sample` begin anew."""
         self._draws = 0
-        self._drawn_seed = int.from_bytes(os.urandom(8), "little")  # where none is given
+        self._drawn_seed = int.from_bytes(os.urandom(8), "little")  # if none is given
 
     @cached_property
     def _context(self) -> Context:
-        """Made when it is first asked for: a model that only embeds has none."""
+        """Made on first use: a model that only embeds has none."""
         return self._stepped.context()
 
     def _held(self) -> list[int]:
@@ -104,7 +104,7 @@ class Steps:
         self._restart()
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Adds tokens and computes them: all, or, where it raises, none. Raises ValueError where they do not fit the
+        """Adds tokens and computes them: all, or none if it raises. Raises ValueError if they do not fit the
         context."""
         before = self._context.length
         with context_errors():
@@ -143,7 +143,7 @@ class Steps:
         token at this position. penalize_nl: without effect. A seed gives the draws since it was set, or since `reset`,
         each its own number: those of `generate`.
 
-        Raises ValueError where no token is held; NotImplementedError for a grammar and for logits_processor.
+        Raises ValueError if no token is held; NotImplementedError for a grammar and for logits_processor.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "idx")}
         sampler = self._sampler(given)
@@ -180,11 +180,11 @@ class Steps:
         stopping_criteria: Any = None,
         grammar: Any = None,
     ) -> Iterator[int]:
-        """Tokens that follow `tokens`, one after another, without an end: also after one that ends a text. What is sent
-        to the generator is added after the token that it gave. reset: `tokens` replace those held, of which the same
+        """Tokens that follow `tokens`, one after another, without an end, even after one that ends a text. What is sent
+        to the generator is added after the token that it yielded. reset: `tokens` replace those held, of which a common
         beginning is not computed again; else they are added.
 
-        Raises ValueError where the context is full; NotImplementedError as `sample`, and for stopping_criteria.
+        Raises ValueError if the context is full; NotImplementedError as `sample`, and for stopping_criteria.
         """
         given = {name: value for name, value in locals().items() if name not in ("self", "tokens", "reset")}
         self._restart()
@@ -205,7 +205,7 @@ class Steps:
 
     @staticmethod
     def longest_token_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-        """How many tokens both begin with."""
+        """How many tokens both have in common at the beginning."""
         return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
     def _go_to(self, tokens: Sequence[int]) -> None:
@@ -218,7 +218,7 @@ class Steps:
         self.eval(tokens[same:])
 
     def _sampler(self, given: dict[str, Any]) -> _engine.Sampler:
-        """Of the arguments of `sample`, without those that say where."""
+        """The sampler for the arguments of `sample`."""
         if given.pop("grammar") is not None:
             raise NotImplementedError("grammar is not supported by sample and generate: see create_completion")
         given = {name: value for name, value in given.items() if name != "penalize_nl"}
@@ -233,7 +233,7 @@ class Steps:
 
 @contextmanager
 def context_errors() -> Iterator[None]:
-    """What is too long, as programs look for it."""
+    """Raises the error of a prompt that is too long in the words that programs look for."""
     try:
         yield
     except ContextFullError as error:
