@@ -89,7 +89,7 @@ class Shape:
         return b""
 
     def more(self, index: int, part: Part) -> bytes:
-        """New text of a choice."""
+        """The next part of a choice."""
         raise NotImplementedError
 
     def end(self, used: dict[str, Any]) -> bytes:
