@@ -56,7 +56,7 @@ class AsyncCalls(Calls):
     @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Any, *, n: Any = None, **options: Any) -> Any:
         """:meth:`generate` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
-        CancelledError is raised once it has stopped."""
+        ``asyncio.CancelledError`` is raised once it has stopped."""
         return await call(self.generate, prompt, n=n, **options)
 
     @overload

@@ -316,7 +316,7 @@ class Context:
             if not self._ids and not new:
                 if not isinstance(prompt, str):
                     raise WrongValue("prompt", " is empty, and so is the context: there is nothing to continue")
-                new = self._core.prompt(prompt)  # BOS alone, where the model has one
+                new = self._core.prompt(prompt)  # BOS alone, if the model has one
             text = prompt if isinstance(prompt, str) else self._core.detokenize(new) if parsed.echo else ""
         except BaseException:
             self._release(use)
@@ -360,15 +360,15 @@ class Context:
 
     async def aappend(self, ids: Prompt, *, chunk: Integer | None = None, cancel: Cancel | None = None) -> int:
         """:meth:`append` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
-        CancelledError is raised once it has stopped. No token has then been added, unless all had been already:
-        ``length`` says which."""
+        ``asyncio.CancelledError`` is raised once it has stopped. No token has then been added, unless all had been
+        already: ``length`` says which."""
         return await call(self.append, ids, chunk=chunk, cancel=cancel)
 
     @lists_options(GENERATE_DEFAULTS)
     async def agenerate(self, prompt: Prompt = (), **options: Unpack[GenerateOptions]) -> Completion:
         """:meth:`generate` for asyncio, in a thread of its own. Cancelling the task stops it within one forward pass;
-        CancelledError is raised once it has stopped. The context then holds the prompt and the tokens generated so
-        far."""
+        ``asyncio.CancelledError`` is raised once it has stopped. The context then holds the prompt and the tokens
+        generated so far."""
         return await call(self.generate, prompt, **options)
 
     @lists_options(GENERATE_DEFAULTS)

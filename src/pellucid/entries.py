@@ -208,7 +208,7 @@ class Experts:
     groups; "group_sum2": a group counts as much as its two best experts. shared: width of an expert that every row
     takes; 0: none. gated: its output is multiplied by the sigmoid of a score of its own. biased: a vector (exp_probs_b)
     is added to scores for the choice. plain: an expert has no gate: act(up h). latent: the width of what experts read
-    and write, where it is not that of the residual stream.
+    and write, if it is not that of the residual stream.
     """
 
     n: int

@@ -94,7 +94,7 @@ class PellucidError(Exception):
         return [self.message]
 
     def __str__(self) -> str:
-        """The parts together; where they are too long, the longest are shortened."""
+        """The parts together; if they are too long, the longest are shortened."""
         parts = [one_line(part if isinstance(part, str) else shown(part), MOST) for part in self._parts()]
         most = MOST
         while sum(min(len(part), most) for part in parts) > MOST:

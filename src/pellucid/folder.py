@@ -96,7 +96,7 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Same:
-    """In `inert`: the value of another key, or this one where the folder has no such key."""
+    """In `inert`: the value of another key, or `default` if the folder has no such key."""
 
     key: str
     default: Any = None

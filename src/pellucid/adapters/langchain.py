@@ -306,7 +306,7 @@ class ChatPellucid(_Settings, BaseChatModel):
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """Answers that are bound to a schema (method "json_schema", the default), or the arguments of a call of a tool
-        ("function_calling"). strict: objects have no keys but those that the schema declares, where it does not say."""
+        ("function_calling"). strict: objects have only keys that the schema declares, unless it says otherwise."""
         method, strict = kwargs.pop("method", "json_schema"), kwargs.pop("strict", True)
         if method not in ("json_schema", "json_mode", "function_calling"):
             raise ValueError(f"method={method!r}: expected json_schema, json_mode or function_calling")

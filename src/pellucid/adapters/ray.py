@@ -254,15 +254,15 @@ def deployment(
 
     Over HTTP it has the routes of `pellucid serve`. Its methods for handles, `complete` and `chat`, are asynchronous
     generators; they take a dict with one of `prompt`, `prompt_ids` and `messages`, and options of `Model.submit`, and
-    yield the completion as a dict; with ``"stream": True`` its pieces as they come.
+    yield the completion as a dict; with ``"stream": True``, its pieces as they are made.
 
     name: of the model, for clients. cpus: logical CPUs of a replica, which are also its threads; default: its share of
     a node. load: options of `Model.load`; unless they have `isa`, a replica uses the best instruction set of its node.
-    api_key: that requests over HTTP must have. hosts: names under which clients reach Serve; loopback names and
-    addresses are known.
+    api_key: the key that requests over HTTP must have. hosts: names under which clients reach Serve; loopback names and
+    addresses are always accepted.
 
-    Raises PellucidError where the cluster, were it idle, had no room for the replicas, which would never be ready. For
-    CPUs that others hold, Serve waits.
+    Raises PellucidError if even an idle cluster would have no room for the replicas, which would never be ready. Serve
+    waits for CPUs that others hold.
     """
     from ray import serve
 

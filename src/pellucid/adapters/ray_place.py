@@ -38,7 +38,7 @@ class Pool(NamedTuple):
 
 
 def cpus_of_nodes() -> list[float]:
-    """The logical CPUs of each node that has any. Starts Ray, as its own functions do, where nobody has."""
+    """The logical CPUs of each node that has any. Starts Ray, as its own functions do, if nobody has."""
     if not ray.is_initialized():
         ray.init()
     found = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
@@ -46,8 +46,8 @@ def cpus_of_nodes() -> list[float]:
 
 
 def place_of(nodes: list[float], actors: int | str, cpus: float | None, free: int, what: str) -> Place:
-    """nodes: their logical CPUs. free: how many must be left, of each node by default, of all in any case. Raises
-    PellucidError where there are too few."""
+    """Where actors go. nodes: their logical CPUs. free: how many must be left, of each node by default, of all in any
+    case. Raises PellucidError if there are too few."""
     if not nodes:
         raise PellucidError("the Ray cluster has no node with CPUs")
     if actors != "nodes" and (isinstance(actors, bool) or not isinstance(actors, int) or actors < 1):

@@ -100,8 +100,8 @@ class Call:
     extra: dict[str, Any] = field(default_factory=dict)  # for the endpoint's own use
 
     def name_places(self, messages: Sequence[str], schema: str = "") -> None:
-        """Says where the client wrote what messages and tools were made of. messages: the place of each. schema: that
-        of a function's parameters within its tool; "": as in chats."""
+        """Records where the client wrote the fields from which messages and tools were made. messages: the place of
+        each. schema: that of a function's parameters within its tool; "": as in chats."""
         for i, place in enumerate(messages):
             self.names[f"messages[{i}]"] = place
             if not place.endswith("]"):  # a text, of which a message was made

@@ -11,7 +11,7 @@ __all__ = ["UNBOUNDED", "Limits", "Rules"]
 class Limits:
     """The most of each thing in a request."""
 
-    waiting: int = 64  # completions, where it is more than n and prompts
+    waiting: int = 64  # completions in all, if it is more than n and prompts
     n: int = 8
     prompts: int = 64
     inputs: int = 2048  # texts of a request for embeddings, documents of one for their relevance

@@ -19,7 +19,7 @@ class Limits(RequestLimits):
     body: int = 8_000_000
     header: int = 32_768
     connections: int = 512
-    waiting: int = 64  # requests, and completions of one where it is more than n and prompts
+    waiting: int = 64  # requests; also completions of one request, if it is more than n and prompts
     waiting_tokens: int | None = None  # of the waiting prompts
     echoed: int = 2_000_000  # log probabilities of a request's prompts, with the likeliest tokens
     waiting_seconds: float = 120.0  # that computing the waiting prompts takes, at the measured speed
