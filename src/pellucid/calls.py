@@ -373,8 +373,8 @@ class Calls:
 
         The model must be a Qwen3-Reranker, whose score is the probability that it answers "yes" rather than "no" to
         its own prompt; or a BERT, XLM-R or ModernBERT with a classifier that reads both texts at once (a
-        cross-encoder), whose score is between 0 and 1. Either may be any number if the files say that no sigmoid
-        follows.
+        cross-encoder), whose score is between 0 and 1. Either may be any number if the files say that no
+        sigmoid follows.
 
         instruction: what makes a document relevant, for Qwen3-Reranker, or the name of one of its files' prompts;
             default: that it answers a web search query.
