@@ -10,31 +10,30 @@ PAGE = Path(__file__).with_name("command-line.md")
 
 HEAD = """# Command line
 
-This page is made by `python docs/command_line.py` from the commands themselves: `pellucid COMMAND --help` says the
-same.
+This page is generated from the commands by `python docs/command_line.py`; `pellucid COMMAND --help` says the same.
 
-Exit codes: 0 done, 1 an error (one line on stderr), such as a schema or expression that cannot be followed, 2 wrong
-usage, which includes any other value that an option does not take, 130 interrupted. The result of a command goes to
+Exit codes: 0 success, 1 an error (one line on stderr), such as a schema or expression that cannot be followed, 2 wrong
+usage, which includes any other invalid value of an option, 130 interrupted. The result of a command goes to
 stdout, everything else to stderr. `-h` is short for `--help`.
 
-`pellucid --install-completion` installs completion for the current shell: of commands, options, and the names of
-models. `pellucid --show-completion` prints it instead.
+`pellucid --install-completion` installs completion of commands, options and names of models for the current shell;
+`pellucid --show-completion` prints it instead.
 
-Standard input is read as UTF-8, and its final line end, which programs add, is dropped; `--raw` keeps it.
+Standard input is read as UTF-8, and its final line ending, which programs add, is dropped; `--raw` keeps it.
 `pellucid chat "Which of these is the oldest?" < list.txt` gives the model the input, a blank line, and the question.
-Where input is a pipe, `chat TEXT` waits for its end: in a script, `< /dev/null` says that there is none.
+If standard input is a pipe, `chat TEXT` waits for its end: in a script, add `< /dev/null` if there is no input.
 
-Text of a model, a file or a server goes to a pipe as it is, in the encoding of the locale, where a character that it
-lacks becomes `?`. On a terminal, control characters but newline and tab are shown escaped, as in `\\x1b`; so are
+Text from a model, a file or a server is written to a pipe unchanged, in the encoding of the locale; characters that the
+encoding lacks become `?`. On a terminal, control characters except newline and tab are escaped, as in `\\x1b`; so are
 characters that hide or reorder text (bidirectional overrides and isolates, zero-width spaces, tags). Joiners and
-direction marks, which writing systems and emoji need, are kept. Words wrap whole at the terminal's edge.
+direction marks, which writing systems and emoji need, are kept. Lines wrap between words at the terminal's edge.
 
 | variable | what it does |
 |---|---|
 | `PELLUCID_CACHE` | folder for models ([Models and licences](models.md)) |
-| `PELLUCID_THREADS`, `PELLUCID_ISA` | as the options |
-| `PELLUCID_SHARE` | `1`: as `--share`, also where a command lacks it ([Sharing weights](sharing.md)) |
-| `PELLUCID_TUNE` | `off`: does not measure what is fastest; `now`: measures again ([Tuning](performance.md#tuning)) |
+| `PELLUCID_THREADS`, `PELLUCID_ISA` | as `--threads` and `--isa` |
+| `PELLUCID_SHARE` | `1`: as `--share`, also for commands without this option ([Sharing weights](sharing.md)) |
+| `PELLUCID_TUNE` | `off`: no measurements; `now`: measures again ([Tuning](performance.md#tuning)) |
 | `HF_TOKEN`, `HF_ENDPOINT` | for `pull` from a hub |
 """
 
@@ -75,7 +74,7 @@ def _row(param: Any) -> str:
 
 
 def _default(param: Any) -> str:
-    """What is taken where an argument or option is left out; "" where there is nothing to say."""
+    """The value of an argument or option that is left out; "" if there is nothing to say."""
     default = param.default
     if param.param_type_name == "option" and param.is_flag:
         names = param.opts if default else param.secondary_opts

@@ -235,7 +235,7 @@ def test_interrupted_while_fetching(server: bool, tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             stdout, stderr = process.communicate(timeout=30)
             connection.close()
-    said = "fetching smollm2-135m (98.4 MB); licence: Apache-2.0"
+    said = "downloading smollm2-135m (98.4 MB); licence: Apache-2.0"
     if server:
         (line,) = map(json.loads, stderr.splitlines())
         assert (process.returncode, stdout, line["level"], line["message"]) == (0, b"", "info", said)

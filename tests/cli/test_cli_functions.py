@@ -225,7 +225,7 @@ def test_files_that_are_refused(tmp_path: Path, text: str | None, expected: str)
 
 def test_needs_someone_to_ask(run: Run, file: Path) -> None:
     done = run("chat", "--tools", str(file), "Hello")
-    assert done.returncode == 2 and "asks at a terminal" in error_line(done)
+    assert done.returncode == 2 and "needs a terminal to ask" in error_line(done)
 
 
 def test_runs_with_the_default_model(run: Run, file: Path) -> None:

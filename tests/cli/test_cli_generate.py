@@ -17,7 +17,7 @@ from pellucid import Model
 from .conftest import COMMAND, Run, error_line
 
 PROMPT = "The capital of France is"
-HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat TEXT"
+HINT = "the model ended the text immediately; to ask it something, use its chat template: pellucid chat TEXT"
 
 
 @pytest.fixture(scope="module")

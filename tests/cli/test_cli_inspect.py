@@ -232,8 +232,8 @@ def test_inspect_png_without_matplotlib(call: Run, tmp_path: Path, monkeypatch: 
             ["--only", "colours"],
             "--only='colours': expected surprise, probabilities, sampling, lens, memory or heads",
         ),
-        (["--only", "lens", "--layer", "3"], "--layer=3: is about heads, which --only leaves out"),
-        (["--only", "memory", "--png", "x"], "--png: figures are of lens and heads, which --only leaves out"),
+        (["--only", "lens", "--layer", "3"], "--layer=3: applies to heads, which --only leaves out"),
+        (["--only", "memory", "--png", "x"], "--png: figures show lens and heads, which --only leaves out"),
     ],
 )
 def test_inspect_wrong_options(call: Run, arguments: list[str], message: str) -> None:

@@ -57,7 +57,7 @@ def test_a_permissive_licence_is_named_and_not_asked(run: Run, tmp_path: Path) -
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
     done = run("generate", "The", PELLUCID_CACHE=str(tmp_path), **nowhere)
     said, error = done.stderr.decode().splitlines()
-    assert (done.returncode, said) == (1, "fetching smollm2-135m (98.4 MB); licence: Apache-2.0")
+    assert (done.returncode, said) == (1, "downloading smollm2-135m (98.4 MB); licence: Apache-2.0")
     assert error.startswith("pellucid: offline: run `pellucid pull smollm2-135m` when")
     assert [p.name for p in tmp_path.iterdir()] == [".smollm2-135m.lock"]
 

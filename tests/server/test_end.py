@@ -263,7 +263,7 @@ def test_a_port_in_use() -> None:
 @pytest.mark.parametrize(
     ("options", "code", "what"),
     [
-        (["--host", "0.0.0.0"], 2, "--host=0.0.0.0: others can reach it"),
+        (["--host", "0.0.0.0"], 2, "--host=0.0.0.0: other machines can reach it"),
         (["--host", "no.such.host.invalid", "--insecure"], 1, "no.such.host.invalid: no such host"),
         (["--host", "203.0.113.1", "--insecure", "--port", "0"], 1, "cannot listen on 203.0.113.1"),
         (["--port", "70000"], 2, "--port=70000"),
@@ -272,10 +272,10 @@ def test_a_port_in_use() -> None:
         (["--unix", "/no/such/folder/socket"], 1, "/no/such/folder/socket"),
         (["--unix", "/tmp/" + "a" * 200], 1, "cannot listen on"),
         (["--unix", __file__], 1, "exists and is not a socket"),
-        (["-m", "a=x", "-m", "a=y"], 2, "a is another model already"),
+        (["-m", "a=x", "-m", "a=y"], 2, "a already names another model"),
         (["-m", "a=x", "-m", "b=y"], 1, "no model is called 'x'"),
         (["-m", "=x"], 2, "expected MODEL or NAME=MODEL"),
-        (["-m", "a=x", "-m", "b=y", "--template", "z"], 2, "--template: is one model's"),
+        (["-m", "a=x", "-m", "b=y", "--template", "z"], 2, "--template: applies to a single model"),
         (["--template", "/no/such/file"], 1, "/no/such/file: not found"),
         (["--default-model", "x"], 2, "--default-model=x"),
         (["--allow-host", "example.org:8080"], 2, "--allow-host=example.org:8080: expected a name"),

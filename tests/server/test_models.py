@@ -425,7 +425,7 @@ def test_the_command(smollm2: Path, path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "error"),
     [
-        (["-m", "a={smollm2}", "-m", "a={tiny}"], 2, "a is another model already"),
+        (["-m", "a={smollm2}", "-m", "a={tiny}"], 2, "a already names another model"),
         (["-m", "{smollm2}", "-m", "b=/no/such.gguf"], 1, "/no/such.gguf: not found"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--memory", "90M"], 2, "--memory: smollm2-135m alone takes 98.4 MB"),
         (["-m", "{smollm2}", "-m", "{tiny}", "--isa", "abacus"], 2, "--isa"),

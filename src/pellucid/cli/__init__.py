@@ -1,4 +1,4 @@
-"""The command line: a file per command; how a run ends (exit codes, errors, interrupts) is decided here.
+"""The command line, a file per command. This one decides how a run ends: exit codes, errors, interrupts.
 
 Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted.
 """
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:  # the reader has closed the pipe, as `head` does: no error
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does; this is not an error
         from pellucid.cli.output import forget_stdout
 
         forget_stdout()
@@ -62,7 +62,7 @@ def _command(argv: Sequence[str]) -> Any:
 
 
 def _leave(*_: object) -> None:
-    if os.isatty(1):  # where the terminal shows ^C
+    if os.isatty(1):  # the terminal shows ^C
         os.write(1, b"\n")
     os._exit(130)
 

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pellucid.cli.output import line
 
-# Each is a module of this folder with a function of the same name, which imports what only its work needs.
+# Each is a module of this folder with a function of the same name, which imports what only that command needs.
 COMMANDS = (
     "generate",
     "chat",
@@ -33,7 +33,7 @@ COMMANDS = (
     "rm",
 )
 
-_NARROW = 60  # columns; below, what is described stands on a line of its own
+_NARROW = 60  # columns; on narrower terminals, an option's name has its own line
 
 
 class Command(TyperCommand):
@@ -58,7 +58,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """All commands; its help gives the first sentence of each whole."""
+    """All commands; its help shows the whole first sentence of each."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         _section(formatter, "Commands", [(name, _sentence(self.commands[name].help or "")) for name in self.commands])
@@ -90,7 +90,7 @@ def _sentence(text: str) -> str:
 
 
 def needed(argv: Sequence[str]) -> Sequence[str]:
-    """The commands that a run with these arguments loads: its own, or where it names none, all of them."""
+    """The commands that a run with these arguments loads: the one that they name, or else all of them."""
     if list(argv) == ["--version"]:
         return ()
     return argv[:1] if argv and argv[0] in COMMANDS else COMMANDS
@@ -117,8 +117,8 @@ def pellucid(
 ) -> None:
     """Runs Transformer language models on the CPU.
 
-    A model is a GGUF file, a Hugging Face folder, a catalogue name (see `pellucid models`), or a name that was given
-    to `pull`.
+    A model is a GGUF file, a Hugging Face folder, a catalogue name (see `pellucid models`), or the name of a model
+    downloaded with `pull`.
     """
     if version:
         from pellucid import __version__

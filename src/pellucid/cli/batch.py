@@ -1,4 +1,4 @@
-"""`pellucid batch`: the rows of a file through a model."""
+"""`pellucid batch`: runs a model on the rows of a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVERY = 10.0  # seconds between two lines on stderr
 def batch(
     source: Annotated[
         str,
-        typer.Argument(metavar="IN", show_default=False, help="Lines of JSON, a .parquet file; -: standard input."),
+        typer.Argument(metavar="IN", show_default=False, help="Lines of JSON or a .parquet file; -: standard input."),
     ],
     target: Annotated[
         str,
@@ -44,21 +44,22 @@ def batch(
         str | None,
         typer.Option(
             metavar="K/N",
-            help="Run share K of N, counted from 0; /N: K is a job array's (Kubernetes, Slurm). Default: all.",
+            help="Run share K of N, counted from 0; /N: K is the index in a job array (Kubernetes, Slurm)."
+            " Default: all.",
         ),
     ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Of a .parquet file: read this column, beside the id; may be given several times. Default: all that "
+            help="In a .parquet file: read this column, besides the id; may be given several times. Default: all that "
             "are prompts or options.",
         ),
     ] = None,
     at_once: Annotated[int, typer.Option(metavar="N", min=1, max=65536, help="Rows that run together.")] = 32,
     errors: Annotated[
         str,
-        typer.Option(metavar="keep|stop", help="Invalid row: keep a line that says so and go on, or stop."),
+        typer.Option(metavar="keep|stop", help="At an invalid row: write a line that says so and continue, or stop."),
     ] = "keep",
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", metavar="N", help="Maximum number of new tokens of a row.")
@@ -88,9 +89,9 @@ def batch(
 ) -> None:
     """Generates, scores or embeds for each row of a file, exactly once; a stopped run resumes.
 
-    A row has an id ("id" or "custom_id"; else its number) and "prompt", "messages" or "text", and options of its own,
-    or is a line of OpenAI's batch files ("custom_id" and "body"). Rows whose ids are in OUT already are left out. Each
-    row has a seed of its own, derived from --seed and its id.
+    A row has an id ("id" or "custom_id"; otherwise its number), a "prompt", "messages" or "text", and may have options
+    of its own; or it is a line of OpenAI's batch files ("custom_id" and "body"). Rows whose ids are already in OUT are
+    skipped. Each row has its own seed, derived from --seed and its id.
     """
     from pellucid.batch.run import run
     from pellucid.batch.source import is_table, read
@@ -103,15 +104,15 @@ def batch(
         raise output.UsageError(f"--errors={one_line(errors, 40)!r}: expected keep or stop")
     for name, value, tasks in (("template", template, ("generate", "chat")), ("pooling", pooling, ("embed",))):
         if value is not None and task not in tasks:
-            raise output.UsageError(f"--{name}: belongs to --task {' or '.join(tasks)}")
+            raise output.UsageError(f"--{name}: applies only to --task {' or '.join(tasks)}")
     if target == "-":
         raise output.UsageError("OUT is -; expected a file, so that a stopped run can resume")
     if is_table(target):
         raise output.UsageError(
-            f"OUT is {one_line(target, 60)}; expected a name for lines of JSON, to which a run that was stopped can add"
+            f"OUT is {one_line(target, 60)}; expected a name for lines of JSON, to which a resumed run can append"
         )
     if columns and not is_table(source):
-        raise output.UsageError("--columns: belongs to a .parquet file")
+        raise output.UsageError("--columns: applies only to a .parquet file")
     part = _shard(shard)
     if "{shard}" in target:
         target = target.replace("{shard}", str(part.index))
@@ -120,7 +121,7 @@ def batch(
     if source != "-" and os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise output.UsageError(f"OUT is IN, {one_line(source, 60)}; expected another file")
     asked = {"max_tokens": max_tokens, "stop": options.arguments(stop, "--stop"), **arguments(sampling)}
-    with options.naming(*asked, "seed"):  # before anything is fetched
+    with options.naming(*asked, "seed"):  # before anything is downloaded
         parse_options({**asked, "seed": seed})
     given = {"generate": asked, "chat": asked, "score": {}, "embed": {} if pooling is None else {"pooling": pooling}}[
         task
@@ -146,7 +147,7 @@ def batch(
         options.naming("pooling"),
     ):
         if not out.locked:
-            output.note(f"{one_line(target, 80)} is in a file system without locks: let no other process write it")
+            output.note(f"{one_line(target, 80)} is on a file system without locks: let no other process write to it")
         counts = run(
             loaded,
             read(source, part, columns or None),
@@ -194,8 +195,9 @@ def _shard(given: str | None) -> Any:
 
 
 def _of_array(given: str, count: int) -> int:
-    """The share of this task of a job array. In Slurm an array may begin with any number: a whole one has a share for
-    each of its tasks. Of tasks that are submitted again nobody knows where the whole array began, unless at 0."""
+    """The share of this task of a job array. A Slurm array may begin with any number; a complete one has a share for
+    each of its tasks. If only some tasks are submitted again, the beginning of the complete array is known only if it
+    is 0."""
     found = [(name, number) for name in _INDEXES if (number := _variable(name)) is not None]
     if not found:
         raise output.UsageError(f"--shard={given}: expected {' or '.join(_INDEXES)} in the environment")

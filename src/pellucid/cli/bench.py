@@ -1,4 +1,4 @@
-"""`pellucid bench`: the limits of this machine, and how close a model comes to them."""
+"""`pellucid bench`: measures the limits of this machine, and how close a model comes to them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def bench(
     ] = False,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Compare with an earlier document of --json or --save, as new / old."),
+        typer.Option(metavar="FILE", help="Compare with an earlier --json or --save document, as new / old."),
     ] = None,
     save: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", help="Also write the document of --json to a file, or under a name of its own to a folder."
+            metavar="PATH", help="Also write the --json document to this file or, under a new name, to this folder."
         ),
     ] = None,
     threads: options.Threads = None,
@@ -42,8 +42,8 @@ def bench(
     """Times prefill, decode, several sequences at once and a cold start, and compares them with the machine's limits.
 
     A phase's limit is the larger of two times: its bytes divided by the read bandwidth, measured right before and after
-    it, and its operations divided by their peak rate, the best of the session. Figures are medians; phases that memory
-    bounds are also shown by the bandwidth of the moment. Progress goes to stderr.
+    it, and its operations divided by their peak rate, the best of the session. Figures are medians; memory-bound
+    phases are also shown relative to the bandwidth of the moment. Progress goes to stderr.
     """
     from pellucid.bench import history, report, scenarios
     from pellucid.bench.kernels import Kernels
@@ -78,7 +78,7 @@ def bench(
                 kernels = Kernels(runner.info.isa, runner.info.threads, tuning=runner.info.tuning)
                 timed = runner.operations(passes, kernels, output.note)
             except (MemoryError, PellucidError) as error:
-                output.note(f"operations are left out: {error or 'no memory'}")
+                output.note(f"operations are left out: {error or 'out of memory'}")
         document = report.document(runner, runs, limits, timed)
     compared = {} if earlier is None else {"compared": history.compare(document, earlier)}
     if json:
@@ -88,8 +88,8 @@ def bench(
         if compare is not None and compared:
             rows += history.rows(compared["compared"], compare, report.COLUMNS)
         output.table(rows, right=(1, 2, 3, 4, 5, 6), gap=1)
-    if save is not None:  # last: what was measured is shown even if it cannot be written
+    if save is not None:  # last: the results are shown even if they cannot be written
         try:
             output.note(f"written to {history.save(document, save)}")
-        except ValueError as error:  # as where the folder is gone meanwhile
+        except ValueError as error:  # for example, the folder has been removed meanwhile
             raise PellucidError(f"--save={save}: {error}") from None

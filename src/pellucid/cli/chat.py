@@ -20,7 +20,7 @@ from pellucid.generation import parse_options
 
 _FULL = "/reset starts over, --context N makes more room"
 _FULL_AT_ONCE = "--context N makes more room"
-_MOST_ROUNDS = 16  # of calls and their results, in one turn
+_MOST_ROUNDS = 16  # rounds of calls and their results in one turn
 
 
 @sampling_options
@@ -30,7 +30,7 @@ def chat(
         typer.Argument(
             metavar="TEXT | -",
             show_default=False,
-            help="What to say, once; -: all of standard input. Where both are given, the model gets the input, a blank"
+            help="What to say, once; -: all of standard input. If both are given, the model gets the input, a blank"
             " line, and TEXT.",
         ),
     ] = None,
@@ -53,12 +53,12 @@ def chat(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A Python file whose functions the model may call. Asks before it runs one.",
+            help="A Python file whose functions the model may call. Asks before running one.",
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Run functions without asking.")] = False,
     lines: Annotated[
-        bool, typer.Option("--lines", help="Take each line of standard input as a turn, and /commands as typed ones.")
+        bool, typer.Option("--lines", help="Treat each line of standard input as a turn, and run /commands in it.")
     ] = False,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -74,10 +74,10 @@ def chat(
     json: options.Json = False,
     **sampling: Any,
 ) -> None:
-    """Chats with a model, or answers one TEXT and ends.
+    """Chats with a model, or answers one TEXT and exits.
 
     Without TEXT, at a terminal: a conversation. /help lists its commands; Ctrl-C stops an answer, Ctrl-D quits.
-    Where standard input is not a terminal, all of it is one turn. Only answers go to stdout.
+    If standard input is not a terminal, all of it is one turn. Only answers go to stdout.
     """
     from pellucid.cli.functions import Functions
     from pellucid.cli.session import Session
@@ -96,7 +96,7 @@ def chat(
         raise output.UsageError("--json: prints one answer; give TEXT, or - to read it from standard input")
     source = None if template is None else options.read_template(template)
     if tools is not None and not yes and not output.can_ask():
-        raise output.UsageError("--tools: asks at a terminal before it runs a function; --yes runs them without asking")
+        raise output.UsageError("--tools: needs a terminal to ask before running a function; --yes runs without asking")
     known = None if tools is None else Functions(tools, not yes)
     if known is not None:
         asked["tools"] = list(known.known.values())
@@ -126,7 +126,7 @@ def chat(
 
 
 def _question(text: str | None, typed: bool, raw: bool) -> str:
-    """The one turn: TEXT, standard input where that is not a terminal, or the one after the other."""
+    """The one turn: TEXT; standard input, unless it is a terminal; or the input followed by TEXT."""
     given = text not in (None, "-")
     text = options.argument(text or "", "TEXT")
     if given and (typed or sys.stdin is None):
@@ -143,8 +143,8 @@ def _question(text: str | None, typed: bool, raw: bool) -> str:
 
 
 class Talk:
-    """Reads turns and prints answers. typed: whether turns are typed at a terminal. functions: that the model may
-    call."""
+    """Reads turns and prints answers. typed: whether turns are typed at a terminal. functions: those that the model
+    may call."""
 
     def __init__(self, session: Any, typed: bool, functions: Any) -> None:
         self.session = session
@@ -152,10 +152,10 @@ class Talk:
         self.typed = typed
         self.dropped = False  # the turn was interrupted with Ctrl-C
         self.failed = False  # a turn had no answer
-        self.full = _FULL  # what to do about a context that is full
+        self.full = _FULL  # what the user can do about a full context
 
     def run(self) -> bool:
-        """Runs the conversation -> whether a turn failed while input is piped, which the exit code then reports."""
+        """Runs the conversation -> whether a turn failed and input is piped; the exit code then reports it."""
         if self.typed:
             output.note(f"{self.session.title()}: /help for commands, Ctrl-D to end")
         for text in self.turns():
@@ -203,7 +203,7 @@ class Talk:
             self.session.drop_calls()
 
     def rounds(self, asked: list[dict[str, Any]]) -> None:
-        """Prints the answer to messages, and those to the results of its calls."""
+        """Prints the answer to messages, and the answers to the results of its calls."""
         for _ in range(_MOST_ROUNDS):
             finish = self.say(asked)
             calls = self.session.calls
@@ -213,11 +213,11 @@ class Talk:
         output.note(f"[stopped after {_MOST_ROUNDS} rounds of calls]")
 
     def runs(self, calls: Any, finish: str | None) -> bool:
-        """Whether the calls of an answer are run: those of one that was cut off may not be what was meant."""
+        """Whether to run the calls of an answer: if it was cut off, its calls may be incomplete."""
         return self.functions is not None and bool(calls) and finish in ("eos", "stop")
 
     def result(self, call: Any) -> dict[str, Any]:
-        """The message with what a call gives. At a terminal, Ctrl-C stops the function alone."""
+        """The message with the result of a call. At a terminal, Ctrl-C stops only the function."""
         try:
             message: dict[str, Any] = self.functions.answer(call)
             return message
@@ -252,7 +252,7 @@ class Talk:
 
     @contextmanager
     def stoppable(self) -> Iterator[threading.Event | None]:
-        """Ctrl-C sets the event; a second one raises KeyboardInterrupt. Where input is piped, Ctrl-C ends the run."""
+        """Ctrl-C sets the event; a second one raises KeyboardInterrupt. If input is piped, Ctrl-C ends the run."""
         if not self.typed:
             yield None
             return
@@ -350,8 +350,8 @@ class Talk:
 
 @contextmanager
 def _leaving() -> Iterator[None]:
-    """Inside, a signal that would end the process does so after an exception: what edits the line sets the terminal
-    back."""
+    """Inside, a signal that would end the process raises an exception first, so that the line editor restores the
+    terminal."""
     came = []
 
     def leave(number: int, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""`pellucid convert`: a Hugging Face folder as a GGUF file."""
+"""`pellucid convert`: writes the model of a Hugging Face folder as a GGUF file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def convert(
         str,
         typer.Argument(
             metavar="FOLDER",
-            help="A Hugging Face folder, or the name of one that was pulled.",
+            help="A Hugging Face folder, or the name of a pulled one.",
             autocompletion=options.pulled,
         ),
     ],

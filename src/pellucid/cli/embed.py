@@ -51,21 +51,21 @@ def embed(
 ) -> None:
     """Turns texts into embeddings: a line of JSON for each text, or a NumPy file.
 
-    A line has "text" and "embedding". With --json, one document holds all.
+    A line has "text" and "embedding". With --json, all are in one document.
     """
     name, content = options.read_content(text, file, raw)
     texts = [line for _, line in options.lines_of(content)] if lines else [content]
     if not texts or not texts[0]:
         raise PellucidError(f"{name} contains no text")
     if out is not None and json:
-        raise output.UsageError("--output takes the place of --json; give one of them")
+        raise output.UsageError("--output replaces --json; give one of them")
     if out is not None and not out.endswith(".npy"):
         raise output.UsageError(f"--output={out}: expected the name of a .npy file")
     if out is not None:
         options.check_place(out)
         options.check_unread(out, file)
     instruction = None if instruction is None else options.argument(instruction, "--instruction")
-    known: Any = pooling  # one that is not known is the library's error
+    known: Any = pooling  # the library refuses an unknown one
     with options.load(
         model, threads=threads, context=context, isa=isa, kv=kv, cache_bytes=cache_bytes, quantize=quantize
     ) as loaded:
@@ -93,7 +93,7 @@ def _save(found: Any, path: str) -> None:
 
     from pellucid.weights.writer import whole_file
 
-    data = io.BytesIO()  # NumPy's own errors of a full disk do not say what is wrong
+    data = io.BytesIO()  # NumPy's own errors do not say that a disk is full
     np.save(data, found)
     with whole_file(path) as file:
         file.write(data.getbuffer())

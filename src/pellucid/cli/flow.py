@@ -1,4 +1,4 @@
-"""Text as it is generated, on a terminal: words are moved to the next line whole."""
+"""Prints text as it is generated; on a terminal, lines break between words."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _TAB = 8
 
 
 class Flow:
-    """Writes pieces of text to stdout. In a pipe they are written as they are; on a terminal, words wrap whole.
+    """Writes pieces of text to stdout: unchanged to a pipe, wrapped between words on a terminal.
 
-    On a terminal a word is held back until it is complete; the end of a ``with`` writes the last one. A word longer
-    than a line is broken by the terminal itself.
+    On a terminal a word is held back until it is complete; leaving the ``with`` block writes the last one. A word
+    longer than a line is broken by the terminal itself.
     """
 
     def __init__(self, write: Callable[[str], None] | None = None, columns: Callable[[], int] = output.columns) -> None:
-        """write: default: to stdout. columns: width of the terminal."""
+        """write: writes text; default: to stdout. columns: returns the width of the terminal."""
         self._wraps = write is not None or output.is_terminal()
         self._write = write or output.write
         self._columns = columns
-        self._column = 0  # of what was written; equal to the width where the line is full
+        self._column = 0  # the cursor's; equal to the width if the line is full
         self._blanks = ""  # between the last word written and the next
         self._word = ""
         self._width = 0  # of the word
-        self._long = False  # the word is longer than a line, and its beginning is written
+        self._long = False  # the word is longer than a line, and its beginning has been written
 
     def __enter__(self) -> Flow:
         return self
@@ -57,7 +57,7 @@ class Flow:
         self._write("".join(out))
 
     def end(self) -> None:
-        """Writes what is held back."""
+        """Writes the text that is held back."""
         if self._word or self._blanks:
             out: list[str] = []
             self._flush(out, max(self._columns(), 1))
@@ -97,7 +97,7 @@ class Flow:
 
 
 def _expanded(blanks: str, column: int) -> str:
-    """Blanks with their tabs as spaces; column: where they begin."""
+    """Blanks with tabs expanded to spaces; column: where they begin."""
     return (" " * column + blanks).expandtabs(_TAB)[column:]
 
 
@@ -106,7 +106,7 @@ def _is_blank(character: str) -> bool:
 
 
 def _width(character: str) -> int:
-    """Columns of a character: 2 where East Asian characters and emoji are wide, 0 for marks."""
+    """Columns of a character: 2 for wide East Asian characters and emoji, 0 for marks."""
     if character.isascii():
         return 1
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
@@ -115,8 +115,8 @@ def _width(character: str) -> int:
 
 
 def _may_break(before: str, after: str) -> bool:
-    """Whether a line may end between two characters that no blank separates: around wide ones, which languages without
-    blanks use, but not before closing or after opening punctuation."""
+    """Whether a line may break between two characters without a blank: next to wide ones, as in languages written
+    without blanks, but not before closing or after opening punctuation."""
     if before == _JOINER or _width(after) == 0 or _width(before) == 0:
         return False
     if _width(before) < 2 and _width(after) < 2:

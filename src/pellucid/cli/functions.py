@@ -18,9 +18,9 @@ __all__ = ["Functions"]
 
 
 class Functions:
-    """The public functions that a file defines. ask: whether the user is asked before one runs.
+    """The public functions that a file defines. ask: whether to ask the user before running one.
 
-    Raises UsageError where the file cannot be run, defines none, or one has no types.
+    Raises UsageError if the file cannot be run, defines no function, or a function has no types.
     """
 
     def __init__(self, path: str, ask: bool) -> None:
@@ -70,7 +70,7 @@ def _load(path: str) -> dict[str, Callable[..., Any]]:
     if spec is None or spec.loader is None:
         raise output.UsageError(f"--tools: {one_line(path)}: expected a Python file, *.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for the types of a module
+    sys.modules[name] = module  # dataclasses look up a module's types here
     folder = os.path.dirname(os.path.abspath(path))
     sys.path.insert(0, folder)
     try:

@@ -12,7 +12,7 @@ from pellucid.markup import count
 from pellucid.sampling import SamplingOptions
 
 _D = SamplingOptions()
-_HINT = "the model ended the text at once; to ask it something, use its chat template: pellucid chat TEXT"
+_HINT = "the model ended the text immediately; to ask it something, use its chat template: pellucid chat TEXT"
 
 
 @sampling_options
@@ -42,14 +42,14 @@ def generate(
 ) -> None:
     """Continues a text, without a chat template. Only the new text goes to stdout; timings go to stderr.
 
-    To ask a model that was trained to chat, use `pellucid chat TEXT`.
+    To ask a model trained to chat, use `pellucid chat TEXT`.
     """
     from pellucid.cli.flow import Flow
     from pellucid.generation import parse_options
 
     asked: dict[str, Any] = {"max_tokens": max_tokens, "stop": options.arguments(stop, "--stop"), **arguments(sampling)}
     asked |= options.speculation(no_speculate, prediction)
-    with options.naming(*asked):  # before anything is fetched
+    with options.naming(*asked):  # before anything is downloaded
         parse_options(asked)
     text = options.read_text(prompt, raw=raw)
     with options.load(

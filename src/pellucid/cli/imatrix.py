@@ -1,4 +1,4 @@
-"""`pellucid imatrix`: importances of a model's columns, for quantising it."""
+"""`pellucid imatrix`: measures the importances of a model's columns, for quantising it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def imatrix(
             metavar="N",
             min=2,
             max=1 << 20,
-            help="Tokens that are run together, as one text; default: 512, or the model's context where that is less.",
+            help="Tokens that are run together, as one text; default: 512, or the model's context if that is less.",
         ),
     ] = None,
     chunks: Annotated[
@@ -36,8 +36,8 @@ def imatrix(
 ) -> None:
     """Measures how much each column of a model's matrices matters, for quantize --imatrix.
 
-    The text is run in chunks. Each matrix gets the mean squares of the inputs that its columns are multiplied by. Use
-    the original weights, and text like that which the model is for: 100,000 tokens are plenty.
+    The text is run in chunks. For each matrix, the mean squares of the inputs that its columns are multiplied by are
+    written. Use the original weights, and text like that the model is meant for: 100,000 tokens are plenty.
     """
     from pellucid.look.importance import importances
     from pellucid.making.forms import gguf_importances
@@ -50,7 +50,7 @@ def imatrix(
         with open(text, "rb") as opened:
             content = options.read_all(opened, text)
     with options.load(model, threads=threads, context=chunk, isa=isa, flags={"context": "--chunk"}) as loaded:
-        options.check_target(out, force, loaded.info().path)  # which a name may stand for
+        options.check_target(out, force, loaded.info().path)  # `model` may be a name
         core = loaded.core
         tokenizer = core.need_tokenizer()
         size = chunk or min(512, loaded.context_length)
@@ -73,8 +73,7 @@ def imatrix(
 
 
 def _chunks(ids: list[int], bos: int | None, size: int) -> list[list[int]]:
-    """Parts of at most `size` tokens, each with BOS before it where the model has it; a part of one token is left
-    out."""
+    """Parts of at most `size` tokens, each after BOS if the model has it; a part of one token is left out."""
     first = [] if bos is None else [bos]
     if ids[:1] == first:
         ids = ids[len(first) :]

@@ -1,4 +1,4 @@
-"""`pellucid info`: a model's sizes, and how it runs here and why."""
+"""`pellucid info`: shows a model's sizes, and how it runs here and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def info(
     checkpoints: options.Checkpoints = None,
     quantize: options.Quantize = None,
     archs: Annotated[
-        bool, typer.Option("--archs", help="Instead, list the supported families of models, and how each was checked.")
+        bool, typer.Option("--archs", help="List the supported families of models instead, and how each was checked.")
     ] = False,
     json: options.Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`pellucid inspect`: what a model computes while it processes a text."""
+"""`pellucid inspect`: shows what a model computes while it processes a text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def inspect(
     title: Annotated[str | None, typer.Option(metavar="T", help="The page's title. Default: the text.")] = None,
     time: Annotated[bool, typer.Option("--time", help="With --html: measure each operation, too.")] = False,
     chat: Annotated[
-        bool, typer.Option("--chat", help="With --html: take the text as a user's message, in the chat template.")
+        bool, typer.Option("--chat", help="With --html: use the text as a user's message, in the chat template.")
     ] = False,
     generate: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="With --html: show N tokens of the answer, too.")
@@ -80,10 +80,10 @@ def inspect(
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="With --html: keep the heads' weights of these layers only, such as 0-5,29."),
+        typer.Option(metavar="LIST", help="With --html: keep only the heads' weights of these layers, such as 0-5,29."),
     ] = None,
     positions: Annotated[
-        str | None, typer.Option(metavar="LIST", help="With --html: keep the heads' weights of these tokens only.")
+        str | None, typer.Option(metavar="LIST", help="With --html: keep only the heads' weights of these tokens.")
     ] = None,
     threads: options.Threads = None,
     context: options.Context = None,
@@ -119,14 +119,14 @@ def inspect(
     parts = _parts(only)
     for name, value in (("layer", layer), ("head", head)):
         if value is not None and "heads" not in parts:
-            raise output.UsageError(f"--{name}={value}: is about heads, which --only leaves out")
+            raise output.UsageError(f"--{name}={value}: applies to heads, which --only leaves out")
     if head is not None and layer is None:
         raise output.UsageError(f"--head={head}: needs --layer, the head's layer")
     with options.naming(*sampling):
         SamplingOptions(**sampling)  # type: ignore[arg-type]
     if png is not None:
         if not {"lens", "heads"} & parts:
-            raise output.UsageError("--png: figures are of lens and heads, which --only leaves out")
+            raise output.UsageError("--png: figures show lens and heads, which --only leaves out")
         _check_folder(png)
     content = options.read_text(text, raw=raw)
     with options.load(model, **loading) as loaded:
@@ -147,7 +147,7 @@ def inspect(
 
 
 def _parts(only: list[str] | None) -> set[str]:
-    """The parts to show; words may also be separated by commas. UsageError for another word."""
+    """The parts to show; words may also be separated by commas. UsageError for an unknown word."""
     asked = [word.strip() for words in only or () for word in words.split(",")]
     for word in asked:
         if word not in PARTS:
@@ -156,7 +156,7 @@ def _parts(only: list[str] | None) -> set[str]:
 
 
 class _Drawn(NamedTuple):
-    """What the figures are drawn from, and the line that says what was looked at."""
+    """The data for the figures, and the line that says which text and position were inspected."""
 
     ids: list[int]
     pushed: Any
@@ -173,7 +173,7 @@ def look(
     sampling: dict[str, Any],
     parts: set[str],
 ) -> dict[str, Any]:
-    """Everything to show, as plain data; "_" holds what the figures are drawn from."""
+    """Everything to show, as plain data; "_" holds the data for the figures."""
     from pellucid.look import sizes, tables
 
     core = model.core
@@ -224,7 +224,7 @@ def _sampling(core: Any, logits: Any, sampling: dict[str, Any], show: int) -> di
 
 
 def _memory(model: Model, tokens: int) -> dict[str, Any]:
-    """Bytes: of the weights as they are packed, of a pass, of the keys and values of this text."""
+    """Bytes of the packed weights, of a pass, and of the keys and values of this text."""
     info = model.info()
     return {
         "weights": info.packed_bytes,
@@ -240,7 +240,7 @@ def _memory(model: Model, tokens: int) -> dict[str, Any]:
 def _heads(
     near: Any, pushed: Any, at: int, layers: tuple[int, ...] | None, head: int | None, show: int, count: int
 ) -> dict[str, Any]:
-    """The heads that changed the logit most; all that one of them attends to, where it was asked for."""
+    """The heads that changed the logit most, and everything that the requested head, if any, attends to."""
     from pellucid.look import tables
 
     def looked(found: list[tables.Look]) -> list[dict[str, Any]]:
@@ -262,8 +262,8 @@ def _heads(
 
 
 def _check_folder(folder: str) -> None:
-    """Creates the folder for figures. Called before anything is downloaded or computed. Raises PellucidError without
-    matplotlib, OSError."""
+    """Creates the folder for figures, before anything is downloaded or computed. Raises PellucidError without
+    matplotlib, and OSError."""
     from pellucid.look import plots
 
     try:
@@ -274,7 +274,7 @@ def _check_folder(folder: str) -> None:
 
 
 def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None, parts: set[str]) -> list[str]:
-    """Draws the figures of the tokens up to the position -> their paths."""
+    """Draws the figures for the tokens up to the position -> their paths."""
     from pellucid.look import plots
 
     drawn: _Drawn = found["_"]
@@ -282,7 +282,7 @@ def _figures(model: Model, found: dict[str, Any], folder: str, head: int | None,
     last, figures = range(len(ids)), {}
     if "lens" in parts:
         figures["lens"] = plots.lens(model.trace(ids, "hidden", positions=last[-plots.MOST["lens"] :]))
-    if "heads" in parts and found["heads"]:  # none where no layer has attention
+    if "heads" in parts and found["heads"]:  # empty if no layer has attention
         number = found["heads"][0]["layer"]
         maps = model.trace(ids, "attention", layers=number, positions=last[-plots.MOST["attention"] :])
         figures["attention"] = plots.attention(maps, number, head)

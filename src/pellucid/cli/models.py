@@ -1,4 +1,4 @@
-"""`pellucid models`: the catalogue, and what was pulled."""
+"""`pellucid models`: lists the catalogue and the pulled models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pellucid.weights import catalog
 
 
 def models(json: options.Json = False) -> None:
-    """Lists the models of the catalogue, which of them are in the cache, and all others that were pulled."""
+    """Lists the models of the catalogue, which of them are in the cache, and all other pulled models."""
     from pellucid.weights import inventory
 
     found: list[dict[str, Any]] = [

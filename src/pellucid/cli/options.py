@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become arguments of the library."""
+"""Options that several commands share, and their translation into arguments of the library."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ __all__ = [
 ]
 
 DEFAULT = catalog.DEFAULT
-MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or a name that was given to pull."
+MODEL_HELP = "A GGUF file, a Hugging Face folder, a catalogue name, or the name of a pulled model."
 
 
 def pulled(incomplete: str) -> list[str]:
-    """The names of models that begin so, for the shell's completion: the catalogue's, and those that were pulled."""
+    """The names of models with this beginning, for the shell's completion: of the catalogue, and of pulled models."""
     from pellucid.weights import inventory
 
     names = [entry.name for entry in catalog.entries()]
@@ -79,7 +79,7 @@ def pulled(incomplete: str) -> list[str]:
 
 
 def removable(incomplete: str) -> list[str]:
-    """Those of the names that are in the cache."""
+    """As `pulled`, but only models that are in the cache."""
     with suppress(PellucidError, OSError):
         return [n for n in pulled(incomplete) if catalog.find(n) is None or catalog.is_cached(n)]
     return []
@@ -101,12 +101,12 @@ Imatrix = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="Importances of columns, made by `pellucid imatrix` or by llama.cpp."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file where it exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 Threads = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Threads; default: the physical cores that the process may use, efficiency cores left out. "
+        help="Number of threads; default: the physical cores that the process may use, without efficiency cores. "
         "[env: PELLUCID_THREADS]",
     ),
 ]
@@ -114,7 +114,7 @@ Context = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Maximum number of tokens of a sequence, where a text's last new token does not count; default: the "
+        help="Maximum number of tokens in a sequence, not counting a text's last new token; default: the "
         "model's own limit, at most 8192.",
     ),
 ]
@@ -122,7 +122,7 @@ Isa = Annotated[
     str | None,
     typer.Option(
         metavar="TIER",
-        help="Instruction set; default: the best that this processor has. [env: PELLUCID_ISA]",
+        help="Instruction set; default: the best that this processor supports. [env: PELLUCID_ISA]",
         autocompletion=_isas,
     ),
 ]
@@ -138,7 +138,7 @@ Precision = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="default, or high: layers' inputs are rounded less, for experiments.",
+        help="default or high; high rounds layers' inputs less, for experiments.",
         autocompletion=_among("default", "high"),
     ),
 ]
@@ -146,14 +146,14 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         metavar="TYPE",
-        help="Put matrices in F32, F16 and BF16 into this format while loading, such as q8_0 or q4_k_m.",
+        help="Convert matrices in F32, F16 and BF16 to this format while loading, such as q8_0 or q4_k_m.",
     ),
 ]
 Share = Annotated[
     bool,
     typer.Option(
         "--share",
-        help="Keep the packed weights once for all processes of the user, in /dev/shm. [env: PELLUCID_SHARE=1]",
+        help="Keep one copy of the packed weights for all processes of the user, in /dev/shm. [env: PELLUCID_SHARE=1]",
     ),
 ]
 CacheBytes = Annotated[
@@ -168,22 +168,20 @@ Draft = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="A smaller model of the same vocabulary that guesses next tokens; it changes the speed alone.",
+        help="A smaller model with the same vocabulary that guesses next tokens; changes only the speed.",
         autocompletion=pulled,
     ),
 ]
-NoSpeculate = Annotated[
-    bool, typer.Option("--no-speculate", help="Guess no next tokens; this changes the speed alone.")
-]
+NoSpeculate = Annotated[bool, typer.Option("--no-speculate", help="Do not guess next tokens; changes only the speed.")]
 Prediction = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="A text that the answer is expected to resemble; this changes the speed alone."),
+    typer.Option(metavar="FILE", help="A text that the answer is expected to resemble; changes only the speed."),
 ]
 Checkpoints = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE",
-        help="Memory for the earlier states of recurrent layers that each sequence keeps to rewind to, such as 200M;"
+        help="Memory for the earlier states of recurrent layers that a sequence can rewind to, such as 200M;"
         " default: eight states.",
     ),
 ]
@@ -193,7 +191,7 @@ Prompt = Annotated[
     typer.Argument(
         metavar="TEXT | -",
         show_default=False,
-        help="The text; without it, or with -, standard input is read as UTF-8, without its final line end.",
+        help="The text; without it, or with -, standard input is read as UTF-8, without its final line ending.",
     ),
 ]
 Template = Annotated[
@@ -201,14 +199,14 @@ Template = Annotated[
 ]
 PoolingKind = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help='"last", "first" (token) or "mean"; default: as the model\'s files say.'),
+    typer.Option(metavar="KIND", help='"last", "first" (token) or "mean"; default: what the model\'s files say.'),
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line end of what is read.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Keep the final line ending of the input.")]
 
 _LONGEST_TEMPLATE = 1 << 22  # bytes; longer templates are refused by their length
 LONGEST_TEXT = 1 << 28  # bytes; an endless device or pipe is refused here
 
-# What differs from the library's name in more than dashes.
+# Options whose names differ from the library's in more than dashes.
 _FLAGS = {
     "max_tokens": "-n/--max-tokens",
     "megabytes": "--html-size",
@@ -220,8 +218,8 @@ _FLAGS = {
 
 @contextmanager
 def naming(*names: str, **flags: str) -> Iterator[None]:
-    """An argument of these names that the library refuses becomes a usage error under the option's name as typed:
-    that of `flags`, where it differs. So does a variable of the environment, under its own."""
+    """Turns the library's error about an argument of these names into a usage error that names the option as typed:
+    as `flags` says, if that differs. An error about an environment variable becomes one that names the variable."""
     try:
         yield
     except ArgumentError as error:
@@ -249,7 +247,7 @@ def nbytes(option: str, text: str, least: int = 0) -> int:
 
 
 def locate(source: str) -> str:
-    """The path of a model that is given by its path or its name."""
+    """The path of a model, given its path or its name."""
     from pellucid import weights
 
     with naming():
@@ -267,8 +265,8 @@ def load(
     say: Callable[[str], None] = note,
     **options: Any,
 ) -> Model:
-    """Loads a model, with a progress bar on stderr where that is a terminal and loading takes a while. flags: as
-    `naming` takes them. say: what says that a download begins."""
+    """Loads a model, with a progress bar on stderr if that is a terminal and loading takes a while. flags: as for
+    `naming`. say: called with a line when a download begins."""
     from pellucid.cli.progress import progress
     from pellucid.model import Model
 
@@ -284,15 +282,15 @@ def load(
 
 
 def announcement(source: str) -> str:
-    """What is said when a model of the catalogue begins to be downloaded; "" where none will be."""
+    """The line shown when the download of a catalogue model begins; "" if nothing will be downloaded."""
     entry = None if os.path.exists(source) else catalog.find(source)
     if entry is None or entry.terms or catalog.is_cached(source):
         return ""
-    return f"fetching {entry.name} ({size(entry.size)}); licence: {entry.licence}"
+    return f"downloading {entry.name} ({size(entry.size)}); licence: {entry.licence}"
 
 
 def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, str]:
-    """What --file or TEXT gives: (what errors call it, the text)."""
+    """The text of --file or TEXT -> (its name in errors, the text)."""
     if file is None:
         return "TEXT" if text not in (None, "-") else "standard input", read_text(text, raw=raw)
     if text is not None:
@@ -304,7 +302,7 @@ def read_content(text: str | None, file: str | None, raw: bool) -> tuple[str, st
 
 
 def read_text(text: str | None, *, raw: bool = False) -> str:
-    """The argument, or standard input. UsageError where that is a terminal and was not asked for."""
+    """The argument, or standard input. UsageError if that is a terminal and `text` is not "-"."""
     if text is not None and text != "-":
         return argument(text, "TEXT")
     if sys.stdin is None and text is not None:
@@ -315,14 +313,14 @@ def read_text(text: str | None, *, raw: bool = False) -> str:
 
 
 def lines_of(text: str) -> list[tuple[int, str]]:
-    """(number, from 1 on; line) of the lines that are not empty, without their ends, which may be CR LF."""
+    """(number, from 1; line) for each line that is not empty, without its ending, which may be CR LF."""
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def argument(text: str, name: str) -> str:
-    """A text of the command line. One with bytes that the locale's encoding lacks, for which Python has surrogates, is
-    read as UTF-8; TokenizerError where it is not."""
+    """A text from the command line. Bytes that the locale's encoding lacks, which Python turns into surrogates, are
+    read as UTF-8; TokenizerError if they are not."""
     try:
         text.encode()
         return text
@@ -331,7 +329,7 @@ def argument(text: str, name: str) -> str:
 
 
 def arguments(texts: list[str] | None, name: str) -> tuple[str, ...]:
-    """As `argument`, of an option that may be given several times."""
+    """As `argument`, for an option that may be given several times."""
     return tuple(argument(text, name) for text in texts or ())
 
 
@@ -344,9 +342,9 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def read_all(file: IO[bytes], name: str, *, raw: bool = False) -> str:
-    """The rest of a text file, without its final line end, which programs and editors add; raw: with it.
+    """The rest of a text file, without its final line ending, which programs and editors add; raw: with it.
 
-    PellucidError where it is too long, TokenizerError where it is not UTF-8.
+    PellucidError if it is too long, TokenizerError if it is not UTF-8.
     """
     data = file.read(LONGEST_TEXT + 1)
     if len(data) > LONGEST_TEXT:
@@ -378,7 +376,7 @@ def read_template(path: str) -> str:
 
 
 def check_place(path: str) -> None:
-    """Raises UsageError or PellucidError, before anything is computed, where no file of this name can be written."""
+    """Raises UsageError or PellucidError, before anything is computed, if no file of this name can be written."""
     if not path:
         raise UsageError("the name of the file to write is empty")
     if os.path.isdir(path):
@@ -393,8 +391,8 @@ def check_place(path: str) -> None:
 
 
 def check_target(path: str, force: bool, *sources: str | None) -> None:
-    """Raises UsageError for a file that must not be written: a source or one of a source's files, or, without `force`,
-    one that exists; and as `check_place`."""
+    """Raises UsageError for a file that must not be written: a source or one of a source's files or, without `force`,
+    one that exists; otherwise raises as `check_place` does."""
     check_place(path)
     check_unread(path, *sources)
     if os.path.exists(path) and not force:
@@ -402,7 +400,7 @@ def check_target(path: str, force: bool, *sources: str | None) -> None:
 
 
 def check_unread(path: str, *sources: str | None) -> None:
-    """Raises UsageError where the file to write is a source or one of a source's files."""
+    """Raises UsageError if the file to write is a source or one of a source's files."""
     if not os.path.exists(path):
         return
     for source in sources:
@@ -411,8 +409,8 @@ def check_unread(path: str, *sources: str | None) -> None:
 
 
 def _files_of(source: str) -> list[str]:
-    """The files that a source consists of: of a folder all but what commands may have written beside the model, and of
-    a split file all parts."""
+    """The files that a source consists of: in a folder, all except files that commands may have written beside the
+    model; all parts of a split file."""
     if os.path.isdir(source):
         written = (".gguf", ".npy", ".jsonl", ".html")
         names = [os.path.join(source, name) for name in os.listdir(source) if not name.endswith(written)]
@@ -424,7 +422,7 @@ def _files_of(source: str) -> list[str]:
 
 
 def thread_count(threads: int | None) -> int:
-    """The number of threads of work that needs no loaded model, by the same rules as for one."""
+    """The number of threads for work that needs no loaded model, by the same rules as for a model."""
     from pellucid.core import thread_count as count
 
     with naming("threads"):

@@ -53,11 +53,12 @@ _open_line = False  # the last character written to stdout was not a line end
 
 
 def prepare() -> None:
-    """Makes stdout and stderr accept any text: what the encoding lacks becomes "?"; file names keep their bytes."""
+    """Makes stdout and stderr accept any text: characters that the encoding lacks become "?"; file names keep their
+    bytes."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
             utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
-            # Generated text has no surrogates; a file's name may have some, which stand for its bytes.
+            # Generated text has no surrogates; a file's name may have some, which represent its bytes.
             errors = "surrogateescape" if utf8 else "replace"
             stream.reconfigure(errors=errors if stream is sys.stdout else "backslashreplace")
 
@@ -69,7 +70,7 @@ def _stdout() -> TextIO:
 
 
 class _Escapes(dict[int, str]):
-    """For str.translate: how a terminal gets each character."""
+    """For str.translate: maps each character to what is written to a terminal."""
 
     def __missing__(self, code: int) -> str:
         import unicodedata
@@ -84,9 +85,9 @@ _ESCAPES = _Escapes()
 
 
 def visible(text: str) -> str:
-    """Text as a terminal may get it: what it would obey, or what would hide or reorder the text around it, is escaped,
-    as in "\\x1b". Newline, tab and what writing systems need stay. Each character is judged alone, so that it does not
-    matter how text is cut into pieces."""
+    """Text that is safe to write to a terminal: characters that control it, or that hide or reorder the text around
+    them, are escaped, as in "\\x1b". Newline, tab and characters that writing systems need stay. Each character is
+    judged alone, so that it does not matter how text is cut into pieces."""
     return text.translate(_ESCAPES)
 
 
@@ -96,7 +97,8 @@ def is_terminal() -> bool:
 
 
 def write(text: str, *, styled: bool = False) -> None:
-    """Text to stdout, at once; on a terminal it is made :func:`visible`. styled: it has been, and has colours since."""
+    """Writes text to stdout and flushes it; on a terminal it is made :func:`visible`. styled: it already is, and has
+    colours."""
     global _open_line
     if text:
         out = _stdout()
@@ -106,24 +108,24 @@ def write(text: str, *, styled: bool = False) -> None:
 
 
 def line(text: str) -> None:
-    """A line (or several) to stdout."""
+    """Writes a line (or several) to stdout."""
     write(text + "\n")
 
 
 def document(value: Any) -> None:
-    """One JSON document to stdout, in ASCII: whole whatever the encoding."""
+    """Writes one JSON document to stdout, in ASCII, so that every encoding can hold it."""
     line(json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def aside(text: str) -> None:
-    """Text to stderr, at once."""
+    """Writes text to stderr and flushes it."""
     if text and sys.stderr is not None:
         sys.stderr.write(visible(text) if sys.stderr.isatty() else text)
         sys.stderr.flush()
 
 
 def end_line(*, interrupted: bool = False) -> None:
-    """Ends a line on a terminal, so that what follows starts on its own. Text in a pipe of its own is left as it is.
+    """Ends an open line on a terminal, so that what follows starts on a new one. A pipe of its own is left as it is.
 
     interrupted: the terminal shows ^C at the end of the line.
     """
@@ -135,7 +137,7 @@ def end_line(*, interrupted: bool = False) -> None:
 
 
 def _same_file() -> bool:
-    """Whether stdout and stderr go to one file or pipe (2>&1), where lines of both stand below each other."""
+    """Whether stdout and stderr go to the same file or pipe (2>&1)."""
     try:
         return sys.stderr is not None and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
     except (OSError, ValueError):
@@ -143,7 +145,7 @@ def _same_file() -> bool:
 
 
 def flush() -> None:
-    """Makes an error of writing appear now, while it can still be reported."""
+    """Flushes stdout, so that an error of writing appears while it can still be reported."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
@@ -157,14 +159,14 @@ def forget_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """A line (or several) to stderr; on a terminal it is made :func:`visible`, and words wrap whole."""
+    """Writes a line (or several) to stderr; on a terminal it is made :func:`visible` and wrapped between words."""
     if sys.stderr is not None and sys.stderr.isatty():
         text = _folded(text)
     _to_stderr(text)
 
 
 def error(message: str) -> None:
-    """What went wrong, as one line on stderr, however long."""
+    """Writes what went wrong as a single line to stderr."""
     _to_stderr(f"pellucid: {shown(message)}")
 
 
@@ -178,12 +180,12 @@ def _to_stderr(text: str) -> None:
 
 
 def sentence(text: str) -> None:
-    """A sentence to stdout; on a terminal, words wrap whole."""
+    """Writes a sentence to stdout; on a terminal it is wrapped between words."""
     line(_folded(text) if is_terminal() else text)
 
 
 def _folded(text: str) -> str:
-    """Lines with their words whole at the terminal's edge, continued under their beginning."""
+    """Lines wrapped between words to the terminal's width, with their indentation."""
     wrapper = textwrap.TextWrapper(columns(), break_long_words=False, break_on_hyphens=False)
     folded = []
     for part in visible(text).split("\n"):
@@ -193,12 +195,12 @@ def _folded(text: str) -> str:
 
 
 def can_ask() -> bool:
-    """Whether a question can be asked: somebody sits at a terminal, and stderr is there."""
+    """Whether a question can be asked: stdin is a terminal, and stderr is open."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None
 
 
 def confirmed(question: str) -> bool:
-    """Asks on the terminal; anything but y or yes is no. False, without asking, where nobody is there."""
+    """Asks on the terminal; anything but y or yes is no. False, without asking, if :func:`can_ask` is."""
     if not can_ask():
         return False
     sys.stderr.write(f"{visible(question)} [y/N] ")
@@ -207,10 +209,10 @@ def confirmed(question: str) -> bool:
 
 
 def typed_line() -> str:
-    """The next line typed on the terminal, "" at its end; bytes that are no text are surrogates.
+    """The next line typed on the terminal, "" at its end; bytes that are not text become surrogates.
 
-    Waits a tenth of a second at a time, since a Ctrl-C just before a read that blocks would be noticed only after it;
-    takes a byte at a time, so that none waits in a buffer that `select` does not see.
+    Waits a tenth of a second at a time, since a Ctrl-C just before a blocking read would be noticed only after it;
+    reads a byte at a time, so that none waits in a buffer that `select` does not see.
     """
     typed = bytearray()
     while not typed.endswith(b"\n"):
@@ -234,24 +236,24 @@ def fail(message: str, code: int) -> int:
 
 
 def shown(message: str) -> str:
-    """A message as one printable line: it may quote a file or a server. With "pellucid: " before it, it is as long as
-    an error may be."""
+    """A message, which may quote a file or a server, as one printable line. With "pellucid: " before it, it is at most
+    as long as an error may be."""
     return one_line(" ".join(message.split()), MOST - len("pellucid: "))
 
 
 def columns() -> int:
-    """Width of the terminal; 80 where there is none."""
+    """Width of the terminal; 80 without one."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
 def table(rows: Sequence[Sequence[str]], *, right: tuple[int, ...] = (), gap: int = 2, named: bool = True) -> None:
-    """A table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded. Where that leaves
-    it no room, the first column stands on lines of its own, above the others; where those have no room either, each
-    cell stands on a line, after its column's name.
+    """Writes a table to stdout, as wide as the terminal (80 columns elsewhere); the last column is folded. If that
+    leaves it no room, the first column has lines of its own, above the others; if that is not enough, each cell has a
+    line, after its column's name.
 
-    A row of one cell is a heading. named: the first row of several cells has the columns' names, as has the first one
-    after an empty heading. right: columns of numbers. gap: spaces between columns. Control characters in cells are
-    escaped, wherever the table goes.
+    A row of one cell is a heading. named: the first row of several cells has the columns' names, and so has the first
+    one after an empty heading. right: columns of numbers. gap: spaces between columns. Control characters in cells are
+    always escaped.
     """
     rows = [[visible(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
     full = [row for row in rows if len(row) > 1]

@@ -1,4 +1,4 @@
-"""`pellucid inspect --html`: a page that shows all of a text's way through the model."""
+"""`pellucid inspect --html`: writes a page that shows everything a model computes for a text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST = 2048  # numbers of a range: more than a page has tokens
 
 
 class Request(NamedTuple):
-    """The options that are about the page."""
+    """The options of the page."""
 
     path: str
     megabytes: float | None
@@ -45,8 +45,8 @@ def check(
     seed: int | None,
     others: Mapping[str, Any],
 ) -> None:
-    """Refuses what cannot be done before anything is computed. others: values of options that a page has no use for, by
-    name; None where one was not given."""
+    """Refuses impossible requests before anything is computed. others: values, by name, of options that a page does
+    not use; None if an option was not given."""
     for name, value in others.items():
         if value is not None:
             raise output.UsageError(f"--{name}: a page shows everything; leave out --{name} or --html")
@@ -60,7 +60,7 @@ def check(
     if file is not None and chat:
         raise output.UsageError("--chat: makes a message of TEXT, and --file has tokens; give one of them")
     if seed is not None and generate is None:
-        raise output.UsageError(f"--seed={seed}: needs --generate, whose tokens it draws")
+        raise output.UsageError(f"--seed={seed}: needs --generate, whose draws it determines")
     options.check_place(path)
     options.check_unread(path, file)
 
@@ -103,7 +103,7 @@ def write(
 
 
 def _numbers(name: str, given: str | None) -> list[int] | None:
-    """Of "3", "0-5,29" or "-1": the numbers. UsageError for another text."""
+    """The numbers of "3", "0-5,29" or "-1". UsageError for any other text."""
     if given is None:
         return None
     found: list[int] = []
@@ -129,7 +129,7 @@ def _ids(model: Model, request: Request, content: str | None) -> list[int]:
 
 
 def _timings(model: Model, ids: list[int]) -> dict[str, list[int]]:
-    """Nanoseconds of each operation: of the pass over all tokens, and of that over the last one."""
+    """Nanoseconds of each operation, in the pass over all tokens and in the one over the last token."""
     from pellucid.bench.operations import fastest
 
     engine = model.core.open()

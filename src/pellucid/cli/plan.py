@@ -1,4 +1,4 @@
-"""`pellucid plan`: the operations of a forward pass."""
+"""`pellucid plan`: shows the operations of a forward pass."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _time(model: Model, rows: int, depth: int) -> list[int]:
 
 
 def _timed(table: Sequence[Operation], ns: Sequence[int], every: bool, what: str) -> None:
-    """Prints a table of times; alike layers are shown together, with the sum of their times."""
+    """Prints a table of times; layers of the same kind are shown together, with the sum of their times."""
     total = sum(ns)
     rows = [["operation", "from > to", "reads", "time", "of all", "weights"]]
     for heading, layers in _each(table) if every else _alike(table):
@@ -135,7 +135,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _flow(op: Operation) -> str:
-    """Buffers as in "h[576] > qkv[960]"; a single one where the operation works in place."""
+    """Buffers as in "h[576] > qkv[960]"; a single one if the operation works in place."""
     names = []
     for name, dim in (op.inputs[0], op.output):
         # Some buffers' names end in their width; the width of logits is the number of rows of the weights.
@@ -145,7 +145,7 @@ def _flow(op: Operation) -> str:
 
 
 def _work(op: Operation) -> str:
-    """Weights as in "Q4_1 576+192+192 x 576", where segments of one format are joined, and the operation's detail."""
+    """Weights, as in "Q4_1 576+192+192 x 576", with segments of the same format joined, and the operation's detail."""
     parts = []
     for (kind, k), mats in groupby(op.matrices, key=lambda m: (m[1], m[3])):
         parts.append(f"{kind} {'+'.join(str(rows) for _, _, rows, _ in mats)} x {k}")

@@ -14,15 +14,15 @@ from pellucid.weights.store import size
 
 __all__ = ["progress"]
 
-_NARROW = 60  # columns; below, the bar says only what is done, not of what
+_NARROW = 60  # columns; on narrower terminals, only the first word of the description is shown
 _DUMB = ("dumb", "unknown")  # terminals that erase nothing: the bar would leave a line behind
-_PATIENCE = 0.5  # seconds: shorter work shows no bar, and does not import what draws one
+_PATIENCE = 0.5  # seconds; shorter work shows no bar, and does not import the library that draws it
 
 
 @contextmanager
 def progress(first: str = "", say: Callable[[str], None] = note) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yields a callback (bytes done, bytes in all, what), or None where stderr is no terminal that can erase a line and
-    there is nothing to say first. The bar disappears at the end. first: a line for `say` when the work begins."""
+    """Yields a callback (bytes done, total bytes, description), or None if stderr is not a terminal that can erase a
+    line and `first` is empty. The bar disappears at the end. first: a line for `say` when the work begins."""
     shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
     if not (shows or first):
         yield None
@@ -61,7 +61,7 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        # What, a bar, and bytes in the units of what was announced.
+        # A description, a bar, and bytes in the units of the announcement.
         columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[bytes]}"))
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
         self._task = self._bar.add_task("", total=None, bytes="")

@@ -1,4 +1,4 @@
-"""`pellucid pull`: downloads a model of the catalogue, of a hub, or from an address."""
+"""`pellucid pull`: downloads a model of the catalogue, from a hub, or from an address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pull(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A name of the catalogue; OWNER/NAME[@REVISION][:FILE] of a hub; an https:// address of a GGUF file.",
+            help="A catalogue name; OWNER/NAME[@REVISION][:FILE] on a hub; the https:// address of a GGUF file.",
             autocompletion=options.pulled,
         ),
     ] = options.DEFAULT,
@@ -33,26 +33,26 @@ def pull(
     ] = False,
     no_verify: Annotated[
         bool,
-        typer.Option("--no-verify", help="Compare only the sizes of files that are in the cache, not their SHA-256."),
+        typer.Option("--no-verify", help="Compare only the sizes of files in the cache, not their SHA-256."),
     ] = False,
     max_bytes: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
             help="Download at most this much, such as 20G or 500M; default: what the disk has room for,"
-            " and 16G for a file whose size the server does not state.",
+            " and at most 16G for a file whose size the server does not state.",
         ),
     ] = None,
     min_rate: Annotated[
         str,
-        typer.Option(metavar="SIZE", help="End a download slower than this per second, over 30 seconds; 0: never."),
+        typer.Option(metavar="SIZE", help="Stop a download slower than this per second, over 30 seconds; 0: never."),
     ] = "1K",
     json: options.Json = False,
 ) -> None:
-    """Downloads a model into the cache and verifies it, or verifies the copy that is there; prints its path.
+    """Downloads a model into the cache and verifies it, or verifies the copy in the cache; prints its path.
 
-    Shows the model's licence, and asks for consent where it has terms. HF_TOKEN: a token for a hub's private models;
-    HF_ENDPOINT: another hub's address.
+    Shows the model's licence, and asks for consent if it has terms of use. HF_TOKEN: a token for a hub's private
+    models; HF_ENDPOINT: another hub's address.
     """
     from pellucid.weights import hub
 
@@ -74,7 +74,7 @@ def pull(
 def _from_catalogue(name: str, yes: bool, verify: bool, most: int | None) -> dict[str, object]:
     from pellucid.cli.progress import progress
 
-    path = catalog.path(name)  # says which names there are
+    path = catalog.path(name)  # raises an error that lists the names
     entry = catalog.find(name)
     assert entry is not None
     terms = f", {entry.terms}" if entry.terms else ""
@@ -108,9 +108,9 @@ def _from_hub(
 
 
 def _accept(name: str, licence: str, terms: str, yes: bool) -> None:
-    """Asks on the terminal whether the terms are accepted; without one, UsageError."""
+    """Asks on the terminal whether the terms are accepted; without a terminal, UsageError."""
     if yes or output.confirmed(f"Accept these terms ({terms})?"):
         return
     if not output.can_ask():
-        raise output.UsageError(f"{name} comes under terms ({licence}, {terms}): give --yes to accept them")
+        raise output.UsageError(f"{name} has terms of use ({licence}, {terms}): give --yes to accept them")
     raise FetchError("the terms were not accepted: nothing was downloaded", name=name)

@@ -1,4 +1,4 @@
-"""`pellucid quantize`: a GGUF file in another weight format."""
+"""`pellucid quantize`: writes a GGUF file in another weight format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def quantize(
         str,
         typer.Argument(
             metavar="IN",
-            help="A GGUF file, a catalogue name, or a name that was given to pull.",
+            help="A GGUF file, a catalogue name, or the name of a pulled model.",
             autocompletion=options.pulled,
         ),
     ],
@@ -32,9 +32,9 @@ def quantize(
 ) -> None:
     """Writes a GGUF file's model in another weight format, with its metadata and tokenizer.
 
-    Each block's scale is searched for the least squared error; --imatrix weights the errors by how much a column
-    matters. Mixtures such as Q4_K_M give more bits to the same tensors as llama.cpp does. Start from F32, F16 or BF16
-    weights where you can: precision that was lost earlier cannot be restored.
+    A search finds the scale of each block with the least squared error; --imatrix weights the errors by how much a
+    column matters. Mixtures such as Q4_K_M give more bits to the same tensors as llama.cpp does. Start from F32, F16 or
+    BF16 weights if you can: precision that was lost earlier cannot be restored.
     """
     from pellucid import weights
     from pellucid.weights.importance import read_importances
@@ -48,7 +48,7 @@ def quantize(
     with weights.open_model(path) as file, progress() as bar:
         if not file.format.startswith("GGUF"):
             raise output.UsageError(
-                f"{path}: this is a Hugging Face folder; `pellucid convert` makes a GGUF file of it"
+                f"{path}: this is a Hugging Face folder; `pellucid convert` makes a GGUF file from it"
             )
         before = sum(stamp.st_size for stamp in file.stamps())
         with options.naming("imatrix"):
@@ -59,8 +59,8 @@ def quantize(
 
 
 def report(out: str, mixture: str, made: dict[str, str], before: int, json: bool) -> None:
-    """What a new file has become, on stdout. made: name of a tensor -> its format; before: bytes of the files that it
-    was made of."""
+    """Describes a new file on stdout. made: name of a tensor -> its format; before: bytes of the files that it was
+    made from."""
     nbytes = os.path.getsize(out)
     formats: dict[str, int] = {}
     for format in made.values():

@@ -15,14 +15,14 @@ def rm(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A model of the cache, as `pellucid models` names it; or its path in the cache.",
+            help="A model in the cache, as `pellucid models` names it; or its path in the cache.",
             autocompletion=options.removable,
         ),
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Remove it without being asked.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Removes a downloaded model from the cache. Asks first; deletes nothing outside of the cache."""
+    """Removes a downloaded model from the cache. Asks first; deletes nothing outside the cache."""
     from pellucid.weights import inventory
 
     held = inventory.find(name)

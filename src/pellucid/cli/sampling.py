@@ -61,7 +61,7 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
         str | None,
         "NAMES",
         _SAMPLING,
-        "Steps of the sampler in their order, separated by commas; default: all.",
+        "Steps of the sampler, in order, separated by commas; default: all.",
     ),
     "seed": (int | None, "S", _SAMPLING, "Seed of the random draws; default: a random one."),
     "repeat_penalty": (
@@ -72,7 +72,7 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "presence_penalty": (float, "A", _REPETITION, "Subtract A from the logits of recent tokens."),
     "frequency_penalty": (float, "A", _REPETITION, "Subtract A from the logits of recent tokens for each occurrence."),
-    "repeat_last": (int, "N", _REPETITION, "How many of the last tokens are recent."),
+    "repeat_last": (int, "N", _REPETITION, "How many of the last tokens count as recent."),
     "dry_multiplier": (
         float,
         "A",
@@ -88,11 +88,11 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
         _REPETITION,
         "DRY: text that a repetition does not extend across; may be given several times.",
     ),
-    "schema": (str | None, "FILE", _STRUCTURE, "Answer with JSON that the JSON schema in this file allows."),
+    "schema": (str | None, "FILE", _STRUCTURE, "Answer with JSON that follows the JSON schema in this file."),
     "regex": (str | None, "RE", _STRUCTURE, "Answer with a text that matches this regular expression as a whole."),
     "choice": (list[str] | None, "TEXT", _STRUCTURE, "Answer with one of these texts; give the option once for each."),
     "grammar": (str | None, "FILE", _STRUCTURE, "Answer with a text of the grammar in this file, in Lark or GBNF."),
-    "strict": (bool, "", _STRUCTURE, "Refuse a schema with keywords that cannot be kept, or ignore them."),
+    "strict": (bool, "", _STRUCTURE, "Refuse a schema with keywords that cannot be enforced, or ignore them."),
 }
 _ALIASES = {"temperature": ("--temp",)}
 _NONE_AT_FIRST = ("samplers", "seed", "dry_breakers", "schema", "regex", "choice", "grammar")
@@ -100,13 +100,13 @@ _FILES = {"schema": "a JSON schema", "grammar": "a grammar"}
 
 
 def sampling_options(command: _Command) -> _Command:
-    """Decorates a command that takes ``**sampling``: the sampler's options as the library names them."""
+    """Decorates a command that takes ``**sampling``: adds the sampler's options, as the library names them."""
     defaults = {f.name: f.default for f in fields(SamplingOptions)}
     signature = inspect.signature(command, eval_str=True)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     ours = []
     for name, (kind, metavar, panel, text) in _OPTIONS.items():
-        if name in signature.parameters:  # the command has its own
+        if name in signature.parameters:  # the command defines this option itself
             continue
         flags = [f"--{name.replace('_', '-')}", *_ALIASES.get(name, ())]
         flags = [f"{flags[0]}/--no-{name}"] if kind is bool else flags
@@ -121,7 +121,7 @@ def sampling_options(command: _Command) -> _Command:
 
 
 def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
-    """What the command got, as the library's options, without those that were not given."""
+    """The command's options of sampling as the library's, without those that were not given."""
     given = {name: value for name, value in sampling.items() if name == "seed" or value is not None}
     if "samplers" in given:
         given["samplers"] = tuple(name.strip() for name in given["samplers"].split(",") if name.strip())
@@ -137,7 +137,7 @@ def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str, path: str, what: str) -> str:
-    """A text file that an option names."""
+    """The text of a file that an option names."""
     from pellucid.errors import GrammarError
     from pellucid.structure import LIMIT
     from pellucid.weights.base import read_file

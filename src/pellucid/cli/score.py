@@ -1,4 +1,4 @@
-"""`pellucid score`: how probable a text is for a model."""
+"""`pellucid score`: shows how probable a text is for a model."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def _comparison(c: Comparison) -> None:
 
 
 def _error(value: float) -> str:
-    """A standard error, where there is one: not of a single token."""
+    """A standard error, if there is one; a single token has none."""
     return "" if math.isnan(value) else f", +- {value:.3f} (standard error)"
 
 
 def _sums(logprobs: list[float], tokens: int, nbytes: int) -> dict[str, Any]:
-    """The totals of one or several texts; perplexity and bits are None where no token was scored."""
+    """The totals of one or several texts; perplexity and bits are None if no token was scored."""
     total = math.fsum(logprobs)
     bits = -total / math.log(2)
     perplexity = math.exp(min(-total / tokens, 700.0)) if tokens else None

@@ -1,4 +1,4 @@
-"""`pellucid serve`: models over HTTP, with OpenAI's interface."""
+"""`pellucid serve`: serves models over HTTP, with OpenAI's interface."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def serve(
             metavar="[NAME=]MODEL",
             help=options.MODEL_HELP
             + " NAME is what clients call it. Given several times: several names of one model, or"
-            " several models, each of which is loaded when it is first asked for.",
+            " several models, each loaded when a request first names it.",
             autocompletion=options.pulled,
         ),
     ] = [options.DEFAULT],  # noqa: B006  # Typer copies it
     host: Annotated[str, typer.Option(metavar="HOST", help="Address or name to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="Port; 0: a free one.")] = 8080,
     unix: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Listen on this Unix socket instead, for this user alone.")
+        str | None, typer.Option(metavar="PATH", help="Listen on this Unix socket instead, only for this user.")
     ] = None,
     default_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model that answers requests for unknown names.")
@@ -48,8 +48,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory of all models together, such as 8G; default: what the machine has left. The model that was"
-            " used least recently makes room for another.",
+            help="Memory of all models together, such as 8G; default: what the machine has left. The least recently"
+            " used model is unloaded to make room for another.",
         ),
     ] = None,
     keep_alive: Annotated[
@@ -59,9 +59,9 @@ def serve(
             help="Unload a model that has been idle this long, such as 30s, 5m or 2h; default: never.",
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse fields that are not known.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse unknown fields of requests.")] = False,
     grace: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time that running requests have when the server is stopped.")
+        float, typer.Option(metavar="SECONDS", help="Time that running requests get when the server is stopped.")
     ] = 30.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write each line of the log as JSON.")] = False,
     ui: Annotated[bool, typer.Option("--ui", help="Also serve an app: chats and experiments in the browser.")] = False,
@@ -102,30 +102,30 @@ def serve(
     max_waiting: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Maximum number of requests that wait; further ones get 429.", rich_help_panel=_LIMITS
+            metavar="N", help="Maximum number of waiting requests; further ones get 429.", rich_help_panel=_LIMITS
         ),
     ] = 64,
     max_waiting_tokens: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Prompt tokens that may wait; default: as many as take two minutes.",
+            help="Maximum number of waiting prompt tokens; default: as many as take two minutes.",
             rich_help_panel=_LIMITS,
         ),
     ] = None,
     max_connections: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of connections at once.", rich_help_panel=_LIMITS)
+        int, typer.Option(metavar="N", help="Maximum number of open connections.", rich_help_panel=_LIMITS)
     ] = 512,
     max_body: Annotated[
-        str, typer.Option(metavar="SIZE", help="Longest body of a request.", rich_help_panel=_LIMITS)
+        str, typer.Option(metavar="SIZE", help="Maximum size of a request's body.", rich_help_panel=_LIMITS)
     ] = "8M",
     max_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Longest time of a request.", rich_help_panel=_LIMITS)
+        float, typer.Option(metavar="SECONDS", help="Maximum time of a request.", rich_help_panel=_LIMITS)
     ] = 600.0,
     max_load_seconds: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="Longest time that a request waits for its model.", rich_help_panel=_LIMITS
+            metavar="SECONDS", help="Maximum time that a request waits for its model.", rich_help_panel=_LIMITS
         ),
     ] = 120.0,
     max_n: Annotated[
@@ -138,7 +138,7 @@ def serve(
         int,
         typer.Option(
             metavar="N",
-            help="Answers of /v1/responses to keep, so that a request may go on from one; 0: none.",
+            help="How many answers of /v1/responses to keep, so that requests can continue from them; 0: none.",
             rich_help_panel=_LIMITS,
         ),
     ] = 0,
@@ -166,16 +166,16 @@ def serve(
         ),
     ] = None,
     cache_dir_bytes: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest size of that folder's files together.")
+        str, typer.Option(metavar="SIZE", help="Maximum total size of the files in that folder.")
     ] = "10G",
     draft: options.Draft = None,
     no_speculate: Annotated[
-        bool, typer.Option("--no-speculate", help="Guess no next tokens, unless a request asks for it.")
+        bool, typer.Option("--no-speculate", help="Do not guess next tokens, unless a request asks for it.")
     ] = False,
     share_cache: Annotated[
         bool, typer.Option("--share-cache", help="Let all keys share the prefix cache.", rich_help_panel=_ACCESS)
     ] = False,
-    sequences: Annotated[int, typer.Option(metavar="N", help="Generations that run at once; others wait.")] = 32,
+    sequences: Annotated[int, typer.Option(metavar="N", help="Maximum number of running generations.")] = 32,
     max_gap: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="How long a prompt may hold up the tokens of other requests."),
@@ -183,7 +183,7 @@ def serve(
 ) -> None:
     """Serves models over HTTP, with the interfaces of OpenAI, Anthropic and Ollama.
 
-    Clients use http://127.0.0.1:8080/v1 as their base URL. A line on stderr follows each request.
+    Clients use http://127.0.0.1:8080/v1 as their base URL. Each request is logged as a line on stderr.
     """
     try:
         from pellucid.server import access, models, record, run, settings
@@ -194,11 +194,11 @@ def serve(
 
     named = _names(model)
     if template is not None and len(named) > 1:
-        raise output.UsageError("--template: is one model's, and there are several")
+        raise output.UsageError("--template: applies to a single model, and there are several")
     names = [name for several in named.values() for name in several]
     limit = None if memory is None else options.nbytes("--memory", memory, 1)
     sizes = _sizes(named, limit)
-    if len(named) > 1:  # what loading one would find at the start
+    if len(named) > 1:  # a single model is loaded at the start, which finds these errors
         _check(
             isa,
             kv=kv,
@@ -215,7 +215,9 @@ def serve(
     keys = _keys(key_file)
     loopback = unix is not None or access.is_loopback(host)
     if not loopback and not keys and not insecure:
-        raise output.UsageError(f"--host={host}: others can reach it; give --key-file, PELLUCID_API_KEY or --insecure")
+        raise output.UsageError(
+            f"--host={host}: other machines can reach it; give --key-file, PELLUCID_API_KEY or --insecure"
+        )
     for one in allow_host or ():
         if not access.is_host(one):
             raise output.UsageError(f"--allow-host={one_line(one, 80)}: expected a name or an address, without a port")
@@ -233,7 +235,7 @@ def serve(
     if cache_dir is not None and not prefix:
         raise output.UsageError("--cache-dir: needs a prefix cache; leave --prefix-cache=0 out")
     if draft is not None and len(named) > 1:
-        raise output.UsageError("--draft: guesses for one model, and there are several")
+        raise output.UsageError("--draft: applies to a single model, and there are several")
     chosen = settings.Settings(
         names=tuple(names),
         memory=limit,
@@ -316,7 +318,7 @@ def _names(models: list[str]) -> dict[str, list[str]]:
         if not name or not source or not name.isprintable():
             raise output.UsageError(f"--model={one_line(given, 80)}: expected MODEL or NAME=MODEL")
         if taken.setdefault(name, source) != source:
-            raise output.UsageError(f"--model={one_line(given, 80)}: {one_line(name, 80)} is another model already")
+            raise output.UsageError(f"--model={one_line(given, 80)}: {one_line(name, 80)} already names another model")
         names = found.setdefault(source, [])
         if name not in names:
             names.append(name)
@@ -324,8 +326,7 @@ def _names(models: list[str]) -> dict[str, list[str]]:
 
 
 def _sizes(named: dict[str, list[str]], limit: int | None) -> dict[str, int]:
-    """Bytes of each model's files; 0 where that is not known. One that is not there is an error, where it would be
-    loaded later only."""
+    """Bytes of each model's files; 0 if unknown. A missing model is an error if it would only be loaded later."""
     found = {}
     for source, names in named.items():
         found[source] = _size(source, check=len(named) > 1)
@@ -343,7 +344,7 @@ def _check(
     checkpoints: str | None,
     **given: Any,
 ) -> None:
-    """Raises UsageError for options that no model would take."""
+    """Raises UsageError for options that no model would accept."""
     from pellucid import _engine, checks, core, sharing
     from pellucid.weights.quantise import check_mixture
 
@@ -383,11 +384,11 @@ def _size(source: str, check: bool) -> int:
     except PellucidError:
         if check:
             raise
-        return 0  # loading says what is wrong
+        return 0  # loading reports the error
 
 
 def _own_name(source: str) -> str:
-    """What a model is called: its file's name, without folders and endings."""
+    """A model's default name: its file's, without folders and suffix."""
     path = Path(source)
     return (path.stem if path.suffix == ".gguf" else path.name) if os.path.exists(source) else source
 
@@ -403,7 +404,7 @@ def _keys(path: str | None) -> tuple[Key, ...]:
         key = Key.of(value)
         if all(one.digest != key.digest for one in found):
             if any(one.name == key.name for one in found):
-                raise output.UsageError(f"PELLUCID_API_KEY: its key is called {key.name}, as one in {path} is")
+                raise output.UsageError(f"PELLUCID_API_KEY: its key is called {key.name}, and so is one in {path}")
             found = (*found, key)
     return found
 
@@ -440,7 +441,8 @@ def _address(host: str, port: int) -> str:
 
 
 def _greeting(names: list[str], address: str, unix: str | None, key: str, only: Hosted | None, own: bool = True) -> str:
-    """key: how a shell writes one, "" where none is needed. only: the only model. own: it has its own chat template."""
+    """The line printed when the server is ready. key: as a shell writes it, "" if none is needed. only: the model, if
+    there is a single one. own: --template was not given."""
     path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}'
     model = None if only is None else only.model
     if only is not None and model is not None:

@@ -20,8 +20,8 @@ _LARGEST_FILE = 1 << 26  # bytes of a saved conversation
 
 
 class Session:
-    """``messages``: the conversation without the system message. Raises ``ChatTemplateError`` where neither the model
-    nor the caller has a chat template, or it is broken."""
+    """The state of a conversation. ``messages``: without the system message. Raises ``ChatTemplateError`` if neither
+    the model nor the caller has a chat template, or it is broken."""
 
     def __init__(self, model: Model, template: str | None, system: str | None, options: dict[str, Any]) -> None:
         self.model = model
@@ -38,7 +38,7 @@ class Session:
         model.tokenizer.chat(template)
 
     def title(self) -> str:
-        """The name that the model was given or pulled under, else the one in its file, else the file's."""
+        """The name under which the model was given or pulled; else the one in its file; else the file's."""
         from pellucid.weights import inventory
 
         info = self.model.info()
@@ -50,8 +50,8 @@ class Session:
         return system + self.messages
 
     def answer(self, asked: list[dict[str, Any]], cancel: Any) -> Iterator[Piece]:
-        """Adds messages, of a user or with results of calls, and yields the answer's pieces. A turn without an answer
-        is not kept."""
+        """Adds messages, from the user or with the results of calls, and yields the pieces of the answer. A turn
+        without an answer is not kept."""
         pieces = self.context.chat(
             [*self.said(), *asked], template=self.template, stream=True, cancel=cancel, **self.options
         )
@@ -77,8 +77,7 @@ class Session:
                 self.messages += [*asked, message]
 
     def drop_calls(self) -> None:
-        """Takes the calls of the last answer, which get no results, out of the conversation: templates expect one of
-        each."""
+        """Removes the calls of the last answer, which get no results: templates expect a result for each call."""
         if self.messages:
             self.messages[-1].pop("tool_calls", None)
 
@@ -143,7 +142,7 @@ class Session:
         show(f"saved {len(self.messages)} messages")
 
     def load(self, path: str, show: Callable[[str], None]) -> None:
-        """Reads a file that :meth:`save` wrote, or a JSON list of messages. A wrong file changes nothing."""
+        """Reads a file that :meth:`save` wrote, or a JSON list of messages. An invalid file changes nothing."""
         from pellucid.text.conversation import Reader, read_messages
         from pellucid.weights.base import read_file
 

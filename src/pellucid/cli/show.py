@@ -19,13 +19,13 @@ __all__ = ["inspected"]
 
 MOST = 40  # tokens shown one by one
 NARROW = 60  # columns of a terminal that leave no room for bars beside four columns
-NARROWEST = 40  # columns; a narrower terminal wraps lines itself
+NARROWEST = 40  # columns; on a narrower terminal, the terminal wraps lines
 SURPRISED = 10.0  # bits: the least surprise that may have the darkest colour and the longest bar
 COLOURS = (None, "#fee6ce", "#fdc692", "#fd9f5a", "#f1711e", "#c44a02")  # one hue, from light to dark
 
 
 def inspected(found: dict[str, Any], seen: str, show: int) -> None:
-    """Prints the parts that there are. seen: what was looked at."""
+    """Prints the parts in `found`. seen: the line that says what was inspected."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     console.width = max(console.width, NARROWEST)
     with console.capture() as captured:

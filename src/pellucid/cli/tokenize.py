@@ -1,4 +1,4 @@
-"""`pellucid tokenize`: how a text becomes tokens."""
+"""`pellucid tokenize`: shows the tokens of a text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def tokenize(
     model: options.ModelName = options.DEFAULT,
     ids: Annotated[bool, typer.Option("--ids", help="Print only the ids, on one line.")] = False,
     special: Annotated[
-        bool, typer.Option("--special", help="Read the text of special tokens as these tokens.")
+        bool, typer.Option("--special", help="Read the spellings of special tokens as these tokens.")
     ] = False,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put BOS first, where the model has one.")] = True,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put BOS first, if the model has it.")] = True,
     raw: options.Raw = False,
     json: options.Json = False,
 ) -> None:
-    """Shows the tokens of a text: ids and pieces. Only the vocabulary is read, no weights."""
+    """Shows the tokens of a text: ids and pieces. Reads only the vocabulary, no weights."""
     from pellucid.cli.progress import progress
     from pellucid.tokenizer import Tokenizer
 

@@ -1,4 +1,4 @@
-"""`pellucid tune`: measures what is fastest on this machine, and keeps it."""
+"""`pellucid tune`: measures the fastest settings for this machine, and keeps them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def tune(
 
     Prefetch distances and block sizes change the speed, but no bit of a result. The first load on a machine briefly
     measures the most important ones; this command measures all of them on the model's own passes, and shows the
-    times. PELLUCID_TUNE=off ignores what was measured; with PELLUCID_TUNE=now the next load measures again what it
-    would without a result kept, and takes the rest from that.
+    times. PELLUCID_TUNE=off ignores kept results; with PELLUCID_TUNE=now the next load measures again what a first
+    load measures, and takes the rest from the kept results.
     """
     from pellucid.bench.tune import tune as measure
 
@@ -45,4 +45,4 @@ def tune(
             words = ", ".join(f"{name} {value:,}" for name, value in candidate.items())
             rows.append([f"{ratio:.3f}", "chosen" if i == timing.chosen else "", words])
     output.table(rows, right=(0,), named=False)
-    output.line("\nTimes relative to what follows from the processor; less is faster.")
+    output.line("\nTimes relative to the settings derived from the processor; less is faster.")
