@@ -1,4 +1,4 @@
-"""Makes a table of the facts in texts, a line each: python examples/extract.py < lines.txt
+"""Makes a table of the facts in texts, one per line: python examples/extract.py < lines.txt
 
 The lines are read at once, in the same passes. Each answer is JSON by a schema, so that all have the same columns.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     with Model.load(arguments.model) as model:
         prompts = [PROMPT % text for text in texts]
         for done in model.map(prompts, schema=SCHEMA, temperature=0, max_tokens=80):
-            found: dict[str, Any] = done.parsed or {}  # none: cut off
+            found: dict[str, Any] = done.parsed or {}  # None if it was cut off
             print("\t".join(str(found.get(column, "")) for column in COLUMNS))
 
 

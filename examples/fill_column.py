@@ -14,7 +14,7 @@ from pellucid import Model
 
 
 def filled(model: Model, frame: polars.DataFrame, question: str, column: str, max_tokens: int) -> polars.DataFrame:
-    """The table with the answers. Rows are taken as there is room: 32 at a time share the passes of the model."""
+    """The table with the answers. At most 32 rows share passes; each that ends makes room for another."""
     rows = list(frame.iter_rows(named=True))
     whole = [None not in row.values() for row in rows]
     asked = ([{"role": "user", "content": question.format(**row)}] for row, is_whole in zip(rows, whole) if is_whole)

@@ -1,4 +1,4 @@
-"""A program that was written for llama-cpp-python: python examples/llama_cpp_chat.py "Name three colours."
+"""A program written for llama-cpp-python: python examples/llama_cpp_chat.py "Name three colours."
 
 The first lines are all that changed: from then on `import llama_cpp` finds Pellucid, here and in packages that are
 built on it.

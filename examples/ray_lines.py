@@ -17,7 +17,7 @@ from pellucid.adapters.ray import generate
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Continues the lines of a text file on a Ray cluster.")
-    parser.add_argument("input", type=Path, help="lines, each different")
+    parser.add_argument("input", type=Path, help="a file of lines, each different")
     parser.add_argument("output", type=Path, help="folder for files of JSON lines")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--max-tokens", type=int, default=32)

@@ -20,7 +20,7 @@ def main() -> None:
         "--pooling", default="mean", choices=["auto", "last", "first", "mean"], help="auto: the model's"
     )
     parser.add_argument("--instruction", help='put before the question, or the name of a prompt, such as "query"')
-    parser.add_argument("--reranker", help="model that orders what was found, such as Qwen3-Reranker")
+    parser.add_argument("--reranker", help="model that orders the lines found, such as Qwen3-Reranker")
     parser.add_argument("--count", type=int, default=3, help="lines to show")
     options = parser.parse_args()
     lines = [line for line in sys.stdin.read().splitlines() if line.strip()]

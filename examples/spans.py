@@ -16,7 +16,7 @@ from pellucid.adapters.otel import instrument
 
 
 class Lines(SpanExporter):
-    """Prints a line for each span; in an application, a BatchSpanProcessor with an exporter of OTLP is here."""
+    """Prints a line for each span; an application uses a BatchSpanProcessor with an OTLP exporter instead."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:

@@ -15,7 +15,7 @@ TASK = "Summarise the text in one sentence."
 
 
 def parts(model: Model, text: str, tokens: int) -> list[str]:
-    """The text in parts of at most so many tokens."""
+    """The text in parts of at most a given number of tokens."""
     ids = model.tokenize(text, add_special=False)
     return [model.detokenize(ids[start : start + tokens]) for start in range(0, len(ids), tokens)]
 
