@@ -24,6 +24,7 @@ __all__ = [
     "finish",
     "is_whole",
     "token_object",
+    "token_objects",
     "usage",
 ]
 
@@ -40,6 +41,17 @@ LEAST = -9999.0  # a log probability in place of -infinity, which JSON lacks
 def token_object(core: Core, id: int, piece: str, logprob: float) -> dict[str, Any]:
     """A token and its log probability."""
     return {"token": piece, "logprob": max(logprob, LEAST), "bytes": list(core.piece(id, special=True))}
+
+
+def token_objects(core: Core, part: Part, top: int) -> list[dict[str, Any]]:
+    """The tokens of a part, without the one that ended the text, each with its `top` likeliest."""
+    return [
+        {
+            **token_object(core, token.id, token.piece, token.logprob),
+            "top_logprobs": [token_object(core, *likely) for likely in token.top[:top]],
+        }
+        for token in part.logprobs[: len(part.ids)]
+    ]
 
 
 def usage(

@@ -27,7 +27,7 @@ from pellucid.server.failures import Disconnected, Failure, busy, failing, stopp
 from pellucid.server.generate import read
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
-from pellucid.server.shapes import dumps
+from pellucid.server.shapes import document
 
 __all__ = ["Look"]
 
@@ -67,7 +67,7 @@ class Look:
             self._kept[id] = (request.state.key.name, live)
             while len(self._kept) > 1 and sum(one.nbytes for _, one in self._kept.values()) > MOST_BYTES:
                 self._kept.popitem(last=False)
-        return _json({"id": id, "meta": live.meta})
+        return document({"id": id, "meta": live.meta})
 
     async def block(self, request: Request) -> Response:
         """{name, layer, head, positions, k} -> the numbers of a block or of a part of it, little-endian; headers say
@@ -89,14 +89,14 @@ class Look:
             at = checks.integer("position", body.get("position"), 0, live.meta["n"] - 1)
             options = _options(body)
         found = await self._of_look(request, partial(live.steps, at, options))
-        return _json(_told(found, live))
+        return document(_told(found, live))
 
     async def edits(self, request: Request) -> Response:
         """{model, list} -> {id, python}: a model with changes, which `pellucid_edits` of other requests may name."""
         async with self._asked(request) as (body, hosted, model):
             make = partial(self._service.edited.make, request.state.key.name, hosted, model, body.get("list"))
             made = await self._service.score(model, lambda cancel: make())
-        return _json({"id": made.id, "python": made.python})
+        return document({"id": made.id, "python": made.python})
 
     # ---- what they share --------------------------------------------------------------------------------------
 
@@ -185,10 +185,6 @@ def _told(found: Drawing, live: Live) -> dict[str, Any]:
     ]
     drawn = None if found.id is None else {"id": found.id, "piece": live.spell(found.id), "u": found.u}
     return {"steps": steps, "drawn": drawn}
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(dumps(value), media_type="application/json")
 
 
 def _gone() -> Failure:

@@ -22,7 +22,7 @@ from pellucid.openai.embeddings import rest
 from pellucid.openai.fields import EVERYTHING, Call, Fields, chat_call, completion_call
 from pellucid.openai.parts import Part
 from pellucid.openai.refusal import check_known
-from pellucid.openai.shapes import FINISH, arguments_of, token_object
+from pellucid.openai.shapes import FINISH, arguments_of, token_objects
 from pellucid.results import ToolCallDelta
 from pellucid.server.embeddings import Task
 from pellucid.server.failures import Failure, naming, refused
@@ -267,13 +267,7 @@ class OllamaShape(Shape):
     def _object(self, part: Part, done: bool) -> dict[str, Any]:
         made = {"model": self.record.model, "created_at": now(), **self.content(part), "done": done}
         if self.top is not None and part.ids:
-            made["logprobs"] = [
-                {
-                    **token_object(self.core, token.id, token.piece, token.logprob),
-                    "top_logprobs": [token_object(self.core, *likely) for likely in token.top[: self.top]],
-                }
-                for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
-            ]
+            made["logprobs"] = token_objects(self.core, part, self.top)
         return made
 
     def _ended(self, used: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pellucid.server.generate import read, whole
 from pellucid.server.models import Hosted
 from pellucid.server.ollama import take_model
 from pellucid.server.service import Service
-from pellucid.server.shapes import dumps
+from pellucid.server.shapes import document, dumps
 from pellucid.text.dialects import find, thinking
 
 __all__ = ["Ollama"]
@@ -34,7 +34,7 @@ class Ollama:
         self._service = service
 
     async def version(self, request: Request) -> Response:
-        return _json({"version": COMPATIBLE, "pellucid": __version__})
+        return document({"version": COMPATIBLE, "pellucid": __version__})
 
     async def heartbeat(self, request: Request) -> Response:
         """What Ollama's own programs request first, without a key."""
@@ -43,12 +43,12 @@ class Ollama:
     async def tags(self, request: Request) -> Response:
         """The models, by all their names."""
         self._service.ready()
-        return _json({"models": [_listed(name, one) for one in self._service.models.all for name in one.names]})
+        return document({"models": [_listed(name, one) for one in self._service.models.all for name in one.names]})
 
     async def running(self, request: Request) -> Response:
         """The loaded models."""
         self._service.ready()
-        return _json({"models": [self._loaded(one) for one in self._service.models.all if one.model is not None]})
+        return document({"models": [self._loaded(one) for one in self._service.models.all if one.model is not None]})
 
     def _loaded(self, one: Hosted) -> dict[str, Any]:
         keep = self._service.settings.keep_alive
@@ -76,10 +76,6 @@ class Ollama:
                 if not hosted.generates or model.core.embedder.pooling is not None:
                     made["capabilities"].append("embedding")
         await whole(send, dumps(made))
-
-
-def _json(value: Any) -> Response:
-    return Response(dumps(value), media_type="application/json")
 
 
 def _details(one: Hosted) -> dict[str, Any]:

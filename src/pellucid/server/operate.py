@@ -21,13 +21,9 @@ from pellucid.server.metrics import CONTENT_TYPE
 from pellucid.server.models import Hosted
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import dumps
+from pellucid.server.shapes import document, dumps
 
 __all__ = ["Operate", "Text"]
-
-
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(dumps(value), status, headers, "application/json")
 
 
 class Operate:
@@ -44,7 +40,7 @@ class Operate:
         if len(models) > 1:  # their names are only for clients with a key
             states = [one.state for one in models]
             found["models"] = {kind: states.count(kind) for kind in ("loaded", "loading", "unloaded")}
-        return _json(found, 200 if ok else 503, None if ok else {"Retry-After": "5"})
+        return document(found, 200 if ok else 503, None if ok else {"Retry-After": "5"})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
@@ -55,22 +51,22 @@ class Operate:
         if "anthropic-version" in request.headers:
             cards = [_anthropic_card(name, one) for name, one in every]
             ends = {"first_id": cards[0]["id"], "last_id": cards[-1]["id"], "has_more": False}
-            return _json({"data": cards, **ends})
+            return document({"data": cards, **ends})
         data = [self._card(name, one) for name, one in every]
-        return _json({"object": "list", "data": data})
+        return document({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """A model, with the defaults of its options; if it is loaded, also with what it computes with."""
         self._service.ready()
         name, hosted = self._service.select(request.path_params["name"])
         if "anthropic-version" in request.headers:
-            return _json(_anthropic_card(name, hosted))
+            return document(_anthropic_card(name, hosted))
         model = hosted.model
         defaults = {**{name: DEFAULTS[name] for name in OPTIONS}, "max_tokens": None}
         if model is None:
-            return _json({**self._card(name, hosted), "defaults": defaults})
+            return document({**self._card(name, hosted), "defaults": defaults})
         info = model.info()
-        return _json(
+        return document(
             {
                 **self._card(name, hosted),
                 "architecture": info.architecture,
@@ -110,7 +106,7 @@ class Operate:
                     "seconds": round(now - record.begun, 3),
                 }
             )
-        return _json(found)
+        return document(found)
 
 
 def _anthropic_card(name: str, hosted: Hosted) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pellucid.errors import WrongType, WrongValue
 from pellucid.openai.fields import ALIASES, OPTIONS, Call, Fields, chat_call, unknown
 from pellucid.openai.parts import Part
 from pellucid.openai.refusal import INSTEAD, OF_CHATS, OF_OTHERS, REFUSED, WITHOUT_EFFECT, check_known
-from pellucid.openai.shapes import is_whole, token_object
+from pellucid.openai.shapes import is_whole, token_objects
 from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
@@ -26,7 +26,7 @@ from pellucid.server.items import add, messages_of
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
-from pellucid.server.shapes import Shape, dumps
+from pellucid.server.shapes import Shape, document, dumps
 
 __all__ = ["Kept", "Responses", "ResponseShape", "response_call"]
 
@@ -429,15 +429,7 @@ class ResponseShape(Shape):
         }
 
     def _logprobs(self, part: Part) -> list[dict[str, Any]]:
-        if self.top is None:
-            return []
-        return [
-            {
-                **token_object(self.core, token.id, token.piece, token.logprob),
-                "top_logprobs": [token_object(self.core, *likely) for likely in token.top[: self.top]],
-            }
-            for token in part.logprobs[: len(part.ids)]  # without the one that ended the text
-        ]
+        return [] if self.top is None else token_objects(self.core, part, self.top)
 
 
 def _usage(used: dict[str, Any]) -> dict[str, Any]:
@@ -485,9 +477,7 @@ class Responses(Generate):
             raise Failure(404, f"no answer {checks.shown(identity)} is kept", code="not_found")
         if request.method == "DELETE":
             self.kept.remove(key, identity)
-            return Response(
-                dumps({"id": identity, "object": "response", "deleted": True}), media_type="application/json"
-            )
+            return document({"id": identity, "object": "response", "deleted": True})
         if request.query_params.get("stream") == "true":
             raise refused("stream", "=true: an answer that is kept is not streamed again", "unsupported_field")
         response = found[1]

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from starlette.responses import Response
+
 from pellucid.core import Core
 from pellucid.openai.fields import Call
 from pellucid.openai.parts import Part
@@ -13,7 +15,7 @@ from pellucid.openai.shapes import ChatObjects, CompletionObjects, Objects
 from pellucid.server.failures import Failure
 from pellucid.server.record import Record
 
-__all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "compact", "dumps"]
+__all__ = ["ChatShape", "CompletionShape", "OpenAIShape", "Shape", "compact", "document", "dumps"]
 
 
 SLICE = 64  # items of a list that are written at a time
@@ -31,6 +33,11 @@ def dumps(value: Any, apart: bool = False) -> bytes:
     for end, escaped in _LINE_ENDS:
         data = data.replace(end, escaped)
     return data
+
+
+def document(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON document as the answer."""
+    return Response(dumps(value), status, headers, "application/json")
 
 
 def _parts(value: Any, depth: int) -> Iterator[str]:
