@@ -135,11 +135,11 @@ static const char *check_op_segments(const pl_plan *p, const pl_op *op, const pl
         if (d->segments == PL_SEGS_EXPERTS || d->segments == PL_SEGS_SIDE_BY_SIDE) /* `check` knows their shape */
             continue;
         if (m->k != in)
-            return "a matrix' columns";
+            return "a matrix's columns";
         if (m->stack != 1)
             return "a stack of matrices";
         if (m->rows != out || p->segs[s].column != 0)
-            return d->segments == PL_SEGS_WHOLE || d->segments == PL_SEGS_SCORES ? "a matrix' rows" : "the vocabulary";
+            return d->segments == PL_SEGS_WHOLE || d->segments == PL_SEGS_SCORES ? "a matrix's rows" : "the vocabulary";
     }
     return NULL;
 }

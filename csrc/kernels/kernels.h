@@ -190,7 +190,7 @@ typedef struct pl_kernels {
     const char *isa;
 
     /* ---- weights -------------------------------------------------------------------- */
-    /* Rows [row0, row0 + n) of a matrix of `rows` rows (n a multiple of 16 but at the matrix' end, row0 a multiple of
+    /* Rows [row0, row0 + n) of a matrix of `rows` rows (n a multiple of 16 but at the matrix's end, row0 a multiple of
      * 16), as the file stores them (src: their first byte, distance pl_row_bytes) -> the tiles at dst. Pads to 16. */
     void (*pack[PL_N_FORMATS])(const uint8_t *src, int n, int k, uint8_t *dst);
     /* Row `row` out of the tiles -> float32 (k): the same bits as the format's decode. */

@@ -30,7 +30,7 @@ static const char *check(const pl_plan *p, const pl_op *op, int rows, int k)
 {
     if (op->tmp == op->in || op->tmp == op->out || op->top_k < 1 || p->buf_dim[op->tmp] != 2 * op->top_k)
         return "its route";
-    return shaped(p, op, rows, k) ? NULL : "a matrix' shape";
+    return shaped(p, op, rows, k) ? NULL : "a matrix's shape";
 }
 
 const char *pl_check_experts(const pl_plan *p, const pl_op *op)

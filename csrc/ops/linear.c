@@ -15,7 +15,7 @@ static const char *check_segment(const pl_plan *p, const pl_op *op, const pl_seg
         return "a segment's input";
     int in = p->buf_dim[pl_segment_in(op, s)];
     if (m->k != in && (int64_t)m->k * m->stack != in)
-        return "a matrix' columns";
+        return "a matrix's columns";
     return m->stack == 1 ? (s->step == 0 ? NULL : "a segment's step") : s->step >= m->rows ? NULL : "a segment's step";
 }
 

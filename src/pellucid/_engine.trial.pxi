@@ -78,7 +78,7 @@ cdef class Trial:
         if out.shape[0] != self.rows or out.shape[1] != 16 * tiles:
             raise ValueError(f"out has shape {out.shape[0], out.shape[1]}, expected {self.rows, 16 * tiles}")
         if scratch.shape[0] != self.scratch_bytes or <size_t>room % 64:
-            raise ValueError(f"scratch must be {self.scratch_bytes} bytes from a multiple of 64 on")
+            raise ValueError(f"scratch must be {self.scratch_bytes} bytes, starting at a multiple of 64")
         if times < 1:
             raise ValueError(f"times is {times}, expected at least 1")
         cdef int count = tiles

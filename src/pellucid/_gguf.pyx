@@ -302,7 +302,7 @@ cdef class _Parser:
         cdef uint64_t least = 8 if kind == V_STRING else VALUE_BYTES[kind]
         if n > (self.size - self.pos) // least:
             raise self.fail(f"an array of {n} elements of at least {least} bytes", key, at,
-                            f"at most {(self.size - self.pos) // least}, for the file ends")
+                            f"at most {(self.size - self.pos) // least}: the file ends there")
         if n > MAX_ELEMENTS:
             raise self.fail(f"an array of {n} elements", key, at, f"at most {MAX_ELEMENTS}")
         name, _, dtype = VALUE_TYPES[kind]

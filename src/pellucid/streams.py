@@ -47,7 +47,7 @@ class _Running(Iterator[Item], Generic[Item]):
         self._failure: Exception | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise WrongType(type(self).__name__, ": a generation that runs can be neither pickled nor copied")
+        raise WrongType(type(self).__name__, ": a running generation can be neither pickled nor copied")
 
     def __iter__(self) -> Self:
         return self

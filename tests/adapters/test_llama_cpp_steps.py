@@ -122,7 +122,7 @@ def test_from_pretrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm
     try:
         llama = Llama.from_pretrained("o/toy", "*q8_0.gguf", n_ctx=32, verbose=False)
         assert llama.n_ctx() == 32 and len(llama("The", max_tokens=2)["choices"]) == 1
-        with pytest.raises(FetchError, match="comes under terms"):
+        with pytest.raises(FetchError, match="has terms of use"):
             Llama.from_pretrained("o/terms", "*q8_0.gguf")
         with pytest.raises(FetchError):
             Llama.from_pretrained("o/toy", "*q4_k.gguf")

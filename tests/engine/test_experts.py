@@ -184,9 +184,9 @@ WRONG = [
     (Kind.EXPERTS, "top_k", 1, "its route"),
     (Kind.EXPERTS, "tmp", 1, "its temporary"),
     (Kind.EXPERTS, "act", 99, "its activation"),
-    (Kind.EXPERTS, "seg", 0, "a matrix' shape"),
+    (Kind.EXPERTS, "seg", 0, "a matrix's shape"),
     (Kind.EXPERTS_ADD, "top_k", 4, "its route"),
-    (Kind.EXPERTS_ADD, "seg", 0, "a matrix' shape"),
+    (Kind.EXPERTS_ADD, "seg", 0, "a matrix's shape"),
     (Kind.LINEAR_ADD, "seg", -2, "a stack of matrices"),
 ]
 

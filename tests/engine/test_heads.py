@@ -139,7 +139,7 @@ def test_plans_that_do_not_fit() -> None:
         p.caches[0].shared = 2  # type: ignore[assignment]
 
     fails("a segment's input", into_its_input)
-    fails("a matrix' columns", another_width)
+    fails("a matrix's columns", another_width)
     fails("nothing has written", unwritten)
     fails("its segments' columns", one_segment_less)
     fails("its list of segments", many)

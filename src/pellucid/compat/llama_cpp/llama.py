@@ -160,7 +160,7 @@ class Llama(Steps):
             listing = hub.ask(reference)
             if listing.terms:
                 raise FetchError(
-                    f"{reference} comes under terms: run `pellucid pull {reference}` first", name=reference
+                    f"{reference} has terms of use: run `pellucid pull {reference}` first", name=reference
                 )
             path = hub.fetch(listing)
         return cls(str(path), **others)
