@@ -1,4 +1,4 @@
-"""JSON schemas of which no value can satisfy two: so their `oneOf` is an `anyOf`."""
+"""Whether JSON schemas have no value in common, so that a `oneOf` of them is an `anyOf`."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ _EMPTY: dict[str, tuple[Any, ...]] = {
     "dependentRequired": ({},),
     "dependentSchemas": ({},),
     "dependencies": ({},),
+    # Of texts that are secret, bytes of any kind, or paths that need not exist.
+    "format": ("password", "binary", "path", "file-path", "directory-path"),
 }
 _BESIDE = {
     "minContains": ("contains",),
@@ -58,7 +60,10 @@ _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentS
 _DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
 _KEYWORDS = re.compile(r'Unimplemented keys: (\["[^\]]*"\])')
+_FORMAT = re.compile(r"Unknown format: (.*)", re.DOTALL)
+_PATTERN = re.compile(r"regex parse error:.*\n *error: ([^\n]*)", re.DOTALL)
 _JSON = re.compile(r"%json\s*")
+FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 
 
 def checked(text: str, strict: bool = True) -> dict[str, Any]:
@@ -163,8 +168,7 @@ def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
         return True
     if key in _BESIDE:
         return not any(other in node for other in _BESIDE[key])
-    value = node[key]
-    return any(value is one or value == one == {} for one in _EMPTY.get(key, ()))
+    return any(type(node[key]) is type(one) and node[key] == one for one in _EMPTY.get(key, ()))
 
 
 def _bound(node: dict[str, Any]) -> None:
@@ -313,10 +317,25 @@ def explained(message: str, structure: Structure) -> GrammarError:
         return _refused(["oneOf"], structure, " where its alternatives may overlap")
     if message.startswith("NoExtension"):
         return GrammarError("no text matches", place=kind)
+    if found := _FORMAT.fullmatch(message):
+        text = f"unknown format: {one_line(found[1], 100)}; expected one of {', '.join(FORMATS)}"
+        return GrammarError(text, place=_place(structure, "format", found[1]))
+    if kind != "grammar" and (found := _PATTERN.search(message)):
+        text = f"not a regular expression in Rust's syntax: {one_line(found[1], 200)}"
+        return GrammarError(text, place=_place(structure, "pattern", message))
     text = message.split("\n<non-verbose/>")[0]
     text = re.split(r"\n\s+\d+ \| ", text)[0]  # the lines of the grammar
     text = " ".join(text.split())
     return GrammarError(one_line(text, 300) or "it is too complex", place=kind)
+
+
+def _place(structure: Structure, name: str, within: str) -> str:
+    """The first place of a keyword whose value, or the lines of it, are within a text; else the structure's kind."""
+    if structure.kind == "schema":
+        for where, key, value in _keywords(json.loads(structure.text), structure.kind):
+            if key == name and isinstance(value, str) and all(line in within for line in value.splitlines()):
+                return f"{where}.{key}"
+    return structure.kind
 
 
 def warnings(messages: list[str], structure: Structure) -> tuple[str, ...]:

@@ -159,9 +159,7 @@ class Llama(Steps):
         if path is None:
             listing = hub.ask(reference)
             if listing.terms:
-                raise FetchError(
-                    f"{reference} has terms of use: run `pellucid pull {reference}` first", name=reference
-                )
+                raise FetchError(f"{reference} has terms of use: run `pellucid pull {reference}` first", name=reference)
             path = hub.fetch(listing)
         return cls(str(path), **others)
 
