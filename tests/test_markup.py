@@ -216,7 +216,7 @@ def test_what_grows_shows_its_end() -> None:
     fragment = markup.Fragment()
     fragment.text("begin" + "x" * markup.LATEST + "end", grows=True)
     found = read(fragment.html()).text
-    assert "8 characters before" in found and found.endswith("xend") and "begin" not in found
+    assert "8 earlier characters" in found and found.endswith("xend") and "begin" not in found
 
 
 @pytest.mark.parametrize("size", [1, 5_000])

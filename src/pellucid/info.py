@@ -18,8 +18,8 @@ _NUMBERS = (0, 1, 7)  # columns of a plan's table
 
 @dataclass(frozen=True, slots=True)
 class CacheShare:
-    """What the cache keeps for some layers of a sequence: `bytes_per_token` of all of them together, for each token or,
-    with a `window`, for the last so many (0: no window)."""
+    """What the KV cache keeps for a group of layers of a sequence. `bytes_per_token`: for all layers of the group
+    together. `window`: only this many of the last tokens are kept; 0: all."""
 
     layers: int
     window: int
@@ -31,19 +31,20 @@ class CacheShare:
 
 
 def cache_shares(plan: Plan, kv: str) -> tuple[CacheShare, ...]:
-    """Of each group of layers with the same window and heads."""
+    """The share of each group of layers with the same window and heads."""
     return tuple(CacheShare(g.n_layers, g.window, g.token_bytes(kv)) for g in plan.caches)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo(Shown):
     """Sizes of a model, and how it runs on this machine. `context`: maximum number of tokens of a sequence;
-    `context_trained`: of the texts that the model was trained on. `*_bytes` are bytes, `*_why` the reason for a
-    setting. `cache_shares`: of `cache_bytes_per_token`, what each kind of layer takes. `token_bytes`: of the weights
-    that the pass of one token reads (of experts, those that it chooses), and of the recurrent layers' states, which it
-    reads and writes; `state_bytes`: of these states of a sequence; `checkpoint_bytes`: of the earlier ones that each
-    sequence keeps; `formats`: bytes of the packed weights in each format; `quantisation_why`: which matrices of a
-    quantised folder are in F32, their bytes, and why; `suppressed`: tokens that the model's files forbid."""
+    `context_trained`: the length that the model was trained for. `*_bytes` are bytes; `*_why` gives the reason for a
+    setting. `cache_shares`: the parts of `cache_bytes_per_token` that each kind of layer takes. `token_bytes`: bytes
+    that a pass over one token reads of the weights (of experts, only those chosen) and reads and writes of the
+    recurrent layers' states. `state_bytes`: size of these states for one sequence; `checkpoint_bytes`: size of the
+    earlier states that each sequence keeps. `formats`: bytes of packed weights in each format. `quantisation_why`:
+    which matrices of a quantised folder are in F32, their bytes, and why. `suppressed`: tokens that the model's files
+    forbid."""
 
     path: str
     format: str
@@ -73,14 +74,14 @@ class ModelInfo(Shown):
     checkpoint_bytes: int
     cache_limit: int | None  # bytes that the cache may take
     cache_limit_why: str
-    shared: bool  # whether other processes of the user read the same copy of the weights
+    shared: bool  # whether other processes of this user read the same copy of the weights
     shared_why: str
     huge_pages: bool
     threads: int
     threads_why: str
     isa: str
     isa_why: str
-    tuning: dict[str, int]  # what changes speed and no bit (csrc/kernels/tuning.h)
+    tuning: dict[str, int]  # what affects speed but no bit of a result (csrc/kernels/tuning.h)
     tuning_why: str
     isas: dict[str, str]  # every tier: "runs", "not built", "not on this CPU"
     cpu: str
@@ -125,7 +126,7 @@ class ModelInfo(Shown):
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of the plan. `inputs` and `output`: (buffer, columns); `matrices`: (name, format, rows, k);
-    `bytes`: of the weights that every pass reads (of the embedding, and of a row's experts: for one row)."""
+    `bytes`: bytes of weights that every pass reads (for an embedding or routed experts: for one row)."""
 
     index: int
     kind: str
@@ -148,7 +149,7 @@ class Operation:
 
 
 class PlanTable(list[Operation], Shown):
-    """The operations in order. `print` shows them as a table."""
+    """A plan's operations, in order. `print` shows them as a table."""
 
     def __repr__(self) -> str:
         return f"<PlanTable: {self._total()}>"
@@ -198,7 +199,7 @@ def plan_table(plan: Plan, matrix_bytes: Callable[[int], int]) -> PlanTable:
         numbers = [s.matrix for s in plan.segments[op.seg : op.seg + op.n_seg]]
         mats = [plan.matrices[m] for m in numbers]
         size = sum(matrix_bytes(m) for m in numbers)
-        if op.kind.routed:  # of one row
+        if op.kind.routed:  # for one row
             size = size // mats[0].stack * op.top_k
         if op.kind.lookup:
             size //= mats[0].rows
@@ -224,7 +225,7 @@ _NORM_NAMES = {NORMS["rms"]: "RMSNorm", NORMS["layer"]: "LayerNorm", NORMS["l2"]
 
 
 def _columns(op: Op) -> str:
-    """Of a norm of some columns of a buffer, or of its heads."""
+    """Describes a norm of some columns of a buffer, or of its heads."""
     parts = [_NORM_NAMES[op.norm]]
     if op.width:
         parts.append(f"columns {op.column} to {op.column + op.width - 1}")
@@ -235,7 +236,7 @@ def _columns(op: Op) -> str:
 
 
 def _where(op: Op) -> str:
-    """The positions of an operation that has some."""
+    """The positions that an operation is limited to, if any."""
     to = "" if op.pos_to == EVERYWHERE else f" to {op.pos_to - 1}"
     return "" if not (op.pos_from or to) else f" at positions {op.pos_from}{to}"
 

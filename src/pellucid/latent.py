@@ -1,8 +1,8 @@
-"""The operations of attention over latent rows, which architectures add to a plan (MLA, DeepSeek-AI 2024).
+"""The operations of attention over latent rows (MLA, DeepSeek-AI 2024), which architectures add to a plan.
 
-Keys and values of all heads are products of one normed row per token, kv_b c. They are never formed: a query's product
-with a key, q (k_b c), is (q k_b) c, and a sum of values is v_b times the sum of rows c. So all heads attend to one key,
-the row and the rotated columns beside it, whose first columns are the value as well.
+Keys and values of all heads are products of one normed row c per token: kv_b c. They are never formed: a query's
+product with a key, q (k_b c), equals (q k_b) c, and a sum of values equals v_b times the sum of the rows c. So all
+heads attend to one key, the row with the rotated columns beside it; its first columns are the value as well.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from pellucid.plan import QKV, Attention, Kind, Latent, Part, Plan, Rope
 
-EPS = 1e-6  # of the norms of latent rows, whatever that of the other norms is (transformers' modeling_deepseek_v3)
+EPS = 1e-6  # of the norms of latent rows, whatever the other norms have (transformers' modeling_deepseek_v3)
 
 
 def attention(a: Latent, scale: float) -> Attention:
-    """The heads as the engine sees them. scale: multiplies the scores."""
+    """The heads as the engine treats them. scale: multiplies the scores."""
     return Attention(a.heads, 1, a.rank + a.rope, a.rank, scale=scale, shared=True)
 
 
@@ -30,8 +30,8 @@ def attend(
     factors: Sequence[float] = (),
     every: int = 0,
 ) -> int:
-    """The values of all heads side by side, before the output's projection. rope: of a key from column `rank` on,
-    None: nothing is rotated; factors, every: as in Plan.rope_append."""
+    """The values of all heads side by side, before the output projection. rope: for a key's columns from `rank` on;
+    None: nothing is rotated. factors, every: as in Plan.rope_append."""
     heads, source, name = attention(a, scale), h, "attn_q"
     if a.query_rank:
         name, source = "attn_q_b", p.linear(layer, "attn_q_a", h, a.query_rank, f"attn_q_a{a.query_rank}")

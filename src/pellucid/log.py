@@ -1,5 +1,5 @@
-"""The logger "pellucid": how models load, what is done in a slower way, and, at DEBUG, how fast each text was. It
-never has texts of users.
+"""The logger "pellucid": how models load, what takes a slower path, and, at DEBUG, the speed of each text. It never
+logs users' texts.
 
 It is silent unless the program configures logging.
 """
@@ -19,7 +19,7 @@ _known: logging.Logger | None = None
 
 
 def is_on() -> bool:
-    """Whether anything may listen."""
+    """Whether any handler may be listening."""
     return _logger() is not None
 
 
@@ -51,7 +51,7 @@ def _logger() -> logging.Logger | None:
     import logging
 
     logger = _known
-    if logger is None:  # asked for once: it takes a lock, which a signal's handler may leave taken
+    if logger is None:  # obtained once: getting it takes a lock, which a signal handler may leave locked
         logger = _known = logging.getLogger("pellucid")
     if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
         logger.addHandler(logging.NullHandler())  # without any handler, warnings would go to stderr

@@ -1,8 +1,8 @@
-"""How results show themselves in a notebook: fragments of HTML, and short plain text.
+"""How results are shown in a notebook: as fragments of HTML, or as short plain text.
 
-A fragment has inline styles alone: no style sheet, script or address, so that it shows the same wherever it is pasted.
-Text has the theme's own colour; shades are translucent, weak enough that it stays readable on a light and on a dark
-ground. Pieces of a model or a file are untrusted: markup is escaped, and what is not printable (control characters,
+A fragment has only inline styles: no style sheet, script or address, so that it looks the same wherever it is pasted.
+Text has the theme's own colour; shades are translucent, light enough that text stays readable on light and dark
+backgrounds. Text from a model or a file is untrusted: markup is escaped, and what is not printable (control characters,
 marks that change the direction of text) is spelled out.
 """
 
@@ -30,8 +30,8 @@ __all__ = [
     "token",
 ]
 
-MOST_BYTES = 200_000  # of a fragment, in UTF-8
-RESERVE = 4_000  # of these, for what closes blocks and says what was left out
+MOST_BYTES = 200_000  # per fragment, in UTF-8
+RESERVE = 4_000  # part of these, for closing blocks and saying what was left out
 MOST_LINES = 60  # of plain text
 LATEST = 20_000  # characters shown of a text that still grows: it is sent again and again
 MOST_PIECE = 200  # characters shown of a token or a cell
@@ -42,18 +42,18 @@ STRONGEST = 0.4  # opacity of a full shade: text in a theme's colour keeps a con
 Colour = tuple[int, int, int]
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
-# Jupyter would otherwise typeset what stands between dollar signs as a formula.
+# Jupyter would otherwise typeset text between dollar signs as a formula.
 _ROOT = '<div class="tex2jax_ignore mathjax_ignore">'
 _SCROLL = "max-height:30em;overflow:auto"
 _WRAP = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
 _STRIP = f'<div style="{_SCROLL};{_WRAP}">'
-# A reversed column is scrolled to its end, without a script.
+# A reversed column stays scrolled to its end without a script.
 _GROWING = f'<div style="{_SCROLL};display:flex;flex-direction:column-reverse"><div style="{_WRAP}">'
 _TABLE = f'<div style="{_SCROLL}"><table style="border-collapse:separate;border-spacing:.8em 0">'
 
 
 class Cell(NamedTuple):
-    """A token, or a cell of a table. share: strength of its shade, 0 to 1; title: shown while the pointer is on it."""
+    """A token, or a cell of a table. share: strength of its shade, 0 to 1; title: shown on hover."""
 
     text: str
     share: float = 0.0
@@ -62,7 +62,7 @@ class Cell(NamedTuple):
 
 
 class Fragment:
-    """Builds a fragment of HTML from blocks. A block that would make it longer than MOST_BYTES is cut and says so."""
+    """Builds a fragment of HTML from blocks. A block that would exceed MOST_BYTES is cut, with a note."""
 
     def __init__(self) -> None:
         self._parts = [_ROOT]
@@ -77,9 +77,10 @@ class Fragment:
         self._add(f'<div style="opacity:.8;margin:.4em 0">{_line(text)}</div>')
 
     def text(self, text: str, grows: bool = False) -> None:
-        """A text with its line breaks. grows: its end is in view, and of what comes before, LATEST characters."""
+        """A text with its line breaks. grows: the text is incomplete: its end is in view, and only the last LATEST
+        characters are shown."""
         if grows and len(text) > LATEST:
-            self.note(f"{len(text) - LATEST:,} characters before these are shown at the end.")
+            self.note(f"{len(text) - LATEST:,} earlier characters are shown when the text is complete.")
             text = text[-LATEST:]
         parts = (_text(text[i : i + MOST_PIECE]) for i in range(0, len(text), MOST_PIECE))
         start, end = (_GROWING, "</div></div>") if grows else (_STRIP, "</div>")
@@ -92,7 +93,7 @@ class Fragment:
     def table(
         self, head: Sequence[str], rows: Iterable[Sequence[str | Cell]], right: Sequence[int] = (), what: str = "rows"
     ) -> None:
-        """A table. right: columns of numbers, aligned to the right; what: the name of the rows, in the plural."""
+        """A table. right: columns of numbers, aligned to the right; what: what the rows are, in the plural."""
         aligns = ["right" if i in right else "left" for i in range(len(head))]
 
         def line(tag: str, row: Sequence[str | Cell]) -> str:
@@ -144,13 +145,13 @@ class Shown:
 
 
 def in_notebook() -> bool:
-    """Whether this is a kernel of Jupyter. IPython is not imported for it."""
+    """Whether this process is a Jupyter kernel. Does not import IPython."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and hasattr(get_shell(), "kernel")
 
 
 def count(n: int, name: str) -> str:
-    """A number of things, as in "1 token" and "2 tokens"."""
+    """A count with its noun, as in "1 token" and "2 tokens"."""
     return f"{n:,} {name}" if n == 1 else f"{n:,} {name}s"
 
 
@@ -180,7 +181,7 @@ def _text(text: str) -> str:
 
 
 def _style(cell: Cell) -> str:
-    """The style attribute of a shade; "" for one that is too weak to be seen."""
+    """The style attribute of a shade; "" for one too faint to be seen."""
     opacity = f"{min(max(cell.share, 0.0), 1.0) * STRONGEST:.2f}"
     return "" if opacity in ("0.00", "nan") else f"background:rgba({','.join(map(str, cell.colour))},{opacity[1:]})"
 

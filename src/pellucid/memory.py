@@ -1,4 +1,4 @@
-"""How much memory the process may still take."""
+"""How much more memory the process may use."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["address_space_is_limited", "available", "cache_limit", "prefix_limit"]
 
-CACHE_SHARE = 2  # keys and values without a limit of their own may take this part of the memory that is left, 1/2
+CACHE_SHARE = 2  # default limit of keys and values: 1/2 of the memory that is left
 LEAST_CACHE = 64 << 20  # bytes, however little is left
-PREFIX_SHARE = 4  # a prefix cache without a limit of its own may take this part of it, 1/4
-PREFIX_BYTES = 1 << 30  # where the system does not say how much is left
+PREFIX_SHARE = 4  # default limit of a prefix cache: 1/4 of the memory that is left
+PREFIX_BYTES = 1 << 30  # if the system does not report how much is left
 
 
 def cache_limit(weights: int, whole: int) -> tuple[int | None, str]:
-    """(the default limit of a model's keys and values, in bytes; None: no limit, the reason for it): half of the memory
-    that its weights leave, or `whole`, what one sequence of the model's context takes, where that is more and there is
-    so much. weights: bytes that are about to be loaded."""
+    """(the default limit of a model's keys and values, in bytes, or None: no limit; the reason for it): half of the
+    memory left by its weights; or `whole`, the size of one sequence that fills the model's context, if that is more and
+    fits in what is left. weights: bytes that are about to be loaded."""
     left = available()
     if left is None:
-        return None, "the system does not say how much memory is left"
+        return None, "the system does not report how much memory is left"
     left = max(left - weights, 0)
     whole = min(whole, left)
     if whole > left // CACHE_SHARE:
@@ -27,10 +27,10 @@ def cache_limit(weights: int, whole: int) -> tuple[int | None, str]:
 
 
 def address_space_is_limited() -> bool:
-    """Whether the process has a limit of its address space (ulimit -v)."""
+    """Whether the process has a limit on its address space (ulimit -v)."""
     try:
         import resource
-    except ImportError:  # not on this system
+    except ImportError:  # not available on this system
         return False
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
@@ -42,8 +42,8 @@ def prefix_limit() -> int:
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes that the process can take before the system or a control group runs short; None where the system does not
-    say. root: where /proc and /sys are."""
+    """Bytes that the process can use before the system or a control group runs short; None if the system does not
+    report it. root: the parent of /proc and /sys."""
     found = [_system(root / "proc/meminfo"), *_groups(root)]
     return min((n for n in found if n is not None), default=None)
 
@@ -63,7 +63,7 @@ def _groups(root: Path) -> list[int | None]:
         _, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if not controllers:
-            # Beyond memory.high processes go on, but hardly.
+            # Above memory.high processes still run, but are throttled.
             top, limits, used = "sys/fs/cgroup", ["memory.max", "memory.high"], "memory.current"
             cache = "inactive_file"
         elif "memory" in controllers.split(","):
@@ -72,12 +72,12 @@ def _groups(root: Path) -> list[int | None]:
         else:
             continue
         path = PurePosixPath("/", name)
-        for group in (path, *path.parents):  # the limits of outer groups hold, too
+        for group in (path, *path.parents):  # the limits of outer groups apply, too
             folder = root / top / group.relative_to("/")
             most = min((n for n in (_number(folder / limit) for limit in limits) if n is not None), default=None)
             now = _number(folder / used)
             if most is not None and now is not None:
-                # Files that were read and are not in use make room.
+                # The page cache of files that are not in use can be reclaimed.
                 found.append(max(most - now + (_field(folder / "memory.stat", cache, 1) or 0), 0))
     return found
 

@@ -39,10 +39,11 @@ __all__ = ["Edit", "Model"]
 class Model(AsyncCalls):
     """A loaded model, created by :meth:`load`. It is immutable, so threads can share it freely.
 
-    A context manager; after :meth:`close` whatever needs the weights raises ``ClosedError``. The tokenizer remains.
+    A context manager; after :meth:`close`, calls that need the weights raise ``ClosedError``. The tokenizer stays
+    usable.
     """
 
-    _closed = False  # a view may be closed alone
+    _closed = False  # a view can be closed on its own
 
     def __init__(self, core: Core = None) -> None:  # type: ignore[assignment]  # None: as if forgotten
         if not isinstance(core, Core):
@@ -53,8 +54,8 @@ class Model(AsyncCalls):
         self._recipe: pickled.Recipe | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle has the path and the arguments of `load`: where it is opened the file is read again, once in a
-        process. Raises TypeError for a view with edits."""
+        """A pickle holds the path and the arguments of `load`; unpickling loads the file again, once per process.
+        Raises TypeError for a view with edits."""
         if self._recipe is None:
             raise WrongType(type(self).__name__, ": a view with edits cannot be pickled; pickle the model, and edit it")
         return _unpickled, (self._recipe.path, self._recipe.host, self._recipe.arguments)
@@ -101,39 +102,43 @@ class Model(AsyncCalls):
         source: the path of a GGUF file (any part of a split one) or of a Hugging Face folder, a catalogue name (the
             model is downloaded at its first use, unless it has terms of use), or the name of a model that
             `pellucid pull` downloaded.
-        threads: default: PELLUCID_THREADS, else the physical cores that the process may use, efficiency cores left out.
-        context: maximum number of tokens of a sequence; default: that of the model, but at most 8192.
+        threads: default: PELLUCID_THREADS, else the number of physical cores that the process may use, without
+            efficiency cores.
+        context: maximum number of tokens of a sequence; default: the model's, but at most 8192.
         isa: an instruction set; default: PELLUCID_ISA, else the best one that this machine has.
         kv: type of cached keys and values: "auto" ("f32" for models in F32, else the best 16-bit type on this machine),
             "f32", "f16", "bf16", or "int8" with a scale per 32 values (0.56 times the memory of 16 bits).
-        precision: "default" (int8 activations, two terms in the head) or "high" (two terms everywhere).
-        cache_bytes: bytes that the keys and values of all sequences together may take; default: half of the memory that
-            is left after loading, that of a control group where it is less (`info().cache_limit`). A prompt that could
-            never fit is a ContextFullError at once; a call whose pass would exceed it raises OutOfMemoryError and
-            changes no sequence; of several that together do, some wait or are computed again, with the same result.
-        checkpoints: bytes of earlier states of recurrent layers that each sequence keeps, to go back to without
-            processing the whole prompt again: at least one state (`info().state_bytes`), at most 8; default: 8 states.
-            Fewer change no result.
-        sequences: generations that run at once, by default 32; others wait.
-        max_gap: while a generation decodes, others' prompts are computed in passes that take about this many seconds at
-            most; default: 0.1. Neither changes a bit of any result.
+        precision: "default" (int8 activations, two int8 terms in the head) or "high" (two terms everywhere).
+        cache_bytes: bytes that the keys and values of all sequences together may take; default: half of the memory left
+            after loading, or left in the control group if that is less (`info().cache_limit`). A prompt that could
+            never fit raises ContextFullError immediately; a call whose pass would exceed the limit raises
+            OutOfMemoryError and changes no sequence; if several calls exceed it only together, some wait or are
+            computed again, with the same result.
+        checkpoints: bytes of earlier states of recurrent layers that each sequence keeps, to return to without
+            processing the whole prompt again: room for at least one state (`info().state_bytes`), at most 8; default: 8
+            states. Fewer states change no result.
+        sequences: generations that run at the same time; default: 32; others wait.
+        max_gap: while a generation decodes, the prompts of others are computed in passes of at most about this many
+            seconds; default: 0.1. It changes no bit of any result.
         prefix_cache: keeps what was computed for prompts and answers, so that a later request that begins with the same
-            tokens computes only the others, with the same result: True, or bytes that it may take. True: all that
-            ``cache_bytes`` allows; without it, a quarter of the memory that is left after loading. What has not been
-            used for longest makes room, and so does all of it where other calls need memory. See docs/prefix-cache.md.
-        quantize: a format, such as "q8_0", "q4_0" or "q4_k_m", that matrices in F32, F16 and BF16 are put into while
-            loading, by the rules of `pellucid quantize`, with a shorter search for scales (docs/making-files.md). Each
-            matrix is in memory twice while it is quantised.
-        share: keeps the packed weights once for all processes of the user on this machine, in /dev/shm; default:
-            PELLUCID_SHARE=1. Where that cannot be, they are in memory of their own, and ``info().shared_why`` says why.
-            It changes no bit of any result. See docs/sharing.md.
-        draft: a smaller model of the same vocabulary, loaded or as `source`, that guesses next tokens; this one
-            verifies several in a pass, where that is faster. It changes no result. See docs/speculation.md.
-        progress: called with (bytes done, bytes in all, what) while downloading and packing; True: a bar drawn by tqdm;
-            False: nothing. Default: a bar in a notebook where tqdm is installed, nothing elsewhere.
+            tokens computes only the rest, with the same result: True, or the bytes that it may take. True: all that
+            ``cache_bytes`` allows; without ``cache_bytes``, a quarter of the memory left after loading. The least
+            recently used entries are dropped first, all of them if other calls need the memory. See
+            docs/prefix-cache.md.
+        quantize: a format, such as "q8_0", "q4_0" or "q4_k_m", to which matrices in F32, F16 and BF16 are quantised
+            while loading, by the rules of `pellucid quantize` but with a shorter search for scales
+            (docs/making-files.md). Each matrix is in memory twice while it is quantised.
+        share: keeps one copy of the packed weights for all processes of the user on this machine, in /dev/shm; default:
+            PELLUCID_SHARE=1. If that is not possible, this process has its own copy, and ``info().shared_why`` says
+            why. It changes no bit of any result. See docs/sharing.md.
+        draft: a smaller model with the same vocabulary (a loaded model, or anything that `source` accepts) that guesses
+            next tokens; this model verifies several of them in one pass when that is faster. It changes no result. See
+            docs/speculation.md.
+        progress: called with (bytes done, total bytes, what) while downloading and packing; True: a progress bar drawn
+            by tqdm; False: nothing. Default: a bar in a notebook if tqdm is installed, nothing elsewhere.
 
         Raises ModelFileError, UnsupportedModelError, FetchError, IsaError, OutOfMemoryError; ValueError or TypeError
-        naming a wrong argument.
+        naming the wrong argument.
         """
         options: dict[str, Any] = {
             "threads": threads,
@@ -159,8 +164,8 @@ class Model(AsyncCalls):
         return model
 
     def close(self) -> None:
-        """Frees the model. Calls that still run end with ClosedError, a forward pass later at most, and its memory is
-        released. May be called again."""
+        """Frees the model. Running calls end with ClosedError, at the latest after the current forward pass; then the
+        memory is released. May be called again."""
         self._core.close()
 
     def __enter__(self) -> Model:
@@ -179,7 +184,7 @@ class Model(AsyncCalls):
     # ---- looking at it ----------------------------------------------------------------------------------------
 
     def info(self) -> ModelInfo:
-        """Sizes, and how the model runs here and why."""
+        """Sizes of the model, how it runs on this machine, and why."""
         engine, c, facts = self.core.open(), self.core.config, self.core.facts
         e = engine.info()
         formats: dict[str, int] = {}
@@ -226,24 +231,24 @@ class Model(AsyncCalls):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """None where the model has no tokenizer; then only ids are accepted. Raises TokenizerError where the tokenizer
-        is unusable."""
+        """The model's tokenizer; None if it has none, and then only ids are accepted. Raises TokenizerError if the
+        tokenizer is unusable."""
         return self._core.tokenizer
 
     def tokenize(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
         """Text -> ids.
 
-        add_special: add BOS where the model uses one. parse_special: turn the spelling of a special token into its id;
+        add_special: add BOS if the model uses it. parse_special: convert the spelling of a special token to its id;
         otherwise it is ordinary text.
 
-        Raises TokenizerError for text that cannot be encoded, and where the model has no tokenizer.
+        Raises TokenizerError for text that cannot be encoded, or if the model has no tokenizer.
         """
         return self.core.tokenize(text, add_special, parse_special)
 
     def detokenize(self, ids: Ids) -> str:
-        """Ids -> text. Ids beyond the vocabulary, which exist where the embedding is padded, have no text.
+        """Ids -> text. Ids beyond the vocabulary, which a padded embedding has, have no text.
 
-        Raises ValueError for an id out of range; TokenizerError where the model has no tokenizer.
+        Raises ValueError for an id out of range; TokenizerError if the model has no tokenizer.
         """
         return self.core.detokenize(ids)
 
@@ -261,21 +266,22 @@ class Model(AsyncCalls):
         thinking_budget: Integer | None = None,
         add_generation_prompt: bool | None = True,
     ) -> ChatPrompt:
-        """The prompt that :meth:`chat` gives to the model -> ChatPrompt(text, ids).
+        """The prompt that :meth:`chat` passes to the model -> ChatPrompt(text, ids).
 
         messages: each ``{"role": ..., "content": ...}``; content is text, or a list of parts ``{"type": "text", "text":
-            ...}``. The spelling of a special token in a message is ordinary text. One of the assistant may have
-            "tool_calls", in OpenAI's form, and "reasoning_content"; one of the role "tool" has the result of a call,
-            whose id is its "tool_call_id".
-        tools: what the model may call: functions with types, or dicts in OpenAI's form, ``{"type": "function",
-            "function": {"name": ..., "description": ..., "parameters": JSON schema}}``. What the template does not know
-            of tools is written for it. tool_choice: "none" leaves them out; parallel_tool_calls changes no prompt.
+            ...}``. The spelling of a special token in a message is ordinary text. An assistant message may have
+            "tool_calls", in OpenAI's form, and "reasoning_content"; a "tool" message holds the result of the call whose
+            id is its "tool_call_id".
+        tools: what the model may call: functions with type annotations, or dicts in OpenAI's form, ``{"type":
+            "function", "function": {"name": ..., "description": ..., "parameters": JSON schema}}``. If the template
+            does not support tools, they are described in the prompt instead. tool_choice: "none" leaves them out;
+            parallel_tool_calls does not change the prompt.
         documents: a list of dicts, in the form that the template expects. variables: further values for the template,
             such as ``{"enable_thinking": False}``; reasoning_effort and thinking_budget are two of them.
         template: a Jinja template to use instead of the model's.
 
-        Raises ChatTemplateError where there is no template, or where it is broken, does something forbidden, or refuses
-        the messages; TypeError or ValueError naming the place in the messages; TokenizerError for text that cannot be
+        Raises ChatTemplateError if there is no template, or if it is broken, does something forbidden, or rejects the
+        messages; TypeError or ValueError naming the place in the messages; TokenizerError for text that cannot be
         encoded.
         """
         given = {
@@ -303,7 +309,7 @@ class Model(AsyncCalls):
     def logits(self, ids: Iterable[Ids], *, chunk: Integer | None = None) -> list[npt.NDArray[np.float32]]: ...
     def logits(self, ids: Any, *, chunk: Any = None) -> Any:
         """Logits of every token -> float32 (n, vocab); for a list of sequences, a list of such arrays, computed in the
-        same forward passes. chunk: rows of a pass, by default 512; it changes no bit of the result.
+        same forward passes. chunk: rows per pass, by default 512; it changes no bit of the result.
 
         Raises ContextFullError; NumericsError; ValueError for an id out of range.
         """
@@ -326,8 +332,8 @@ class Model(AsyncCalls):
 
     def edit(self, prompt: Prompt | Completion | Tokens | Messages | None = None) -> Edit:
         """A view of the model whose arithmetic can be edited (steering, ablation, patching): see :class:`Edit`. Use it
-        in a `with` statement, which closes it. prompt: the text, ids or trace from whose end negative positions of the
-        edits count; the edits act at the same positions in any other prompt."""
+        in a `with` statement, which closes it. prompt: a text, ids or a trace; negative positions in edits count from
+        its end. The edits act at the same positions in any other prompt."""
         core = self.core
         core.decoder()
         if prompt is None:
@@ -343,35 +349,35 @@ class Model(AsyncCalls):
         """A weight tensor, dequantised as the engine reads it -> float32 in its shape (of a matrix: (out, in)).
 
         name: as in GGUF files ("blk.0.attn_q.weight"; ".weight" may be left out). Raises ValueError, which suggests
-        similar names, for a tensor that the plan does not use.
+        similar names, if the plan uses no such tensor.
         """
         from pellucid.look.weight import weight
 
         return weight(self.core.open(), name)
 
     def clear_cache(self) -> None:
-        """Drops all that the prefix cache holds (``prefix_cache=`` of :meth:`load`)."""
+        """Empties the prefix cache (``prefix_cache=`` of :meth:`load`)."""
         core = self.core
         core.open()
         if core.scheduler is not None:
             core.scheduler.clear_cache()
 
     def save_cache(self, folder: str | os.PathLike[str], limit: Integer = 10_000_000_000) -> int:
-        """Writes what the prefix cache holds into a folder, which :meth:`load_cache` reads in another process -> how
-        many sequences the folder then has for this model.
+        """Writes the contents of the prefix cache to a folder, for :meth:`load_cache` in another process -> the number
+        of sequences that the folder then holds for this model.
 
-        limit: bytes that all files of the folder may take; those of oldest use are removed. The files have the tokens
-        of prompts and answers. A file gets its name when it is whole. What is wrong with the folder is logged, not
-        raised. Raises ValueError where the model was loaded without ``prefix_cache``.
+        limit: maximum total bytes of the folder's files; the least recently used are removed first. The files contain
+        the tokens of prompts and answers. A file appears under its name only when it is complete. Problems with the
+        folder are logged, not raised. Raises ValueError if the model was loaded without ``prefix_cache``.
         """
         most = checks.integer("limit", limit, 1)
         return cache_folder.save(self._with_cache(), checks.file_name(folder, "folder", "folder"), most, log.warn_once)
 
     def load_cache(self, folder: str | os.PathLike[str]) -> int:
         """Reads what :meth:`save_cache` wrote for the same weights, version of Pellucid, instruction set, ``kv`` and
-        ``precision`` -> how many sequences the prefix cache then has of it. Each file is checked before anything of it
-        is used; one that is damaged is removed. What is wrong with the folder is logged, not raised. Raises ValueError
-        as :meth:`save_cache`."""
+        ``precision`` -> the number of its sequences that the prefix cache then holds. Each file is verified before any
+        of it is used; a damaged file is removed. Problems with the folder are logged, not raised. Raises ValueError as
+        :meth:`save_cache` does."""
         return cache_folder.load(self._with_cache(), checks.file_name(folder, "folder", "folder"), log.warn_once)
 
     def _with_cache(self) -> Core:
@@ -384,16 +390,17 @@ class Model(AsyncCalls):
     # ---- sequences --------------------------------------------------------------------------------------------
 
     def context(self) -> Context:
-        """A new :class:`Context`: a sequence that keeps its cache between calls. In a `with` statement, its memory is
-        released at the end."""
+        """A new :class:`Context`: a sequence that keeps its cache between calls. A context manager; its memory is
+        released at the end of the `with` block."""
         return Context(self.core)
 
     def open_context(self, path: str | os.PathLike[str]) -> Context:
-        """-> the :class:`Context` that ``Context.save`` wrote. It goes on as that one would have, bit for bit.
+        """Opens the :class:`Context` that ``Context.save`` wrote. It continues exactly as the saved one would have, bit
+        for bit.
 
-        The file must be of the same weights, version of Pellucid, instruction set, ``kv`` and ``precision``, and fit
-        this model's context. All of it is checked before anything of it is used. Raises ModelFileError where it is
-        damaged, of another model or too long; OutOfMemoryError.
+        The file must be from the same weights, version of Pellucid, instruction set, ``kv`` and ``precision``, and fit
+        this model's context. All of it is verified before any of it is used. Raises ModelFileError if it is damaged,
+        from another model or too long; OutOfMemoryError.
         """
         core = self.core
         core.decoder()
@@ -402,20 +409,22 @@ class Model(AsyncCalls):
 
 
 class Edit(EditCalls, Model):
-    """A view of a model with edits, created by ``Model.edit``; a context manager, which closes it at the end.
+    """A view of a model with edits, created by ``Model.edit``. A context manager: the view is closed at the end of the
+    `with` block.
 
-    The view has the same packed weights, but a plan and a cache of its own; the model and its other users are not
-    affected. An edit takes effect from the next call on; edits at the same place act in the order in which they were
-    made. A neutral one (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming
-    the argument, and then change nothing. The view has all methods of a model and applies its edits in them; a trace's
-    quantities are those after the edits. A trace can be used after the view is closed.
+    The view shares the packed weights but has its own plan and KV cache; the model and its other users are not
+    affected. Edits take effect from the next call on; edits at the same place act in the order in which they were made.
+    A neutral edit (a factor of 1, added zeros) changes no bit. Edit methods raise ValueError or TypeError naming the
+    argument, and then change nothing. The view has all methods of a model and applies its edits in them; a trace shows
+    quantities after the edits. A trace can be used after the view is closed.
 
-    Arrays have the shapes that a trace of these positions gives, so that values can be taken from the trace of another
-    prompt. positions: those of tokens, from 0 on; negative ones count from the end of the prompt that ``Model.edit``
-    was given; None: all, also those of new tokens. layer of the residual stream: "embeddings", or from 0 on.
+    Arrays have the shapes that a trace of these positions returns, so values can be taken from the trace of another
+    prompt. positions: token positions, counted from 0; negative ones count from the end of the prompt given to
+    ``Model.edit``; None: all positions, including those of new tokens. layer of the residual stream: "embeddings", or a
+    number from 0.
 
-    With the default precision a layer's inputs are rounded to 8 bits, and what an edit changes is mixed with what that
-    rounding changes. For experiments, load the model with ``precision="high"``.
+    With the default precision, layer inputs are rounded to 8 bits, and the effect of an edit is mixed with that of the
+    rounding. For experiments, load the model with ``precision="high"``.
     """
 
     def __init__(self, core: Core = None, tokens: int | None = None) -> None:  # type: ignore[assignment]  # as forgotten
@@ -424,18 +433,18 @@ class Edit(EditCalls, Model):
 
         self._edits = Edits(core, tokens)
         self._view: Model | None = None  # None after an edit, until the next use
-        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # those of all views so far
+        self._cores: weakref.WeakSet[Core] = weakref.WeakSet()  # of all views so far
         self._closed = False
 
     @property
     def model(self) -> Model:
-        """The edited model as it is now; later edits do not change it. It is closed with the edit."""
+        """The edited model in its current state; later edits do not change it. It is closed together with the edit."""
         self._check_open()
         view = self._view  # read once: another thread may make an edit at the same time
         if view is None:
             core = self._core.view(self._edits.plan())
             self._cores.add(core)
-            if self._closed:  # meanwhile, so that it may not have been seen
+            if self._closed:  # closed by another thread meanwhile, which may not have seen this core
                 core.close()
             self._check_open()
             self._view = view = Model(core)
@@ -451,7 +460,7 @@ class Edit(EditCalls, Model):
         return self
 
     def close(self) -> None:
-        """Closes the view: every later use raises ClosedError. May be called again."""
+        """Closes the view: any later use raises ClosedError. May be called again."""
         self._closed = True
         self._view = None
         for core in snapshot(self._cores):

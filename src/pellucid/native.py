@@ -1,7 +1,7 @@
-"""Calls of packages in Rust that let other threads run meanwhile.
+"""Calls of Rust packages that let other threads run meanwhile.
 
-When the interpreter ends, it ends each daemon thread as soon as that wants to run Python again, by unwinding its stack.
-Rust's frames do not survive that: the process crashes. So the end waits for such calls, and none begins after it.
+When the interpreter exits, it ends each daemon thread, as soon as that thread returns to Python, by unwinding its
+stack. Rust's frames do not survive that: the process crashes. So the exit waits for such calls, and no new ones begin.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ __all__ = ["native"]
 
 
 class _Native:
-    """``with native:`` around a call. SystemExit, which ends a thread quietly, where the interpreter ends."""
+    """Used as ``with native:`` around a call. Raises SystemExit, which ends a thread quietly, if the interpreter is
+    exiting."""
 
     def __init__(self) -> None:
-        self._depths: dict[int, int] = {}  # of threads in calls
-        self._ends: int | None = None  # the thread that ends the interpreter: its calls go on, as in atexit's functions
+        self._depths: dict[int, int] = {}  # of nested calls, by thread
+        self._ends: int | None = None  # the thread that runs the exit: its own calls go on, as from atexit's functions
 
     def __enter__(self) -> None:
         me = threading.get_ident()
         depth = self._depths.get(me, 0)
-        self._depths[me] = depth + 1  # before it looks whether the interpreter ends
+        self._depths[me] = depth + 1  # set before checking whether the interpreter is exiting
         if not depth and self._ends not in (None, me):
             del self._depths[me]
             raise SystemExit
@@ -38,13 +39,13 @@ class _Native:
             del self._depths[me]
 
     def end(self) -> None:
-        """Waits for the calls of other threads, and keeps them from beginning others."""
+        """Waits for the calls of other threads, and keeps new ones from beginning."""
         self._ends = threading.get_ident()
         while any(one != self._ends for one in list(self._depths)):
             time.sleep(0.001)
 
     def after_fork(self) -> None:
-        """In the child, which has no thread but this."""
+        """In the child, which has only this thread."""
         me = threading.get_ident()
         self._depths = {me: self._depths[me]} if me in self._depths else {}
 

@@ -1,4 +1,4 @@
-"""Who is told of generations and other calls: nobody, until an adapter asks for it."""
+"""Who is notified of generations and other calls: nobody, unless an adapter registers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ __all__ = ["Observer", "begun", "called", "during"]
 
 
 class Observer(Protocol):
-    """Is told of the end of one generation, once."""
+    """Notified of the end of one generation, once."""
 
     def ended(self, job: Any) -> None:
-        """It has its last piece. job: ``generation.Job``."""
+        """The generation produced its last piece. job: ``generation.Job``."""
 
     def failed(self, error: Exception | None) -> None:
-        """It has no last piece. error: None, where nobody reads it any more; then this may be called by a finalizer,
-        and must not wait for a lock."""
+        """The generation ended without a last piece. error: None if nobody reads it any more; then this may be called
+        from a finalizer and must not wait for a lock."""
 
 
-begun: Callable[[Any], Observer] | None = None  # called with each generation's job, by who asks for it
-called: Callable[[Any, str, int], AbstractContextManager[None]] | None = None  # the same for `during`
+begun: Callable[[Any], Observer] | None = None  # called by a generation with its job
+called: Callable[[Any, str, int], AbstractContextManager[None]] | None = None  # called by `during`
 
 
 def during(core: Any, operation: str, tokens: int) -> AbstractContextManager[None]:
-    """What to hold while a call that generates nothing computes so many tokens. operation: "embeddings" or "score"."""
-    told = called  # which another thread may take away
+    """A context manager to hold while a call that generates nothing computes `tokens` tokens. operation: "embeddings"
+    or "score"."""
+    told = called  # read once: another thread may remove it
     return nullcontext() if told is None else told(core, operation, tokens)

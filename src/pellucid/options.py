@@ -1,4 +1,4 @@
-"""Types of what callers give: prompts, messages, and the options of each call as keywords."""
+"""Types of what callers pass: prompts, messages, and the keyword options of each call."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ Quantity = Literal[
     "logits",
 ]
 Part = Literal["attention", "mlp"]
-# Of `map`: what comes in which order, and what becomes of errors.
+# For `map`: the order of results, and what happens to errors.
 Input = Literal["input"] | None
 Done = Literal["done"]
 Raise = Literal["raise"] | None
@@ -84,22 +84,23 @@ HeadPart = Literal["output", "q", "k", "v"]
 
 
 class Tokens(Protocol):
-    """What holds token ids: a chat's prompt, a context, a trace."""
+    """Anything that holds token ids: a chat's prompt, a context, a trace."""
 
     @property
     def ids(self) -> list[int]: ...
 
 
 class GenerateOptions(SamplingKeywords, total=False):
-    """The keywords of ``generate`` and ``stream``: ``options`` (a :class:`SamplingOptions`), and all that it takes,
-    which win over it. For functions that pass them on: ``def f(**options: Unpack[GenerateOptions])``."""
+    """The keywords of ``generate`` and ``stream``: ``options`` (a :class:`SamplingOptions`) and everything that class
+    accepts; individual keywords override ``options``. For functions that pass them on: ``def f(**options:
+    Unpack[GenerateOptions])``."""
 
     options: SamplingOptions | None
 
 
 class ChatOptions(SharedKeywords, total=False):
-    """The keywords of ``chat``: those of ``generate``, and those of ``Model.chat_prompt``. ``on_full`` may also be
-    "trim": leave out the oldest turns of a conversation that does not fit the context."""
+    """The keywords of ``chat``: those of ``generate`` and of ``Model.chat_prompt``. ``on_full`` may also be "trim":
+    leave out the oldest turns of a conversation that does not fit the context."""
 
     options: SamplingOptions | None
     on_full: OnFull | Literal["trim"] | None
@@ -115,14 +116,14 @@ class ChatOptions(SharedKeywords, total=False):
 
 
 class MapOptions(ChatOptions, total=False):
-    """The keywords of ``map``, but for ``order`` and ``on_error``, which say what it gives."""
+    """The keywords of ``map``, except ``order`` and ``on_error``, which decide what it yields."""
 
     at_once: Integer | None
     seeds: Iterable[Integer] | Integer | None
 
 
 class ScoreOptions(TypedDict, total=False):
-    """The same of ``score_map``."""
+    """The keywords of ``score_map``, except ``order`` and ``on_error``."""
 
     at_once: Integer | None
     top: Integer | None

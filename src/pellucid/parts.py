@@ -1,4 +1,4 @@
-"""The bytes of a stack of matrices, and of matrices that are computed; the values of a tensor."""
+"""The bytes of stacked matrices and of computed matrices; the values of a tensor."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pellucid.errors import UnsupportedModelError
 
 
 class Parts:
-    """The bytes of matrices that lie apart, each in memory, computed, or in a file (weights.base.FileBytes), as if
-    each followed the one before."""
+    """The bytes of separate matrices, each in memory, computed, or in a file (weights.base.FileBytes), as if they were
+    consecutive."""
 
     __slots__ = ("parts",)
 
@@ -45,7 +45,7 @@ class Parts:
 
 
 class Made:
-    """The bytes of a matrix that are computed, rows at a time, whenever they are asked for.
+    """The bytes of a matrix that are computed, some rows at a time, each time they are needed.
 
     make(first, end) -> uint8: rows [first, end), of `row` bytes each.
     """
@@ -75,7 +75,7 @@ class Made:
 
 
 def rows_of(data: Any, stack: int, first: int, end: int, of: int) -> Any:
-    """Of each of `stack` matrices of `of` rows, rows [first, end)."""
+    """Rows [first, end) of each of `stack` matrices of `of` rows."""
     if first == 0 and end == of:
         return data
     each = data.size // stack

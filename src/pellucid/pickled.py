@@ -1,7 +1,7 @@
-"""Models in pickles, such as those that pools of processes, Dask or joblib send: what loads them again.
+"""Pickles of models, as sent by pools of processes, Dask or joblib, and how they are loaded again.
 
-Weights stay in their files. A process holds a model once, however many pickles of it it opens; adapters share models by
-the same table.
+Weights stay in their files. A process holds a model once, however many pickles of it are opened; adapters share models
+through the same table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _models: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
 def identity(path: str) -> tuple[str, int, int, int]:
-    """The same for the same file, as long as it is not replaced or written to. Raises OSError."""
+    """Equal for the same file as long as it is not replaced or written to. Raises OSError."""
     path = os.path.abspath(path)
     stat = os.stat(path)
     return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
@@ -41,14 +41,14 @@ class Recipe:
         self.host = platform.node()
 
     def key(self) -> Any:
-        """The same for the same file and arguments. Raises OSError."""
+        """Equal for the same file and arguments. Raises OSError."""
         given = tuple((name, type(value), value) for name, value in sorted(self.arguments.items()))
         return *identity(self.path), given
 
 
 def _lasting(name: str, value: Any) -> Any:
-    """An argument as it means the same anywhere: a draft's path is absolute, its name stays. NumPy's numbers become
-    Python's, which can be part of a key."""
+    """An argument in a form that means the same anywhere: a draft's path becomes absolute, a name stays. NumPy numbers
+    become Python's, which can be part of a key."""
     if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
         return value.item()
     if name == "draft" and isinstance(value, (str, os.PathLike)) and os.path.exists(value):
@@ -57,7 +57,7 @@ def _lasting(name: str, value: Any) -> Any:
 
 
 def remember(model: Any, recipe: Recipe) -> None:
-    """A model that this process has: pickles of it become this one."""
+    """Registers a model that this process has: pickles of it will open as this one."""
     try:
         key = recipe.key()
     except OSError:  # the file is gone already
@@ -67,7 +67,7 @@ def remember(model: Any, recipe: Recipe) -> None:
 
 
 def loaded(load: Callable[..., Any], path: str, host: str, arguments: dict[str, Any]) -> Any:
-    """The model of a pickle. Raises ModelFileError where its file is not on this machine."""
+    """The model of a pickle. Raises ModelFileError if its file is not on this machine."""
     recipe = Recipe(path, arguments)
     try:
         key = recipe.key()
@@ -81,8 +81,8 @@ def loaded(load: Callable[..., Any], path: str, host: str, arguments: dict[str, 
 
 
 def kept(key: Hashable, load: Callable[[], Any]) -> Any:
-    """The model that this process has for a key; else the one that `load` gives, which it has from then on. No two
-    threads load at a time."""
+    """The model that this process holds for a key; else the one that `load` returns, which it then holds. Only one
+    thread loads at a time."""
     with _lock:
         found = _models.get(key)
         if found is None or found.core.closed:

@@ -1,6 +1,6 @@
 """A plan: the flat list of operations that one forward pass runs.
 
-An architecture's file (arch/) writes it once per model with the methods of :class:`Plan` and the functions of
+A file in arch/ builds it once per model with the methods of :class:`Plan` and the functions of
 experts.py and recurrent.py; `_engine` passes it to C, which validates it. Buffers are (rows, dim) float32; operations
 refer to them by number.
 """
@@ -44,8 +44,8 @@ __all__ = [
 class Plan(Tables):
     """Builds a plan over the tensors of a model file; names are GGUF's, without ".weight".
 
-    Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine
-    does not run.
+    Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine does
+    not support.
     """
 
     _: KW_ONLY
@@ -53,7 +53,7 @@ class Plan(Tables):
     dim: int
     eps: float
     norms: str = "rms"  # or "layer"; the norms of heads are always "rms"
-    n_layers: int = 0  # of the plan that this one was changed from
+    n_layers: int = 0  # of the plan that this one is derived from
 
     def changed(self, ops: list[Op], vectors: list[Vector]) -> Plan:
         """A copy with other operations and vectors; matrices keep their numbers."""
@@ -61,7 +61,7 @@ class Plan(Tables):
 
     @property
     def layers(self) -> int:
-        """The number of layers, those that a changed plan leaves out included."""
+        """The number of layers, including those that a changed plan leaves out."""
         return self.n_layers or max(op.layer + 1 for op in self.ops)
 
     def embed(self, scale: float = 1.0) -> int:
@@ -74,23 +74,23 @@ class Plan(Tables):
 
     def lookup(self, name: str, width: int, scale: float) -> int:
         """A row of another table for each token, times scale, in a buffer of its own. The table stays in the file's
-        format, since a token reads a single row of it."""
+        format, since each token reads only one row."""
         seg = self.row_of_segments([self.matrix(name, self.vocab, width, plain=True, scaled=False)])
         out = self.buffer(name, width)
         return self.operation(Kind.EMBED, -1, name, out=out, seg=seg, n_seg=1, scale=scale).out
 
     def stream(self) -> int:
-        """The residual stream itself, for models that have no norm before a linear."""
+        """The residual stream itself, for models without a norm before a linear operation."""
         return self.buffer("x", self.dim)
 
     def settle(self, layer: int, name: str) -> int:
-        """The norm of the residual stream, which takes its place: after an embedding or, in encoders, after each
-        half of a layer (Vaswani et al. 2017)."""
+        """Replaces the residual stream by its norm: after an embedding or, in encoders, after each half of a layer
+        (Vaswani et al. 2017)."""
         x = self.stream()
         return self.operation(Kind.NORM, layer, name, inp=x, out=x, **self._norm(layered(layer, name))).out
 
     def positions(self, name: str, rows: npt.NDArray[np.float32]) -> None:
-        """Adds to the residual stream at each position p the row p of a table (n, dim)."""
+        """Adds row p of a table (n, dim) to the residual stream at each position p."""
         x, vec = self.stream(), self.constant(name, rows.reshape(-1))
         self.operation(Kind.SCALE_ADD, -1, name, inp=x, out=x, vec=vec, width=self.dim, pos_to=len(rows), each=1)
 
@@ -128,8 +128,8 @@ class Plan(Tables):
         """Norms columns [column, column + width) of a buffer, in place.
 
         each: the columns of a group, which has a mean of its own (Wu & He 2018); 0: all. own: each group has its own
-        weights, else all have the same. norm: "rms", "layer" or "l2" (x / sqrt(sum(x^2) + eps)). weight: whether there
-        is a tensor `name` of weights; else `name` is a label.
+        weights; otherwise all share them. norm: "rms", "layer" or "l2" (x / sqrt(sum(x^2) + eps)). weight: whether
+        there is a tensor `name` of weights; else `name` is a label.
         """
         n, full = each if each and not own else width, layered(layer, name)
         self.operation(
@@ -157,13 +157,13 @@ class Plan(Tables):
         return self.operation(Kind.LINEAR, layer, name, inp=h, out=self.buffer(out, rows), seg=seg, n_seg=1).out
 
     def qkv(self, layer: int, h: int, a: Attention, *, values: str = "attn_v") -> QKV:
-        """Queries, keys and values, with biases where the file has them; from attn_qkv where they are one matrix.
-        values: the tensor that gives them.
+        """Queries, keys and values, with biases where the file has them; from attn_qkv if they are one matrix. values:
+        the tensor of the values.
 
         The activations of keys and values have two int8 terms: these matrices are small, and every later row reads
-        their results. Mean KL divergence from float32 (SmolLM2, 4,096 positions, 32 likeliest tokens): 0.00146 with one
-        term everywhere, 0.00104 with two for keys and values. With two terms for values only 0.00114, for keys 0.00140,
-        for queries 0.00136, for attn_output 0.00142.
+        their results. Mean KL divergence from float32 (SmolLM2, 4,096 positions, 32 most probable tokens): 0.00146 with
+        one term everywhere, 0.00104 with two for keys and values. With two terms for values only: 0.00114; keys:
+        0.00140; queries: 0.00136; attn_output: 0.00142.
         """
         parts = (("attn_q", a.n_q * a.dk), ("attn_k", a.n_kv * a.dk), (values, a.n_kv * a.dv))
         out = self.buffer(f"qkv{sum(rows for _, rows in parts)}", sum(rows for _, rows in parts))
@@ -193,7 +193,7 @@ class Plan(Tables):
         """Norms queries and keys in place, with the weights attn_q_norm and attn_k_norm.
 
         norm: "rms", or "layer" (without bias). weights: "shared": heads have the same weights; "own": each head has its
-        own; "all": all query heads together are one row with one norm, and so are all key heads (OLMo 2).
+        own; "all": all query heads together are normed as one row, and so are all key heads (OLMo 2).
         """
         a = qkv.attention
         names = [layered(layer, f"attn_{part}_norm") for part in "qk"]
@@ -218,7 +218,7 @@ class Plan(Tables):
         )
 
     def rotate(self, layer: int, qkv: QKV, rope: Rope) -> None:
-        """Rotates queries and keys in place and appends nothing, where something follows before `rope_append`."""
+        """Rotates queries and keys in place without appending, if another operation comes before `rope_append`."""
         self.operation(
             Kind.ROPE_APPEND,
             layer,
@@ -241,8 +241,8 @@ class Plan(Tables):
     ) -> None:
         """Rotates queries and keys in place (rope None: not at all) and appends keys and values to the cache.
 
-        factors: queries at positions [i * every, (i + 1) * every) are multiplied by factors[i] as well, those beyond by
-        the last one (Ministral 3).
+        factors: queries at positions [i * every, (i + 1) * every) are also multiplied by factors[i], later ones by the
+        last factor (Ministral 3).
         """
         cache = self._cache(qkv.attention)
         place = self.caches[cache].n_layers
@@ -265,8 +265,8 @@ class Plan(Tables):
     def attend(self, layer: int, qkv: QKV, *, cap: float = 0.0, sinks: str | None = None) -> int:
         """Attention of the queries over the cache: grouped heads, within the window.
 
-        cap: soft cap of the scores, cap * tanh(score / cap); 0: none. sinks: the tensor with a score for each query
-        head that takes its part of the softmax and has no value (gpt-oss).
+        cap: soft cap of the scores, cap * tanh(score / cap); 0: none. sinks: the tensor with a score per query head
+        that takes part in the softmax but has no value (gpt-oss).
         """
         a = qkv.attention
         out = self.buffer(f"a{a.n_q * a.dv}", a.n_q * a.dv)
@@ -319,7 +319,7 @@ class Plan(Tables):
         halves of ffn_up where it has twice `ff` rows, or of ffn_gate_up.
 
         act: a name in ACTIVATIONS. limit: the gate is at most `limit`, the other factor between -limit and limit; 0:
-        none. parameters: of "xielu", its four (csrc/kernels/kernels.h). kind: ends the names.
+        none. parameters: of "xielu", its four (csrc/kernels/kernels.h). kind: suffix of the names.
         """
         names = [layered(layer, f"{name}{kind}") for name in ("ffn_gate", "ffn_up")]
         both = f"ffn_gate_up{kind}"
@@ -339,7 +339,7 @@ class Plan(Tables):
         parameters: Sequence[float] = (),
         out: str = "f",
     ) -> int:
-        """act(name h), with a bias where the file has one. act and parameters: as those of `glu`. out: begins the
+        """act(name h), with a bias where the file has one. act and parameters: as for `glu`. out: prefix of the
         buffer's name."""
         return self._unit(layer, name, h, ff, act, [(layered(layer, name), None)], 0.0, parameters, out)
 
@@ -369,9 +369,9 @@ class Plan(Tables):
     def head(
         self, cap: float = 0.0, *, logits: bool = True, scale: float = 1.0, norm: str | None = "output_norm"
     ) -> None:
-        """The final norm, and the logits of the rows that ask for them; tied to the embedding where there is no
+        """The final norm, and the logits of the rows that request them; tied to the embedding where there is no
         `output`. cap: soft cap of the logits; 0: none. logits: an encoder has none. scale: multiplies the logits,
-        before the cap. norm: None where rows are normed already."""
+        before the cap. norm: None if rows are already normed."""
         if not logits:
             x = self.stream()
             self.operation(Kind.HEAD, -1, "head", inp=x, **self._norm(norm))

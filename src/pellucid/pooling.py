@@ -14,7 +14,7 @@ __all__ = ["POOLINGS", "Dense", "Embedder", "Messages", "Norm", "normalized"]
 
 Floats = npt.NDArray[np.float32]
 
-# Which hidden states make the embedding: that of the last or the first token, or the mean of all.
+# Which hidden states make the embedding: of the last token, of the first token, or the mean of all.
 POOLINGS = ("last", "first", "mean")
 _PAIR = ("query", "document")  # roles that templates of rerankers know
 
@@ -35,7 +35,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A layer that a pooled vector goes through: norm(act(weight x + bias))."""
+    """A layer applied to a pooled vector: norm(act(weight x + bias))."""
 
     weight: Floats  # (out, in)
     bias: Floats | None = None  # (out)
@@ -44,7 +44,8 @@ class Dense:
     norm: Norm | None = None
 
     def __call__(self, x: Floats) -> Floats:
-        """(in) -> (out); the sums are in float64, ascending: no bit depends on a library or on other texts."""
+        """(in) -> (out); sums are in float64, in ascending order, so that no bit depends on a library or on other
+        texts."""
         y = np.einsum("ij,j->i", self.weight, x, dtype=np.float64, casting="safe", optimize=False)
         if self.bias is not None:
             y = y + self.bias
@@ -57,16 +58,16 @@ class Dense:
 
 @dataclass(frozen=True)
 class Messages:
-    """How a text becomes a message of the user, and a prompt one of the system, for the chat template.
+    """How texts become user messages, and prompts system messages, for the chat template.
 
-    ``parts``: their content is a list of parts, else text. ``asks``: the template writes the beginning of an answer.
+    ``parts``: content is a list of parts; otherwise text. ``asks``: the template adds the beginning of an answer.
     """
 
     parts: bool = False
     asks: bool = False
 
     def of(self, text: str, prompt: str) -> list[dict[str, Any]]:
-        """The messages; without one of the system where the prompt is empty."""
+        """The messages; without a system message if the prompt is empty."""
         given = [(role, said) for role, said in (("system", prompt), ("user", text)) if said or role == "user"]
         return [
             {"role": role, "content": [{"type": "text", "text": said}] if self.parts else said} for role, said in given
@@ -82,16 +83,15 @@ class Messages:
 
 @dataclass(frozen=True, eq=False)
 class Embedder:
-    """What a model's files say of its use as an embedder.
+    """What a model's files specify for its use as an embedder.
 
-    ``pooling``: one of POOLINGS; None: they do not say. ``dense``: the layers after pooling. ``prompts``: texts that
-    are put before a text, by name; ``prompt``: the name of the one that is used unless another is asked for.
-    ``messages``: texts go through the chat template; None: they do not. ``dimensions``: how many columns are kept
-    unless another number is asked for; None: all.
-    ``scorer``: the layers that score two texts, from the hidden state of the first token; ``sigmoid``: whether one
-    follows them; None: the model decides; ``typed``: whether the tokens of the second text have a type of their own.
-    ``answers``: the tokens whose logits score two texts, the first for and the second against; without a second, the
-    logit of the first alone counts; None: the files name none.
+    ``pooling``: one of POOLINGS; None: not specified. ``dense``: the layers after pooling. ``prompts``: texts put
+    before a text, by name; ``prompt``: the name of the default one. ``messages``: texts go through the chat template;
+    None: they do not. ``dimensions``: the default number of columns to keep; None: all. ``scorer``: the layers that
+    score a pair of texts, from the hidden state of the first token; ``sigmoid``: whether a sigmoid follows them; None:
+    the model decides; ``typed``: whether the tokens of the second text have their own type. ``answers``: the tokens
+    whose logits score a pair of texts, the first for and the second against; without a second, the logit of the first
+    alone counts; None: the files name none.
     """
 
     pooling: str | None = None

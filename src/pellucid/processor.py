@@ -1,4 +1,5 @@
-"""Which processor this is, apart from the name that its maker or a virtual machine gives it, and how many there are."""
+"""Which processor this is, independent of the name that its maker or a virtual machine gives it, and how many there
+are."""
 
 from __future__ import annotations
 
@@ -29,6 +30,6 @@ def processor(root: Path = Path("/")) -> str:
 
 
 def processors() -> float:
-    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota where it
-    allows fewer."""
+    """How many processors this process can use at the same time: those of its affinity, or a cgroup's quota if that is
+    lower."""
     return _engine.processors()

@@ -1,4 +1,4 @@
-"""A progress bar for loading, drawn by tqdm: in a notebook by default, elsewhere where it is asked for."""
+"""A progress bar for loading, drawn by tqdm: in a notebook by default, elsewhere if requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["reporting"]
 
 @contextmanager
 def reporting(progress: Any) -> Iterator[Progress | None]:
-    """Yields what is called with the progress, or None. progress: a callable; True: a bar, which raises ImportError
+    """Yields a callable to report progress to, or None. progress: a callable; True: a bar, which raises ImportError
     without tqdm; None: a bar in a notebook, if tqdm is installed; False: nothing. Raises TypeError for anything else.
     """
     if progress is not None and not isinstance(progress, bool):
@@ -39,7 +39,7 @@ def reporting(progress: Any) -> Iterator[Progress | None]:
 
 
 class _Bars:
-    """A bar after the other, one for each kind of work."""
+    """Bars one after another, one for each kind of work."""
 
     def __init__(self, tqdm: Any) -> None:
         self._tqdm = tqdm
@@ -64,7 +64,7 @@ def _tqdm(needed: bool) -> Any:
     """tqdm's class for this kind of session, or None where it is not installed."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a notebook has no ipywidgets: the bar is then text
+            warnings.simplefilter("ignore")  # a warning that a notebook has no ipywidgets: the bar is then text
             from tqdm.auto import tqdm
     except ImportError:
         if needed:

@@ -1,6 +1,7 @@
 """The operations of recurrent layers, which architectures add to a plan.
 
-A convolution over a sequence's rows comes first, then (not in LFM2) a recurrence, whose output gates and norms follow.
+A convolution over a sequence's rows comes first, then (except in LFM2) a recurrence; gates and norms of the output
+follow.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def project(
     exact: Collection[str] = (),
     within: Mapping[str, Part] | None = None,
 ) -> int:
-    """Products side by side in a buffer of their own -> the buffer. parts: name and rows of each matrix; with biases
-    where the file has them. exact: those of small matrices whose activations have two int8 terms. within: those that
-    are parts of other tensors."""
+    """Products of h side by side in a new buffer -> the buffer. parts: name and rows of each matrix, with biases if the
+    file has them. exact: names of small matrices whose activations have two int8 terms. within: matrices that are parts
+    of other tensors."""
     width = sum(rows for _, rows in parts)
     out = p.buffer(f"p{width}", width)
     mats, biases, columns, wholes, at = [], [], [], [], 0
@@ -44,7 +45,7 @@ def project(
 
 
 def gated_queries(p: Plan, layer: int, h: int, a: Attention) -> tuple[QKV, int]:
-    """Queries, keys and values where attn_q holds, for each head, its query and its gate -> (them, the gates)."""
+    """Queries, keys and values when attn_q holds, for each head, its query and its gate -> (them, the gates)."""
     width, rows, keys, values = p.buffers[h].dim, 2 * a.n_q * a.dk, a.n_kv * a.dk, a.n_kv * a.dv
     whole, fused = f"blk.{layer}.attn_q", f"blk.{layer}.attn_qkv"
     if f"{fused}.weight" in p.tensors:  # all three are one matrix
@@ -75,14 +76,15 @@ def gated_queries(p: Plan, layer: int, h: int, a: Attention) -> tuple[QKV, int]:
 
 
 def gate(p: Plan, layer: int, buffer: int, gates: int, *, act: str, column: int = 0, each: int = 1) -> None:
-    """Multiplies a buffer by act of another's columns from `column` on, one for `each` columns of the buffer."""
+    """Multiplies a buffer by act of another buffer's columns from `column` on, one column for each `each` columns of
+    it."""
     p.operation(Kind.GATE, layer, "gate", inp=gates, out=buffer, act=ACTIVATIONS[act], column=column, each=each)
 
 
 def conv(
     p: Plan, layer: int, name: str, h: int, r: Recurrent, *, act: str, column: int = 0, gated: bool = False
 ) -> int:
-    """act(the causal convolution of `channels` columns of h) -> the buffer. Its weight is name.weight (channels, taps).
+    """act(causal convolution of `channels` columns of h) -> the buffer. Its weight is name.weight (channels, taps).
     gated: h holds B, C and x from `column` on: C times the convolution of B x."""
     out = p.buffer(f"c{r.channels}", r.channels)
     full = f"blk.{layer}.{name}"
@@ -112,7 +114,7 @@ def scan(
 
 
 def head_vectors(p: Plan, layer: int, names: Sequence[str], n: int) -> int:
-    """The number of a vector that holds several tensors of n values one after another, by their whole names."""
+    """The number of a vector made of several tensors of n values, one after another. names: their full names."""
 
     def make() -> Vector:
         tensors = [f"blk.{layer}.{name}" for name in names]

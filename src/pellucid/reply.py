@@ -1,4 +1,4 @@
-"""What a conversation's answer may have besides text: calls of tools, and reasoning."""
+"""What an answer in a conversation may contain besides text: tool calls and reasoning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANSWER = ("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "t
 
 
 class Tool(NamedTuple):
-    """A tool: the schema of its parameters, and whether all of that schema must be kept."""
+    """A tool: the schema of its parameters, and whether all of that schema must be enforced."""
 
     name: str
     schema: Mapping[str, Any]
@@ -33,9 +33,9 @@ class Tool(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the options of a conversation say of its answer. tools: those that the model may call, each of which
-    `template` has as the template takes it; None: none. choice: "auto", "required", or the name of the one to call.
-    budget: tokens of reasoning; None: any number."""
+    """What the options of a conversation require of its answer. tools: those that the model may call, each in the form
+    that `template` expects; None: none. choice: "auto", "required", or the name of the tool to call. budget: maximum
+    tokens of reasoning; None: any number."""
 
     tools: tuple[Tool, ...] | None = None
     template: list[dict[str, Any]] | None = None
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def callable(self) -> tuple[Tool, ...]:
-        """Those that may be called: all, or the one that must."""
+        """The tools that may be called: all, or the one that must be."""
         tools = self.tools or ()
         return tuple(one for one in tools if one.name == self.choice) if self.named else tools
 
@@ -72,8 +72,8 @@ def read_asked(options: Mapping[str, Any]) -> Asked:
 
 
 def for_template(options: Mapping[str, Any]) -> tuple[Asked, dict[str, Any]]:
-    """(what the options of a conversation say of its answer, the options of ``Chat.conversation``). Raises as
-    `read_asked`."""
+    """(what the options of a conversation require of its answer, the options of ``Chat.conversation``). Raises as
+    `read_asked` does."""
     asked = read_asked(options)
     own = {name: value for name, value in options.items() if name not in _ANSWER}
     if asked.template is not None:
@@ -116,7 +116,7 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
 
 
 def _parameters(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The schema of a call's arguments: none at all where it is left out, or lists no properties."""
+    """The schema of a call's arguments; for a schema that is left out or lists no properties, no arguments."""
     if schema and (schema.get("properties") != {} or schema.get("required") or not schema.keys() <= _OF_NOTHING):
         return schema
     return {**(schema or {}), "type": "object", "properties": {}, "additionalProperties": False}
@@ -137,14 +137,14 @@ def _choice(given: Any, tools: Sequence[Tool]) -> tuple[str, bool]:
         expected = '\'auto\', \'none\', \'required\' or {"type": "function", "function": {"name": ...}}'
         raise checks.wrong_value("tool_choice", given, expected)
     if not any(name == one.name for one in tools):
-        raise WrongValue("tool_choice", f": {checks.shown(name)} is none of the tools")
+        raise WrongValue("tool_choice", f": {checks.shown(name)} is not one of the tools")
     return name, True
 
 
 class Reply:
     """How the answer to one prompt is read.
 
-    piece: the bytes of a token. specials: tokens by their spellings. source: of the template; text: the prompt's.
+    piece: the bytes of a token. specials: tokens by their spellings. source: the template's; text: the prompt's.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Reply:
         self.thinking: Thinking | None = thinking(self.dialect, source)
         end = text[-256:].rstrip()
         self.begun = self.thinking is not None and end.endswith(self.thinking.opens)
-        self.thought = self.thinking is not None and end.endswith(self.thinking.closes)  # it is not to reason
+        self.thought = self.thinking is not None and end.endswith(self.thinking.closes)  # the model is not to reason
         tags = (*self.dialect.tags, *((self.thinking.opens, self.thinking.closes) if self.thinking is not None else ()))
         self.specials = {tag: specials[tag] for tag in tags if tag in specials}
         self._spelled = {id: tag.encode() for tag, id in self.specials.items()}
@@ -165,22 +165,22 @@ class Reply:
     def of(
         cls, piece: Callable[[int], bytes], specials: Mapping[str, int], source: str, text: str, asked: Asked
     ) -> Reply | None:
-        """None, where an answer can only be text."""
+        """None if the answer can only be text."""
         found = cls(piece, specials, source, text, asked)
         return None if asked.tools is None and found.thinking is None else found
 
     def piece(self, id: int) -> bytes:
-        """A token's bytes, of a tag its spelling."""
+        """The bytes of a token; for a tag, its spelling."""
         return self._spelled.get(id) or self._piece(id)
 
     def guided(self, structured: bool) -> bool:
-        """Whether something decides what may be drawn: tools, an end of reasoning, a structure after reasoning."""
+        """Whether anything constrains what may be drawn: tools, an end of reasoning, a structure after reasoning."""
         return self.asked.tools is not None or (
             self.thinking is not None and (structured or self.asked.budget is not None)
         )
 
     def parser(self, either: bool = False) -> Parser:
-        """either: the answer is calls or a text with a structure."""
+        """either: the answer is either tool calls or a structured text."""
         asked = self.asked
         tools = None if asked.tools is None else {one.name: one.schema for one in asked.tools}
         most = None if tools is None or asked.parallel else 1
@@ -188,8 +188,8 @@ class Reply:
 
 
 class Spoken:
-    """Tells the pieces of one answer apart. ids: of the prompt; seed: of the answer. The ids of calls follow from
-    these, so that the same call of the library gives the same result. either: see ``Reply.parser``."""
+    """Separates the parts of one answer. ids: of the prompt; seed: of the answer; the ids of tool calls are derived
+    from these, so that the same request gives the same result. either: see ``Reply.parser``."""
 
     def __init__(self, reply: Reply, ids: Iterable[int], seed: object, either: bool = False) -> None:
         self._parser = reply.parser(either)
@@ -200,11 +200,11 @@ class Spoken:
 
     @property
     def done(self) -> bool:
-        """Whether there are as many calls as there may be, so that the answer ends."""
+        """Whether the answer has the maximum number of calls, so that it ends."""
         return self._parser.done
 
     def piece(self, piece: Piece) -> Piece:
-        """A piece of plain text, with its parts."""
+        """A piece of plain text, split into its parts."""
         before = self._parser.thinking
         said = self._parser.push(piece.text)
         if before or self._parser.thinking:

@@ -24,7 +24,7 @@ __all__ = [
     "joined",
 ]
 
-_NOTHING = object()  # in place of a value, which may be None
+_NOTHING = object()  # marks the absence of a value, since a value may be None
 FinishReason = Literal["stop", "eos", "length", "context", "cancelled"]
 
 
@@ -45,7 +45,7 @@ class TokenLogprob(NamedTuple):
 
 
 class NextToken(NamedTuple):
-    """A token that may come next, its text and its natural log probability, from the model's logits before sampling.
+    """A token that may come next, with its natural log probability, from the model's logits before sampling.
 
     ``piece``: its text, or a special token's spelling; U+FFFD for an incomplete character.
     """
@@ -56,8 +56,8 @@ class NextToken(NamedTuple):
 
 
 class ToolCall(NamedTuple):
-    """A call of a tool, which the model asks for. ``arguments``: JSON text, as the model wrote it, which may be broken
-    or cut off; "{}" where it wrote none. A message with the call's result has its ``id`` as "tool_call_id"."""
+    """A tool call requested by the model. ``arguments``: JSON text as the model wrote it, which may be malformed or cut
+    off; "{}" if it wrote none. A message with the call's result has its ``id`` as "tool_call_id"."""
 
     id: str
     name: str
@@ -67,13 +67,13 @@ class ToolCall(NamedTuple):
         return f"<ToolCall {self.name}({one_line(self.arguments, 60)})>"
 
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's form, as the "tool_calls" of a message have it."""
+        """The call in OpenAI's form, as in the "tool_calls" of a message."""
         return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 class ToolCallDelta(NamedTuple):
-    """What came of a call of a tool. ``index``: of the call in the answer; ``id``, ``name``: in the first of a call
-    alone; ``arguments``: more of their text."""
+    """A part of a tool call in a stream. ``index``: position of the call in the answer; ``id``, ``name``: only in the
+    first part of a call; ``arguments``: the next part of their text."""
 
     index: int  # type: ignore[assignment]  # in place of tuple.index
     id: str | None
@@ -83,11 +83,11 @@ class ToolCallDelta(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Times in seconds, and numbers of tokens. ``first_token``: from the call to the first token; ``load``: of loading
-    the model; ``prefill_tokens``: of the prompt, those that were computed; ``cached_tokens``: those that the prefix
-    cache had; ``drafted_tokens``: guesses at next tokens that passes verified; ``accepted_tokens``: those that were
-    right. ``tokens``: from the call to each token, as the caller took it, with the one that ended the text, and those
-    that a stop string took away; a whole completion takes up to eight at once. Not in :meth:`to_dict`."""
+    """Times in seconds, and token counts. ``load``: loading the model; ``first_token``: from the call to the first
+    token; ``prefill_tokens``: prompt tokens that were computed; ``cached_tokens``: prompt tokens found in the prefix
+    cache; ``drafted_tokens``: guesses at next tokens that passes verified; ``accepted_tokens``: guesses that were
+    right. ``tokens``: from the call to each token, as the caller received it, including the token that ended the text
+    and those removed with a stop string; a whole completion receives up to eight together. Not in :meth:`to_dict`."""
 
     load: float
     prefill: float
@@ -135,13 +135,13 @@ class Timings:
 
 class Piece(NamedTuple):
     """A step of a stream. ``text`` may be "" while a character or a possible stop string is incomplete. While a
-    possible stop string is held back, ``ids`` is empty; the piece after it may have several. The last piece
-    has a finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes.
+    possible stop string is held back, ``ids`` is empty, and the next piece may have several. The last piece has the
+    finish reason, timings, the number of prompt tokens and ``end``, which :class:`Completion` describes.
 
     ``index``: which of the n completions of a request it belongs to. ``stop_string``: the one that ended the text.
 
-    In a chat, ``text`` is the answer's content alone; ``reasoning`` and ``tool_calls`` are what came of its reasoning
-    and its calls of tools. ``reasoning_tokens``: on the last piece, how many of the new tokens were reasoning."""
+    In a chat, ``text`` is only the answer's content; ``reasoning`` and ``tool_calls`` are the new parts of its
+    reasoning and tool calls. ``reasoning_tokens``: on the last piece, how many of the new tokens were reasoning."""
 
     text: str
     ids: list[int]
@@ -163,23 +163,23 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Completion(Shown):
-    """What was generated. ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
+    """The result of a generation. ``finish_reason``: "stop" | "eos" | "length" | "context" | "cancelled".
 
     ``ids``: the new tokens without the one that ended the text (end of sequence, stop id). ``text``, ``ids``,
-    ``logprobs`` and what a context then holds end before a stop string, all at the same place: where a token holds both
-    the end of the text and the beginning of the stop string, tokens of that end alone stand in its place.
+    ``logprobs`` and what a context then holds all end just before a stop string. If a token contains both the end of
+    the text and the start of the stop string, it is replaced by tokens that spell only that end.
 
-    ``logprobs``: one for each of ``ids``, where they were asked for; ``end``: that of the token that ended the text,
-    else None. ``seed``: the one used, also where it was drawn. ``options``: all options, that seed included, without
-    ``cancel``: with them, the same prompt gives the same completion again.
+    ``logprobs``: one per item of ``ids``, if requested; ``end``: that of the token that ended the text, else None.
+    ``seed``: the seed used, given or drawn. ``options``: all options including that seed, but without ``cancel``; the
+    same prompt with these options gives the same completion again.
 
-    ``prompt_ids``: the tokens that it continues, including those that a context already held; ``prompt_tokens``: how
-    many of them this call added. ``Model.trace`` takes a completion and runs ``prompt_ids`` and ``ids`` once more.
-    ``dropped``: number of messages that ``chat(on_full="trim")`` left out of the prompt. ``echoed``: number of
-    characters of ``text`` that are the prompt's (``echo``).
+    ``prompt_ids``: the tokens that the completion continues, including those that a context already held;
+    ``prompt_tokens``: how many of them this call added. ``Model.trace`` accepts a completion and runs ``prompt_ids``
+    and ``ids`` once more. ``dropped``: number of messages that ``chat(on_full="trim")`` left out of the prompt.
+    ``echoed``: number of characters of ``text`` that are the prompt (``echo``).
 
-    In a chat, ``text`` is the answer's content alone: without ``reasoning``, of which there were ``reasoning_tokens``
-    tokens, and without ``tool_calls``, the calls of tools that the model asks for. What belongs to neither is content.
+    In a chat, ``text`` is only the answer's content: without ``reasoning``, which took ``reasoning_tokens`` tokens, and
+    without ``tool_calls``, the tool calls that the model requests. Anything that is neither is content.
     """
 
     text: str
@@ -199,7 +199,7 @@ class Completion(Shown):
     echoed: int = 0
 
     def message(self) -> dict[str, Any]:
-        """The answer as a message of the assistant, to be put after those that were given to ``chat``."""
+        """The answer as a message of the assistant, to append to the messages given to ``chat``."""
         message: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.reasoning:
             message["reasoning_content"] = self.reasoning
@@ -209,10 +209,10 @@ class Completion(Shown):
 
     @property
     def parsed(self) -> Any:
-        """The value of a text that ``schema`` bound: what its JSON says, or an instance of the model class that the
-        schema was given as. None where there was no schema, and where the text was cut off, as by ``max_tokens``.
+        """The value of a text generated with ``schema``: what its JSON says, or an instance of the model class that was
+        given as the schema. None if there was no schema or the text was cut off, for example by ``max_tokens``.
 
-        Raises what the model class raises where it does not accept the value, which its schema allows."""
+        Raises what the model class raises if it rejects a value that its schema allows."""
         value, schema = self._value(), self.options.schema
         if value is _NOTHING:
             return None
@@ -220,19 +220,19 @@ class Completion(Shown):
         return value if validate is None else validate(self.text[self.echoed :])
 
     def _value(self) -> Any:
-        """What the JSON says, or `_NOTHING`."""
+        """The value of the JSON, or `_NOTHING`."""
         if self.options.schema is None or self.finish_reason not in ("stop", "eos"):
             return _NOTHING
         try:
             return json.loads(self.text[self.echoed :])
-        except (ValueError, RecursionError):  # before a stop string; a number of more digits than Python reads
+        except (ValueError, RecursionError):  # cut off by a stop string; a number with more digits than Python reads
             return _NOTHING
 
     def _plain(self) -> Any:
         value = self._value()
         try:
             json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):  # nothing; a number beyond those of JSON
+        except (TypeError, ValueError):  # `_NOTHING`; a number that JSON cannot write
             return None
         return value
 
@@ -246,13 +246,13 @@ class Completion(Shown):
         if self.dropped:
             fragment.note(f"{count(self.dropped, 'message')} of the conversation left out, to fit the context.")
         fragment.note(f"{after} The stronger its colour, the more probable a token was." if self.logprobs else after)
-        # Not what the tokens say: reasoning, calls, a character of several tokens, a stop string.
+        # Tokens do not show everything: reasoning, tool calls, a character of several tokens, a stop string.
         if not self.logprobs or self.text != "".join(one.piece for one in self.logprobs):
             _draw_said(fragment, self.reasoning, self.text, self.tool_calls)
         fragment.tokens(token(*one) for one in (*self.logprobs, *([] if self.end is None else [self.end])))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as `--json` prints it: all but ``prompt_ids`` and ``options``."""
+        """Plain data, as `--json` prints it: everything but ``prompt_ids`` and ``options``."""
         return {
             "text": self.text,
             "ids": self.ids,
@@ -277,7 +277,7 @@ def _short(text: str) -> str:
 
 @dataclass(slots=True)
 class Gathered:
-    """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: with the seed drawn;
+    """The pieces of a generation so far. prompt_ids: the tokens that it continues; options: includes the seed drawn;
     dropped: messages left out of the prompt; echoed: characters of the prompt before the new text."""
 
     prompt_ids: Sequence[int]
@@ -303,7 +303,7 @@ class Gathered:
         self.last = piece
 
     def draw(self, fragment: Fragment) -> None:
-        """The whole completion, or what there is before its last piece."""
+        """The whole completion, or what there is so far."""
         done = self.completion()
         if done is not None:
             done._draw(fragment)
@@ -336,7 +336,7 @@ class Gathered:
 
 
 def _draw_said(fragment: Fragment, reasoning: str, text: str, calls: Sequence[ToolCall], grows: bool = False) -> None:
-    """An answer; grows: that is not whole yet."""
+    """Draws an answer. grows: it is not yet complete."""
     if reasoning:
         fragment.note("Reasoning:")
         fragment.text(reasoning, grows)

@@ -1,4 +1,4 @@
-"""Scaled rotations: what each frequency base^(-2i/n) is divided by, and the factor of cosines and sines.
+"""Scaled rotations: the divisor of each frequency base^(-2i/n), and the factor of cosines and sines.
 
 Sources: the papers, and transformers' modeling_rope_utils.
 """
@@ -23,7 +23,7 @@ def yarn(
     n: int, base: float, factor: float, original: float, fast: float = 32.0, slow: float = 1.0, whole: bool = True
 ) -> list[float]:
     """YaRN (Peng et al. 2023): 1 for the pairs that turn more than `fast` times over the original context, `factor` for
-    those that turn less than `slow` times, and a ramp between. whole: the ramp's ends are whole pairs."""
+    those that turn less than `slow` times, and a ramp in between. whole: the ramp begins and ends at whole pairs."""
 
     def pair(turns: float) -> float:
         return n * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))

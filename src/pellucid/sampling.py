@@ -1,4 +1,4 @@
-"""The options of a generation, and their checks."""
+"""Options of a generation, and their validation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 MOST_LOGPROBS = 2**20  # more than any vocabulary; bounds the memory that one call may allocate
 MOST_STRINGS = 2**16  # per option
 MOST_SEED = 2**64 - 1
-MOST_LOGIT = 1000  # maximum of a penalty or bias: more than logits differ by, and sums of it stay finite
+MOST_LOGIT = 1000  # maximum of a penalty or bias: larger than any difference of logits, and sums stay finite
 
 # The sampler's steps in their default order.
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature"]
@@ -62,8 +62,8 @@ Cancel = _Event | Callable[[], object]
 
 
 class SharedKeywords(TypedDict, total=False):
-    """The options that every generation takes, as keywords. None: the default; :class:`SamplingOptions` describes
-    them."""
+    """The options that every generation accepts, as keywords. None means the default; :class:`SamplingOptions`
+    describes them."""
 
     max_tokens: Integer | None
     temperature: Number | None
@@ -109,7 +109,7 @@ class SharedKeywords(TypedDict, total=False):
 
 
 class SamplingKeywords(SharedKeywords, total=False):
-    """What :class:`SamplingOptions` takes."""
+    """All the options that :class:`SamplingOptions` accepts."""
 
     on_full: OnFull | None
 
@@ -192,12 +192,12 @@ def check_cancel(name: str, value: Any) -> Any:
 
 
 def check_chunk(name: str, value: Any) -> int:
-    """The rows of a forward pass, at least one."""
+    """The number of rows of a forward pass, at least one."""
     return integer(name, value, 1, MOST_INT32)
 
 
 def _repeat_penalty(name: str, value: Any) -> float:
-    """Not between 0 and 1e-6: logits are divided by it, and must stay finite."""
+    """Not between 0 and 1e-6: logits are divided by it and must stay finite."""
     found = number(name, value, 0, MOST_LOGIT)
     if 0 < found < 1e-6:
         raise wrong_value(name, value, "0 (off) or at least 1e-06")
@@ -252,10 +252,11 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class SamplingOptions:
-    """The options of a generation, for any number of calls: ``generate(prompt, options=o)``. Keywords beside it win.
+    """The options of a generation, for any number of calls: ``generate(prompt, options=o)``. Keywords given beside it
+    win.
 
-    Created from keywords, all optional; one that is None is as if it were left out, but for max_tokens. Every value is
-    checked.
+    Created from keyword arguments, all optional. None means that an option is not given, except for max_tokens. Every
+    value is validated.
 
     The sampler's steps act in the order of ``samplers``, by default: penalties, dry, (``logit_bias``), top_n_sigma,
     top_k, typical_p, top_p, min_p, xtc, temperature. Each works on the tokens that the previous one kept, with
@@ -263,18 +264,18 @@ class SamplingOptions:
     sources, and the differences from other programs.
 
     max_tokens: maximum number of new tokens; None: as many as fit the context. The default of ``chat`` is None.
-    temperature: divides the logits. 0 is greedy: it takes the most probable token, whatever the filters and wherever
-        ``temperature`` stands in the order.
+    temperature: divides the logits. 0 is greedy: the most probable token is drawn, whatever the filters and the place
+        of ``temperature`` in the order.
     top_k: keeps the k most probable tokens; 0: all.
     top_p: keeps the smallest set of the most probable tokens whose probabilities sum to at least this; 0: only the most
         probable token.
     min_p: keeps tokens that are at least this times as probable as the most probable one.
-    typical_p: keeps the tokens whose surprise is closest to the entropy, as few as sum to this probability; 0, 1: all.
+    typical_p: keeps the tokens whose surprise is closest to the entropy, as few as reach this probability; 0, 1: all.
     repeat_penalty, presence_penalty, frequency_penalty: apply to tokens among the last ``repeat_last``, including the
         prompt's. The first (0 and 1: off; at most 1000) divides logits above 0 and multiplies those below; the second
         is subtracted once, the third once per occurrence (each -1000 to 1000).
-    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677). Where the last n tokens, n
-        at least the allowed length, occur earlier, multiplier * base ** (n - allowed length) is subtracted from the
+    dry_multiplier, dry_base, dry_allowed_length: DRY (p-e-w, text-generation-webui #5677). If the last n tokens, n at
+        least the allowed length, occurred earlier, multiplier * base ** (n - allowed length) is subtracted from the
         logit of the token that followed there; the longest n counts. A multiplier of 0 switches it off.
     dry_range: how many of the last tokens DRY considers, including the prompt's; -1: all, 0: none.
     dry_breakers: texts that a repetition must not cross; tokens that contain or complete one are not penalised.
@@ -285,32 +286,32 @@ class SamplingOptions:
         with the entropy H of the n tokens left: low + (high - low) * (H / ln n) ** exponent.
     mirostat, mirostat_tau, mirostat_eta: 2 is Mirostat 2 (Basu et al. 2021). It replaces all filters and drops tokens
         with more than mu bits of surprise; mu begins at 2 tau and becomes mu - eta * (bits of the token drawn - tau).
-    samplers: names of the steps, in the order in which they act, each at most once; a step that is left out does not
-        act. None: the default. ``logit_bias`` comes before the first step that is neither penalties nor dry.
-    logit_bias: {token id: what is added to its logit}, -1000 to 1000; -inf forbids a token. Tokens that the model's
-        files forbid (``info().suppressed``) are forbidden unless they are named here.
-    seed: 0 to 2**64 - 1; None: a random one for each completion, which has it as ``seed``. Several: one for each prompt
-        of a call, or one for each completion.
+    samplers: names of the steps, in order, each at most once; a step that is left out does not act. None: the default.
+        ``logit_bias`` is added before the first step that is neither penalties nor dry.
+    logit_bias: {token id: number to add to its logit}, -1000 to 1000; -inf forbids a token. Tokens that the model's
+        files forbid (``info().suppressed``) stay forbidden unless they are named here.
+    seed: 0 to 2**64 - 1; None: a random one for each completion, which reports it as ``seed``. Several: one per prompt
+        of a call, or one per completion.
     stop, stop_ids: strings (or a single one) and tokens that end the text.
-    ignore_eos: goes on where the model would end the text.
+    ignore_eos: continues when the model would end the text.
     logprobs: alternatives reported per token; 0: no log probabilities.
-    echo: puts the prompt before the text, in a stream as a piece of its own.
+    echo: puts the prompt before the text; in a stream, as a piece of its own.
     cache: False recomputes everything for every token.
-    chunk: rows of a forward pass.
+    chunk: rows per forward pass.
     cancel: threading.Event or callable that ends the generation when it is set or returns true.
-    schema: what the text must be: JSON that this schema allows, in compact form. A dictionary, JSON text, or a pydantic
+    schema: constrains the text to JSON that this schema allows, in compact form. A dictionary, JSON text, or a pydantic
         model class; ``Completion.parsed`` is its value.
-    regex, choice, grammar: the text must match this regular expression (Rust's syntax) as a whole; be one of these
-        texts; or match this grammar, in Lark's or GBNF's syntax. Only one of these and ``schema``.
-    strict: keywords of a schema that cannot be kept raise GrammarError; False: they are ignored.
+    regex, choice, grammar: the text must, as a whole, match this regular expression (Rust's syntax); be one of these
+        texts; or match this grammar, in Lark's or GBNF's syntax. At most one of these and ``schema``.
+    strict: True: schema keywords that cannot be enforced raise GrammarError; False: they are ignored.
     on_full: what happens when the context fills: "stop" ends the generation, "error" raises ContextFullError.
-    speculate: "auto" verifies guesses at several next tokens in a pass where that is predicted to be faster; False:
+    speculate: "auto" verifies guesses at several next tokens in a pass when that is predicted to be faster; False:
         never. It changes no bit of any result. See docs/speculation.md.
-    prediction: a text (or ids) that the answer is expected to resemble: what is guessed first. It changes how fast the
-        answer comes.
+    prediction: a text (or ids) that the answer is expected to resemble, used as the first guess. It only changes the
+        speed.
 
     Raises TypeError (an unknown option, a wrong type) and ValueError (out of range), naming the option; GrammarError
-    for a schema, expression or grammar that cannot be one.
+    for an invalid schema, expression or grammar.
     """
 
     max_tokens: int | None = 128
@@ -355,7 +356,7 @@ class SamplingOptions:
     on_full: OnFull = "stop"
     speculate: Literal["auto", False] = "auto"
     prediction: str | tuple[int, ...] | None = None
-    given: frozenset[str] = field(default=frozenset(), init=False)  # names of the options given: these win over others
+    given: frozenset[str] = field(default=frozenset(), init=False)  # names of the options given: these take precedence
 
     def __init__(self, **options: Unpack[SamplingKeywords]) -> None:
         given = _given(options)
@@ -370,8 +371,9 @@ class SamplingOptions:
 
     @classmethod
     def parse(cls, keywords: Mapping[str, Any], **defaults: Any) -> SamplingOptions:
-        """Options from the keyword arguments of a call, of which ``options`` may hold more. defaults: those of the
-        call, where they differ. Raises TypeError for an unknown name, suggesting the closest; and as the class does."""
+        """Options from the keyword arguments of a call; ``options`` among them may hold more. defaults: those of the
+        call, if they differ. Raises TypeError for an unknown name, suggesting the closest, and whatever the class
+        raises."""
         base = keywords.get("options")
         if base is not None and not isinstance(base, SamplingOptions):
             raise WrongType("options", f" must be a SamplingOptions, not {type(base).__name__}")
@@ -379,7 +381,7 @@ class SamplingOptions:
         return cls(**{**defaults, **(base._options() if base is not None else {}), **own})
 
     def replace(self, **options: Unpack[SamplingKeywords]) -> SamplingOptions:
-        """-> a copy with other values. One that is None stays as it is, but for max_tokens."""
+        """-> a copy with other values. None leaves a value as it is, except for max_tokens."""
         return self.parse({**options, "options": self})
 
     def settled(self, seed: int) -> SamplingOptions:
@@ -392,8 +394,8 @@ class SamplingOptions:
         return {name: getattr(self, name) for name in CHECKS if name in self.given}
 
     def seeds(self, prompts: int, n: int = 1) -> list[int]:
-        """The seeds of n completions for each of several prompts: random ones where none is given; else the k-th (from
-        0) of a prompt has the given one plus k, modulo 2**64. Raises ValueError for a wrong number of them."""
+        """The seeds of n completions for each of several prompts: random if none is given; else completion k (from 0)
+        of a prompt has the given seed plus k, modulo 2**64. Raises ValueError for a wrong number of them."""
         seed, every = self.seed, prompts * n
         if seed is None:
             return [int.from_bytes(os.urandom(8), "little") for _ in range(every)]
@@ -409,7 +411,7 @@ class SamplingOptions:
         return structure_of(self.schema, self.regex, self.choice, self.grammar, self.strict)
 
     def penalised(self) -> bool:
-        """Whether a penalty depends on recent tokens."""
+        """Whether any penalty depends on recent tokens."""
         return self.repeat_last > 0 and (
             self.repeat_penalty not in (0, 1) or self.presence_penalty != 0 or self.frequency_penalty != 0
         )
@@ -419,7 +421,7 @@ class SamplingOptions:
         return self.dry_multiplier > 0 and self.dry_range != 0 and "dry" in (self.samplers or ())
 
     def sampler(self) -> dict[str, Any]:
-        """The options of the engine's Sampler. The seed must be a single one."""
+        """Arguments for the engine's Sampler. The seed must be a single one."""
         return {
             "seed": self.seed,
             "temperature": self.temperature,
@@ -459,8 +461,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def lists_options(defaults: Mapping[str, Any]) -> Callable[[F], F]:
-    """Decorates a callable whose ``**options`` have these defaults: `help` and the completion of a notebook, which see
-    it as it runs, list them. Type checkers and editors read its types."""
+    """Decorates a callable whose ``**options`` have these defaults: `help` and a notebook's completion, which inspect
+    the live object, then list them. Type checkers and editors read the types instead."""
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
@@ -476,7 +478,7 @@ lists_options(DEFAULTS)(SamplingOptions)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those that are None, which are as if they were not given; only max_tokens knows None."""
+    """The options without those that are None, which count as not given; only for max_tokens is None a value."""
     for name in options:
         if name not in CHECKS:
             raise WrongType("", f"unknown option {shown(name)}{_closest(name, list(CHECKS))}")

@@ -1,8 +1,8 @@
-"""Contexts in files: what a sequence holds, with what shows that it is of the same model and whole.
+"""Contexts in files: the contents of a sequence, with what proves that they are intact and of the same model.
 
-A file is: MAGIC; the header's length (uint32); the header, JSON; then the ids (int32) and the pages, as they lie in
-memory. Numbers are little-endian. After the header, the ids and each page follows its BLAKE2b digest, in which its
-place counts.
+The layout of a file: MAGIC; the header's length (uint32); the header, JSON; then the ids (int32) and the pages, as they
+lie in memory. Numbers are little-endian. The header, the ids and each page are each followed by their BLAKE2b digest,
+which includes their place in the file.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MOST_HEADER = 64 << 20
 
 
 def write(path: str, core: Core, sequence: _engine.Sequence, ids: list[int], root: str | None = None) -> None:
-    """Writes a sequence and its ids, of which it may lack the last. root: of a sequence of the prefix cache, its key
-    there. A file of this name is replaced when the new one is whole. Raises ModelFileError where the file cannot be
-    written."""
+    """Writes a sequence and its ids, the last of which may not be in the sequence. root: for a sequence of the prefix
+    cache, its key there. A file of this name is replaced only when the new one is complete. Raises ModelFileError if
+    the file cannot be written."""
     with whole_file(path) as file:
         for part in _parts(core, sequence, ids, root):
             file.write(part)
@@ -73,9 +73,9 @@ def _digest(place: int, data: Any) -> bytes:
 
 
 def identity(core: Core) -> dict[str, str]:
-    """What must be the same for the pages of one model to be those of another."""
+    """What must be equal for pages of one model to be usable by another."""
     return {
-        "pellucid": sys.modules["pellucid"].__version__,  # which knows this module
+        "pellucid": sys.modules["pellucid"].__version__,  # already imported, since it imports this module
         "architecture": core.config.architecture,
         "isa": core.open().info()["isa"],
         "kv": core.facts.kv,
@@ -86,7 +86,7 @@ def identity(core: Core) -> dict[str, str]:
 
 
 def _plan(core: Core) -> str:
-    """A digest of the operations and of the numbers in them, but for the matrices."""
+    """A digest of the operations and their numbers, without the matrices."""
     plan = core.open().plan
     found = hashlib.blake2b(digest_size=DIGEST)
     tables = (plan.ops, plan.buffers, plan.segments, plan.caches, plan.states)
@@ -120,8 +120,8 @@ def _weights(core: Core) -> str:
 
 
 def read(path: str, core: Core) -> tuple[_engine.Sequence, list[int]]:
-    """-> (a sequence, its ids), once all of the file was checked. Raises ModelFileError where the file cannot be read,
-    is damaged, or is of another model, version or setting; OutOfMemoryError."""
+    """-> (a sequence, its ids), after the whole file has been verified. Raises ModelFileError if the file cannot be
+    read, is damaged, or is from another model, version or setting; OutOfMemoryError."""
     try:
         with open(open_regular(path, "a saved context")[0], "rb") as file:
             return _Reader(path, file, core).read()
@@ -130,15 +130,15 @@ def read(path: str, core: Core) -> tuple[_engine.Sequence, list[int]]:
 
 
 def read_cached(path: str, core: Core) -> tuple[_engine.Sequence, list[int], str]:
-    """As `read`, of a sequence of the prefix cache: with its key there. The file must be a regular one. Raises OSError
-    where it cannot be read, perhaps for now."""
+    """As `read`, for a sequence of the prefix cache: returns its key there, too. The file must be a regular one. Raises
+    OSError if it cannot be read, perhaps only for now."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ModelFileError("not a regular file", file=path)
         reader = _Reader(path, file, core)
         sequence, ids = reader.read()
         if not ids or sequence.length != len(ids) or not isinstance(reader.root, str):
-            raise ModelFileError("not of a prefix cache", file=path)
+            raise ModelFileError("not from a prefix cache", file=path)
         return sequence, ids, reader.root
 
 
@@ -163,7 +163,7 @@ class _Reader:
             if pages != [size for _, size in sequence.pages()]:
                 raise self._error("impossible for this model", field="pages")
             self._fill(sequence)
-        except BaseException:  # whose traceback may keep the sequence
+        except BaseException:  # its traceback may keep the sequence alive
             sequence.rewind(0)
             raise
         return sequence, ids

@@ -1,9 +1,10 @@
-"""Packed weights that the processes of a user share: a file in memory, which the first process fills and all map.
+"""Packed weights shared by the processes of a user: a file in memory, which the first process fills and all map.
 
-The folder /dev/shm/pellucid-UID has two files for each set of packed weights: KEY, the weights, and KEY.lock. Whoever
-packs holds the lock exclusively, and writes into it what the file is once it is whole; whoever uses the weights holds
-it shared, for as long as they are mapped. The system ends a process's locks however it ends, so that nobody waits for
-one that was killed, and what nobody holds is removed: by the last process that closes, or at the next load.
+The folder /dev/shm/pellucid-UID has two files for each set of packed weights: KEY, the weights, and KEY.lock. A process
+that packs holds the lock exclusively and, when the weights are complete, records in it what identifies them; processes
+that use the weights hold it shared for as long as they are mapped. The system releases a process's locks however it
+ends, so no process waits for one that was killed; weights that nobody holds are removed by the last process that closes
+them, or at the next load.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ if sys.platform != "win32":
 __all__ = ["Place", "asked", "find"]
 
 ROOT = "/dev/shm"
-LAYOUT = 1  # of the files here
+LAYOUT = 1  # of the file layout here
 HUGE_PAGE = 2 << 20
-LONGEST = 60.0  # seconds that another process packs at most, ...
-SLOWEST = 50e6  # ... and with each of so many bytes a second more; then it is no longer waited for
-_POLL = 0.01  # seconds between looks at a lock
+LONGEST = 60.0  # seconds that packing by another process may take, ...
+SLOWEST = 50e6  # ... plus one second for this many bytes; then it is no longer waited for
+_POLL = 0.01  # seconds between attempts to take a lock
 _MOST_MARK = 256  # bytes
 
 _live: weakref.WeakSet[Place] = weakref.WeakSet()
 
 
 def asked(share: Any) -> bool:
-    """Whether weights are to be shared: as the argument says, else PELLUCID_SHARE. Raises TypeError, ValueError."""
+    """Whether to share weights: the argument if given, else PELLUCID_SHARE. Raises TypeError, ValueError."""
     if share is not None:
         return checks.flag("share", share)
     text = os.environ.get("PELLUCID_SHARE", "")
@@ -57,8 +58,8 @@ def asked(share: Any) -> bool:
 
 
 def find(file: ModelFile, plan: Plan, how: str) -> tuple[Place | None, str]:
-    """(where a model's packed weights are or will be; None: in memory of its own, and why). how: what was done to the
-    file's weights before packing."""
+    """(where a model's packed weights are or will be, or None: in this process's own memory; why). how: what was done
+    to the file's weights before packing."""
     try:
         place = _open(file, plan, how)
         return place, "packed by an earlier load" if place.packed else "packed by this load"
@@ -75,15 +76,15 @@ class _Refused(Exception):
 
 
 class Place:
-    """Where packed weights are. fd: of the file; packed: whether another process has packed them. Without references to
-    it, or when the process ends, this process's use of them ends."""
+    """Where packed weights are. fd: of the file; packed: whether another process has packed them. This process's use
+    ends when nothing refers to the object any more, or when the process ends."""
 
     def __init__(self, folder: int, path: str, key: str, lock: int, fd: int, packed: bool) -> None:
         self.fd = fd
         self.packed = packed
         self._names = folder, path, key
         self._lock = lock
-        self._lent: int | None = None  # of a child that is being forked
+        self._lent: int | None = None  # a second lock, for a child being forked
         self._hold()
 
     def _hold(self) -> None:
@@ -91,11 +92,11 @@ class Place:
         self._finalizer = weakref.finalize(self, end)
         _live.add(self)
         processes = sys.modules.get("multiprocessing.util")
-        if processes is not None:  # whose forked children skip what others do when they end
+        if processes is not None:  # its forked children skip other exit functions
             processes.Finalize(self, end_once, (self._finalizer,), exitpriority=0)
 
     def finish(self) -> None:
-        """The weights are whole: others may use them."""
+        """Marks the weights as complete: others may use them."""
         if self.packed or not self._finalizer.alive:
             return
         os.fchmod(self.fd, 0o400)
@@ -106,14 +107,14 @@ class Place:
         """Opens the lock once more, for the child: it may use the weights longer than its parent."""
         folder, _, key = self._names
         with suppress(OSError):
-            # Where it is empty, this process packs, which the child will not.
+            # If it is empty, this process is packing, which the child will not do.
             if self._finalizer.alive and os.pread(self._lock, 1, 0):
                 self._lent = os.open(f"{key}.lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
                 if not _is_named(folder, key, self._lock) or not _take(self._lent, fcntl.LOCK_SH):
                     self.after_fork()
 
     def after_fork(self) -> None:
-        """In the parent: the child's lock is the child's alone."""
+        """In the parent: closes the child's lock, which is only for the child."""
         lent, self._lent = self._lent, None
         if lent is not None:
             os.close(lent)
@@ -122,7 +123,7 @@ class Place:
         if self._finalizer.detach() is None:  # its use has ended: its descriptors are closed, or other files'
             return
         os.close(self._lock)
-        if self._lent is None:  # the weights that are mapped stay
+        if self._lent is None:  # mapped weights stay
             os.close(self.fd)
             os.close(self._names[0])
         else:
@@ -135,11 +136,11 @@ def end_once(finalizer: weakref.finalize[Any, Any]) -> None:
 
 
 def _end(folder: int, path: str, key: str, lock: int, fd: int) -> None:
-    """The last one that uses weights removes them."""
+    """Ends a use; the last user removes the weights."""
     with suppress(OSError):
         if _take(lock, fcntl.LOCK_EX):
             _remove(folder, key, lock)
-            os.rmdir(path)  # where it is empty
+            os.rmdir(path)  # succeeds if it is empty
     for one in (lock, fd, folder):
         os.close(one)
 
@@ -166,24 +167,24 @@ def _open(file: ModelFile, plan: Plan, how: str) -> Place:
                 if place is not None:
                     undo.pop_all()
                     return place
-        except FileNotFoundError:  # the last one that used the folder has just removed it
+        except FileNotFoundError:  # its last user has just removed it
             if time.monotonic() > until:
                 raise
         except _Refused:
             with suppress(OSError):
-                os.rmdir(path)  # where it is empty
+                os.rmdir(path)  # succeeds if it is empty
             raise
 
 
 def _folder(path: str) -> int:
-    """The user's own folder, which nobody else can write to."""
+    """The user's own folder; nobody else can write to it."""
     if not os.path.isdir(ROOT):
         raise _Refused(f"there is no {ROOT}")
     with suppress(FileExistsError):
         os.mkdir(path, 0o700)
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except NotADirectoryError:  # also a link
+    except NotADirectoryError:  # also a symbolic link
         raise _Refused(f"{path} is not a folder") from None
     status = os.fstat(folder)
     wrong = ""
@@ -198,7 +199,7 @@ def _folder(path: str) -> int:
 
 
 def _enter(folder: int, path: str, key: str, nbytes: int, until: float, undo: contextlib.ExitStack) -> Place | None:
-    """None: the files have just been removed."""
+    """Finds or makes the weights; None if the files have just been removed."""
     lock = _open_lock(folder, key)
     undo.callback(os.close, lock)
     while True:
@@ -211,7 +212,7 @@ def _enter(folder: int, path: str, key: str, nbytes: int, until: float, undo: co
                 if fd is not None:
                     return Place(folder, path, key, lock, fd, True)
             fcntl.flock(lock, fcntl.LOCK_UN)
-            if mark and not _take(lock, fcntl.LOCK_EX):  # others use it as it is
+            if mark and not _take(lock, fcntl.LOCK_EX):  # others use the file in this state
                 raise _Refused(f"{path}/{key} is not what was packed: it was cut short or altered")
             if mark:
                 _remove(folder, key, lock)
@@ -228,7 +229,7 @@ def _enter(folder: int, path: str, key: str, nbytes: int, until: float, undo: co
 
 
 def _packed(folder: int, key: str, nbytes: int, mark: bytes) -> int | None:
-    """The whole file, opened; None where it is not as its mark says."""
+    """The complete file, opened; None if it does not match its mark."""
     try:
         fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
@@ -241,17 +242,18 @@ def _packed(folder: int, key: str, nbytes: int, mark: bytes) -> int | None:
 
 
 def _make(folder: int, key: str, lock: int, nbytes: int) -> int:
-    """A new file with its memory. The lock is held exclusively; what is there was left by a process that was killed."""
+    """Makes a new file and allocates its memory. The lock is held exclusively; an existing file was left by a killed
+    process."""
     try:
         with suppress(FileNotFoundError):
             os.unlink(key, dir_fd=folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(key, flags, 0o600, dir_fd=folder)
         try:
-            for start in range(0, nbytes, HUGE_PAGE):  # a page of each, which then grows into a huge one
+            for start in range(0, nbytes, HUGE_PAGE):  # one page of each, which then grows into a huge page
                 os.posix_fallocate(fd, start, 1)
             _engine.share_huge(fd, nbytes)
-            os.posix_fallocate(fd, 0, nbytes)  # the rest, so that no write finds too little memory
+            os.posix_fallocate(fd, 0, nbytes)  # the rest, so that no later write runs out of memory
         except BaseException:
             os.close(fd)
             raise
@@ -264,7 +266,7 @@ def _make(folder: int, key: str, lock: int, nbytes: int) -> int:
 
 
 def _mark(status: os.stat_result) -> bytes:
-    """What a whole file is. Nobody can choose the time of a file's last change."""
+    """What identifies a complete file. The time of the last change cannot be set by anyone."""
     values = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return f"{' '.join(map(str, values))} {status.st_mode:o} {status.st_nlink}\n".encode()
 
@@ -278,7 +280,7 @@ def _open_lock(folder: int, key: str) -> int:
 
 
 def _take(lock: int, kind: int) -> bool:
-    """Takes a lock if it is free. One that this process has, of another kind, is lost where it is not."""
+    """Takes a lock if it is free. If it is not, a lock of another kind that this process holds on it is lost."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -287,7 +289,7 @@ def _take(lock: int, kind: int) -> bool:
 
 
 def _is_named(folder: int, key: str, lock: int) -> bool:
-    """Whether the lock is still the one that others find."""
+    """Whether other processes still find this lock under its name."""
     try:
         found = os.stat(f"{key}.lock", dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -304,7 +306,7 @@ def _remove(folder: int, key: str, lock: int) -> None:
 
 
 def _sweep(folder: int, own: str) -> None:
-    """Removes the weights that nobody uses any more."""
+    """Removes weights that nobody uses."""
     for key in {name.removesuffix(".lock") for name in os.listdir(folder)} - {own}:
         with suppress(OSError):
             lock = _open_lock(folder, key)
@@ -319,7 +321,7 @@ def _sweep(folder: int, own: str) -> None:
 
 
 def _key(file: ModelFile, plan: Plan, how: str) -> str:
-    """The same for the same packed bytes; a further copy for each set of NUMA nodes."""
+    """The same for the same packed bytes; one for each set of NUMA nodes, which each have their own copy."""
     what = {
         "layout": LAYOUT,
         "pellucid": sys.modules["pellucid"].__version__,
@@ -333,7 +335,8 @@ def _key(file: ModelFile, plan: Plan, how: str) -> str:
 
 
 def _stamps(file: ModelFile) -> Iterator[os.stat_result]:
-    """Of the open files, and of the tables beside those of a folder, by which its weights are read."""
+    """The stat results of the open files, and of the tables beside a folder's files that affect how weights are
+    read."""
     yield from file.stamps()
     if os.path.isdir(file.path):
         for path in sorted(Path(file.path).glob("*.json")):
@@ -343,7 +346,7 @@ def _stamps(file: ModelFile) -> Iterator[os.stat_result]:
 
 @functools.cache
 def _engine_digest() -> str:
-    """Of the code that packs."""
+    """A digest of the code that packs."""
     with open(_engine.__file__, "rb") as module:
         return hashlib.sha256(module.read()).hexdigest()
 

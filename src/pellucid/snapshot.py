@@ -1,4 +1,4 @@
-"""Copies of collections that other threads change, and finalizers."""
+"""Copies of collections that other threads and finalizers change."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def snapshot(items: Iterable[T]) -> list[T]:
-    """What is in a deque or a weak set now. A copy says RuntimeError where the original grows meanwhile, as by another
-    thread, or by a finalizer in a collection that the copy sets off."""
+    """A list of what is in a deque or a weak set. Copying raises RuntimeError if the original grows meanwhile, through
+    another thread or through a finalizer in a garbage collection that the copy triggers; then it is repeated."""
     while True:
         with suppress(RuntimeError):
             return list(items)

@@ -1,4 +1,4 @@
-"""Streams: generations that a caller takes piece by piece."""
+"""Streams: generations that a caller reads piece by piece."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 class Reader:
-    """What whoever reads a generation wants of it. closed: nothing more; whole: all that is left, at once."""
+    """What the reader of a generation wants. closed: nothing more; whole: all that is left, in one go."""
 
     __slots__ = ("closed", "whole")
 
@@ -31,13 +31,13 @@ class Reader:
 
 
 class _Running(Iterator[Item], Generic[Item]):
-    """Items of a generator. `release` is called once: when the generator ends, fails or is closed or the object is
-    collected, whichever comes first, but never while another thread still runs it.
+    """Items of a generator. `release` is called once: when the generator ends, fails or is closed, or when the
+    object is collected, whichever comes first, but never while another thread still runs it.
 
-    An error of a user's function is kept with its traceback, whose frames forget `self` on their way out: otherwise
-    both would stay until Python looks for cycles.
+    An exception from a user's function is kept with its traceback, whose frames drop `self` as it leaves them:
+    otherwise both would live until Python's cycle collector runs.
 
-    reader: tells the generator what is wanted; once closed, it yields what is left without computing, and ends.
+    reader: what the generator should yield; once closed, it yields what is left without computing, and ends.
     """
 
     def __init__(self, items: Generator[Item, None, None], reader: Reader, release: Callable[[], None] | None) -> None:
@@ -62,7 +62,7 @@ class _Running(Iterator[Item], Generic[Item]):
         return item
 
     def _take(self, *, every: bool = False) -> Item | None:
-        """Takes the next item, or every one that is left, in one loop -> the last; None: there was none."""
+        """Takes the next item, or all that are left in one loop -> the last one; None if there was none."""
         item = None
         try:
             for item in self._items:
@@ -83,7 +83,7 @@ class _Running(Iterator[Item], Generic[Item]):
         if self._items.gi_running:
             raise _busy()
         self._reader.closed = True
-        with suppress(Exception):  # one that `result` raises
+        with suppress(Exception):  # an error that `result` raises
             for _ in self:
                 pass
 
@@ -94,11 +94,11 @@ class _Running(Iterator[Item], Generic[Item]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_releases"):  # the constructor had its arguments
+        if hasattr(self, "_releases"):  # false if __init__ was called with wrong arguments
             self._give_back()
 
     def _give_back(self) -> None:
-        for release in self._releases:  # again, where an interrupt came
+        for release in self._releases:  # repeated, since an interrupt may have stopped it
             release()
         self._releases.clear()
 
@@ -121,8 +121,8 @@ class _Running(Iterator[Item], Generic[Item]):
             del failure
 
     def _raised(self, error: BaseException) -> None:
-        """Notes what taking an item raised; after an interrupt, which may have lost one, none follows. Raises
-        ContextBusyError where another thread takes one."""
+        """Records what taking an item raised; after an interrupt, which may have lost an item, no more are yielded.
+        Raises ContextBusyError if another thread is taking one."""
         if isinstance(error, ValueError) and self._items.gi_running:
             raise _busy() from None
         if isinstance(error, Exception):
@@ -131,7 +131,7 @@ class _Running(Iterator[Item], Generic[Item]):
             self._items.close()
 
     def _ipython_display_(self) -> None:
-        """In a notebook, takes all items that are left and shows what comes, then the whole."""
+        """In a notebook, takes all items that are left, shows them as they arrive, then the whole."""
         if not in_notebook():
             raise NotImplementedError  # IPython then shows the repr
         follow(self, self._draw, self.__repr__)
@@ -147,12 +147,12 @@ class _Running(Iterator[Item], Generic[Item]):
 
 
 class Stream(_Running[Piece]):
-    """A generation that runs as its pieces are taken: an iterator of :class:`Piece`, made by ``stream`` and by
+    """A generation that runs as its pieces are read: an iterator of :class:`Piece`, returned by ``stream`` and by
     ``chat(stream=True)``.
 
-    A context manager, which closes it at the end. A context is in use until its stream ends or is closed.
+    A context manager, which closes the stream at the end. A context is in use until its stream ends or is closed.
 
-    As the last value of a notebook's cell, it shows its text as that comes, then the whole Completion.
+    As the last value of a notebook cell, it shows the text as it arrives, then the whole Completion.
     """
 
     def __init__(
@@ -176,8 +176,8 @@ class Stream(_Running[Piece]):
         return self._gathered.dropped
 
     def result(self) -> Completion:
-        """Generates what is left -> the whole Completion. After an early :meth:`close`, what there was until then, with
-        the finish reason "cancelled". Raises the error that ended the generation."""
+        """Generates the rest -> the whole Completion. After an early :meth:`close`, the text up to then, with the
+        finish reason "cancelled". Raises the error that ended the generation."""
         gathered = self._gathered
         try:
             self._drain()
@@ -196,11 +196,12 @@ class Stream(_Running[Piece]):
 
 
 class BatchStream(_Running[tuple[int, Piece]]):
-    """Generations from several prompts in the same passes: an iterator of (index, :class:`Piece`), made by ``stream``
-    of several prompts. With ``n``, the completions of the first prompt come first in the order of indices.
+    """Generations from several prompts in the same passes: an iterator of (index, :class:`Piece`), returned by
+    ``stream`` for several prompts. With ``n``, indices are ordered by prompt: those of the first prompt's completions
+    come first.
 
-    A context manager, which closes it at the end. If some of the prompts fail, the others continue; at the end,
-    iterating raises a BatchError. A notebook shows it as a :class:`Stream`.
+    A context manager, which closes the stream at the end. If some of the prompts fail, the others continue; at the end,
+    iterating raises a BatchError. A notebook shows it like a :class:`Stream`.
     """
 
     def __init__(
@@ -215,8 +216,8 @@ class BatchStream(_Running[tuple[int, Piece]]):
         return ["".join(one.text) for one in self._gathered]
 
     def result(self) -> list[Completion]:
-        """Generates what is left -> the whole completions, by index. After an early :meth:`close`, what there was until
-        then. Raises BatchError, with the errors of some prompts and the completions of the others."""
+        """Generates the rest -> the whole completions, by index. After an early :meth:`close`, the texts up to then.
+        Raises BatchError, with the errors of some prompts and the completions of the others."""
         gathered = self._gathered
         try:
             self._drain()

@@ -1,4 +1,4 @@
-"""What a text must match, as the options of a generation say it."""
+"""What a text must match, as given by the options of a generation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "structure_of",
 ]
 
-LIMIT = 1 << 16  # bytes of a schema, an expression, a grammar, or the texts of a choice
+LIMIT = 1 << 16  # bytes of a schema, an expression, a grammar, or the JSON of a choice's texts
 MOST_CHOICES = 10_000
 NAMES = ("schema", "regex", "choice", "grammar")
 
@@ -30,9 +30,9 @@ class Structure(NamedTuple):
     """What a text must match.
 
     ``text``: a JSON schema; a regular expression; a JSON list of texts; a grammar in Lark's or GBNF's syntax.
-    ``strict``: keywords of a schema that cannot be kept are refused; else they are ignored. ``calls``: a grammar of
-    calls of tools, in Lark's syntax, of which the text may be one instead: it names what this describes @content; "":
-    there are none.
+    ``strict``: schema keywords that cannot be enforced are refused; otherwise ignored. ``calls``: a grammar of tool
+    calls, in Lark's syntax, which the text may match instead; it refers to the structure described here as @content;
+    "": none.
     """
 
     kind: Literal["schema", "regex", "choice", "grammar"]
@@ -68,8 +68,8 @@ def _json(name: str, value: Any) -> str:
 
 
 def check_schema(name: str, value: Any) -> Any:
-    """A JSON schema: an object or true or false, as Python has them or as JSON text; or what knows one: a pydantic
-    model class, or a TypeAdapter. -> a copy, or what knows one. Raises WrongType, GrammarError."""
+    """A JSON schema: an object, true or false, as Python values or JSON text; or an object that has a schema: a
+    pydantic model class or a TypeAdapter. -> a copy, or that object. Raises WrongType, GrammarError."""
     if value is None or _maker(value) is not None:
         if value is not None:
             schema_text(name, value)
@@ -90,7 +90,7 @@ def check_schema(name: str, value: Any) -> Any:
 
 
 def _maker(value: Any) -> Any:
-    """What makes a schema: of a model class, or of a TypeAdapter."""
+    """The method of a model class or TypeAdapter that makes its schema; None for anything else."""
     if isinstance(value, (str, bytes, Mapping)):
         return None
     made = getattr(value, "model_json_schema", None) if isinstance(value, type) else getattr(value, "json_schema", None)
@@ -104,7 +104,7 @@ def schema_text(name: str, value: Any) -> str:
         return _json(name, value)
     try:
         made = maker()
-    except Exception as error:  # what the model's own code raises, too
+    except Exception as error:  # including what the model's own code raises
         raise GrammarError(f"{shown(value)} has no JSON schema: {one_line(str(error), 200)}", place=name) from error
     return _json(name, made)
 
@@ -139,14 +139,14 @@ def check_grammar(name: str, value: Any) -> str | None:
 
 
 def check_one(*values: Any) -> None:
-    """Raises WrongValue where several of the options `NAMES` are given."""
+    """Raises WrongValue if several of the options `NAMES` are given."""
     given = [name for name, value in zip(NAMES, values, strict=True) if value is not None]
     if len(given) > 1:
-        raise WrongValue(given[1], f" is given beside {given[0]}: expected one of {', '.join(NAMES)}")
+        raise WrongValue(given[1], f" cannot be combined with {given[0]}: expected one of {', '.join(NAMES)}")
 
 
 def structure_of(schema: Any, regex: Any, choice: Any, grammar: Any, strict: bool) -> Structure | None:
-    """The structure that checked options ask for."""
+    """The structure that validated options specify."""
     if schema is not None:
         return Structure("schema", schema_text("schema", schema), strict)
     if regex is not None:

@@ -31,10 +31,10 @@ from pellucid.parts import floats, rows_of
 
 @dataclass(slots=True)
 class Tables:
-    """The rows that operations refer to by number, each made at the first use.
+    """The rows that operations refer to by number, each created at its first use.
 
-    Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine
-    does not run.
+    Raises ModelFileError for a missing tensor or a wrong shape, UnsupportedModelError for a format that the engine does
+    not support.
     """
 
     tensors: Mapping[str, TensorLike]
@@ -50,7 +50,7 @@ class Tables:
     caches: list[CacheGroup] = field(default_factory=list)
     states: list[StateGroup] = field(default_factory=list)
     used: set[str] = field(default_factory=set)  # names of the tensors that operations read
-    scales: dict[int, float | int] = field(default_factory=dict)  # of matrices: a factor, or the vector of each row's
+    scales: dict[int, float | int] = field(default_factory=dict)  # of matrices: a factor, or the number of a vector
     _known: dict[Any, int] = field(default_factory=dict)
 
     def buffer(self, name: str, dim: int) -> int:
@@ -60,8 +60,8 @@ class Tables:
     def matrix(
         self, name: str, rows: int, k: int, *, plain: bool = False, part: Part | None = None, scaled: bool = True
     ) -> int:
-        """The number of a matrix, which must have this shape and a supported format. part: it is part of another
-        tensor. scaled: products with it are multiplied by the tensor's factor, name.scale, where the file has one."""
+        """The number of a matrix, which must have this shape and a supported format. part: its place in another tensor.
+        scaled: products with it are multiplied by the tensor's factor, name.scale, where the file has one."""
 
         def make() -> Matrix:
             whole = part or Part(name, 0, rows)
@@ -83,7 +83,7 @@ class Tables:
         self, name: str, rows: int, k: int, factor: float, *, bias: float = 1.0, part: Part | None = None
     ) -> int:
         """The number of a matrix, as `matrix` returns it, whose products are multiplied by `factor`, and its bias, if
-        there is one, by `bias`. Must come before other uses of either."""
+        there is one, by `bias`. Must be called before other uses of either."""
         m = self.matrix(name, rows, k, part=part)
         own = self.scales.get(m, 1.0)
         if factor != 1.0:
@@ -98,7 +98,7 @@ class Tables:
 
     def stack(self, name: str, n: int, rows: int, k: int, *, part: Part | None = None, flat: bool = False) -> int:
         """The number of a stack of n matrices (rows, k), one for each expert or head. part: rows of the matrices of
-        another tensor. flat: the tensor is (n * rows, k), as a tensor of one matrix may always be."""
+        another tensor. flat: the tensor is (n * rows, k); with n = 1 that is always accepted."""
 
         def make() -> Matrix:
             whole = part or Part(name, 0, rows)
@@ -116,7 +116,7 @@ class Tables:
         return self.once(("matrix", name), self.matrices, make)
 
     def check_format(self, t: TensorLike) -> None:
-        """Raises UnsupportedModelError where the engine does not run the tensor's format."""
+        """Raises UnsupportedModelError if the engine does not support the tensor's format."""
         if t.type not in self.formats:
             raise UnsupportedModelError(
                 feature=f"weight format {t.type} ({t.name})", supported=", ".join(sorted(self.formats))
@@ -135,11 +135,11 @@ class Tables:
         return self.once(("vector", name), self.vectors, make)
 
     def constant(self, name: str, values: Sequence[float] | npt.NDArray[np.float32]) -> int:
-        """The number of a vector of these values, which are in no tensor."""
+        """The number of a vector of these values, which come from no tensor."""
         return self.once(("constant", name), self.vectors, lambda: Vector(name, np.array(values, np.float32)))
 
     def bias(self, name: str, n: int, *, part: Part | None = None) -> int:
-        """The number of the vector name.bias; -1 where the file has none. part: it is part of another tensor."""
+        """The number of the vector name.bias; -1 where the file has none. part: its place in another tensor."""
         whole = part or Part(name, 0, n)
         if f"{whole.name}.bias" not in self.tensors:
             return -1
@@ -161,8 +161,8 @@ class Tables:
         return Vector(name, floats(t))
 
     def arranged(self, layer: int, h: int, names: Sequence[str]) -> int:
-        """The buffer h, or one with its columns in the order in which the matrices of these names have theirs, where
-        the file says (a tensor NAME.order; it is the same for all that read h)."""
+        """The buffer h, or one with its columns reordered to match the matrices of these names, if the file has an
+        order for them (a tensor NAME.order; it is the same for all matrices that read h)."""
         found = [f"{name}.order" for name in names if f"{name}.order" in self.tensors]
         if not found:
             return h
@@ -173,7 +173,7 @@ class Tables:
         return self.operation(Kind.REORDER, layer, "order", inp=h, out=out, vec=vec).out
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> TensorLike:
-        """The tensor of this whole name, which must have this shape; counts as read."""
+        """The tensor of this full name, which must have this shape; it counts as used."""
         t = self.tensors.get(name)
         own = self.own_name(name)
         if t is None:
@@ -195,13 +195,13 @@ class Tables:
         inputs: list[int] | None = None,
         steps: list[int] | None = None,
     ) -> int:
-        """The number of the first of the segments of one operation, a segment for each matrix. The lists have an item
-        for each of them, as Segment says; columns default to 0, biases and inputs to none, terms to 1. A matrix that is
-        no stack has no step."""
+        """The number of the first segment of an operation, one segment per matrix. The lists have one item per segment,
+        as in Segment; columns default to 0, biases and inputs to none, terms to 1. A matrix that is not a stack has no
+        step."""
         first = len(self.segments)
         for i, m in enumerate(mats):
             column, bias = columns[i] if columns else 0, biases[i] if biases else -1
-            own = self.scales.get(m, 1.0)  # of the tensor
+            own = self.scales.get(m, 1.0)  # the tensor's own factor
             row_scale, times = (own, scale) if isinstance(own, int) else (-1, scale * own)
             given, step = inputs[i] if inputs else -1, steps[i] if steps and self.matrices[m].stack > 1 else 0
             self.segments.append(Segment(m, column, bias, terms[i] if terms else 1, row_scale, times, given, step))
@@ -240,5 +240,5 @@ class Tables:
 
 
 def layered(layer: int, name: str) -> str:
-    """The name of a layer's tensor; of one outside all layers for -1."""
+    """The name of a tensor of a layer, or, with layer -1, of a tensor outside all layers."""
     return name if layer < 0 else f"blk.{layer}.{name}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer", "folder_description", "folder_tokenizer", "pieces_of"]
 
-Ends = Callable[[int], list[int]]  # the size of a vocabulary -> ids that end a generation, beside those it knows itself
+Ends = Callable[[int], list[int]]  # the size of a vocabulary -> ids that end a generation, besides its own
 
 _CHATS = 8  # compiled chat templates that a tokenizer keeps
 _SPM_MODELS = {1: "unigram", 2: "spm"}
@@ -53,7 +53,7 @@ class Tokenizer:
         self._chats: dict[str | None, Chat] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is made again where it is needed: templates and grammars, which cannot be pickled."""
+        """Omits what can be made again: templates and grammars, which cannot be pickled."""
         text = copy.copy(self._text)
         for name in ("_grammars", "_marked"):
             vars(text).pop(name, None)
@@ -64,11 +64,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, progress: Progress | bool | None = None) -> Tokenizer:
-        """From a GGUF file (also one with a vocabulary only), a tokenizer.json, a SentencePiece model, or a folder with
-        one of the latter two; or from a model by its name, as ``Model.load`` takes it. Only the vocabulary is read.
+        """Loads a tokenizer from a GGUF file (also one with only a vocabulary), a tokenizer.json, a SentencePiece
+        model, or a folder with one of the latter two; or from a model by its name, as ``Model.load`` does. Only the
+        vocabulary is read.
 
-        progress: of a download, as for ``Model.load``. Raises ``TokenizerError`` or ``ModelFileError``, naming file and
-        field; ``FetchError`` as ``Model.load`` does.
+        progress: as for ``Model.load``, for a download. Raises ``TokenizerError`` or ``ModelFileError``, naming file
+        and field; ``FetchError`` as ``Model.load`` does.
         """
         from .weights import locate
 
@@ -93,7 +94,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, model_file: ModelFile) -> Tokenizer | None:
-        """From an open GGUF file; None if it has no vocabulary. The file is not needed afterwards.
+        """The tokenizer of an open GGUF file; None if it has no vocabulary. The file is not needed afterwards.
         Raises ``TokenizerError`` naming file and field.
         """
         vocabulary = vocabulary_of(model_file.metadata, os.fspath(model_file.path))
@@ -105,7 +106,7 @@ class Tokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: Vocabulary) -> Tokenizer:
-        """The tokenizer of a model file's pieces. Raises TokenizerError where they are no vocabulary."""
+        """The tokenizer of a model file's pieces. Raises TokenizerError if they are not a vocabulary."""
         return cls(build(vocabulary))
 
     @property
@@ -133,7 +134,7 @@ class Tokenizer:
         return self._text.chat_template
 
     def chat(self, template: str | None = None) -> Chat:
-        """The writer of conversations, by ``template`` (Jinja) or the vocabulary's own; compiled once.
+        """The formatter of conversations, with ``template`` (Jinja) or the vocabulary's own; compiled once.
 
         Raises ``ChatTemplateError`` if there is none, or if it is broken.
         """
@@ -154,32 +155,32 @@ class Tokenizer:
         return made
 
     def grammars(self, size: int | None = None) -> Grammars:
-        """What compiles schemas and grammars, for a model of so many tokens; built at its first use."""
+        """The compiler of schemas and grammars, for a model with `size` tokens; built at its first use."""
         from .text.grammar import grammars_of
 
         return grammars_of(self._text, size or self.vocab_size)
 
-    def forget_grammars(self) -> None:  # what `grammars` gave ends once nothing uses it; for Core.close
+    def forget_grammars(self) -> None:  # grammars in use live on until released; for Core.close
         if "_grammars" in vars(self._text):
             from .text.grammar import forget
 
             forget(self._text)
 
     def encode(self, text: str, add_special: bool | None = True, parse_special: bool | None = False) -> list[int]:
-        """Ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary says so.
+        """Token ids of ``text``; ``add_special`` adds BOS and EOS if the vocabulary specifies them.
 
         The spelling of a control token is ordinary text, unless ``parse_special`` makes it that token; user-defined
-        tokens (runs of spaces, ``<think>``) always match, except those that look like ``<|...|>``.
-        Raises ``TypeError`` for what is not a ``str``; ``TokenizerError``, with the position, for lone surrogates and
-        for characters that the vocabulary has no way to write.
+        tokens (runs of spaces, ``<think>``) always match, except those that look like ``<|...|>``. Raises ``TypeError``
+        if ``text`` is not a ``str``; ``TokenizerError``, with the position, for lone surrogates and for characters that
+        the vocabulary cannot represent.
         """
         adds = flag("add_special", True if add_special is None else add_special)
         return self._text.encode(text, adds, flag("parse_special", False if parse_special is None else parse_special))
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
-        """(ids of two texts as BERT and XLM-R read them together, for each id 0 or 1: the type of its text).
+        """(ids of two texts as BERT and XLM-R read them together; for each id, the type of its text: 0 or 1).
 
-        Raises as :meth:`encode`, and ``TokenizerError`` for a vocabulary that does not join texts.
+        Raises as :meth:`encode` does, and ``TokenizerError`` if the vocabulary does not join texts.
         """
         return self._text.encode_pair(first, second)
 
@@ -187,19 +188,19 @@ class Tokenizer:
         self, text: str, add_special: bool | None = True, parse_special: bool | None = False
     ) -> list[tuple[int, int]]:
         """Where each token of ``encode(text)`` is: text[start:end], in characters. A token that is part of a character
-        has the whole of it, one that the tokenizer adds nothing.
+        spans the whole character; one that the tokenizer adds is empty.
 
-        Raises as :meth:`encode`, and ``TokenizerError`` for a vocabulary that changes the text, whose tokens do not
-        spell it.
+        Raises as :meth:`encode` does, and ``TokenizerError`` if the vocabulary changes the text, so that its tokens do
+        not spell it.
         """
         ids, parse = self.encode(text, add_special, parse_special), bool(parse_special)
         data = text.encode()
-        starts = [i for i, byte in enumerate(data) if byte & 0xC0 != 0x80]  # of the characters
+        starts = [i for i, byte in enumerate(data) if byte & 0xC0 != 0x80]  # start of each character
         spans: list[tuple[int, int]] = []
         at, first = 0, True
         for id in ids:
             piece = self.piece(id, special=parse and data.startswith(self.piece(id, special=True), at))
-            if first and piece and not data.startswith(piece, at):  # a space that SentencePiece puts before a text
+            if first and piece and not data.startswith(piece, at):  # the space that SentencePiece puts before a text
                 piece = piece.removeprefix(b" ")
             if not data.startswith(piece, at):
                 raise TokenizerError(f"token {id}, {quoted(self.spelling(id))}, is not what the text has at byte {at}")
@@ -212,9 +213,9 @@ class Tokenizer:
         return spans
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """Text of ``ids``, the exact inverse of ``encode``; bytes that are not UTF-8 become U+FFFD.
+        """The text of ``ids``, the exact inverse of ``encode``; bytes that are not UTF-8 become U+FFFD.
 
-        Control tokens (BOS, EOS, chat markers) decode to nothing; ``special=True`` gives their spellings.
+        Control tokens (BOS, EOS, chat markers) decode to no text; ``special=True`` returns their spellings.
         Raises ``ValueError`` with the id and the vocabulary's size if one is out of range.
         """
         return self._text.decode(ids, special=flag("special", special))
@@ -235,7 +236,7 @@ class Tokenizer:
 
 def pieces_of(tokenizer: Tokenizer) -> Callable[[int], bytes]:
     """``Tokenizer.piece`` for ids that a model drew, which need no check; ``b""`` for those beyond the vocabulary,
-    which exist where the embedding is padded."""
+    which a padded embedding has."""
     text = tokenizer._text
     known, size = text.pieces, text.vocab_size
 
@@ -258,7 +259,7 @@ def _read(path: Path, limit: int) -> bytes:
         check_regular(str(path), path.stat().st_mode, "a file")
         with path.open("rb") as file:
             return file.read(limit)
-    except (OSError, ModelFileError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ModelFileError, ValueError) as error:  # ValueError: a path that cannot be a file's
         reason = error.message if isinstance(error, ModelFileError) else getattr(error, "strerror", None) or error
         raise TokenizerError(f"{path}: {reason}; expected a file or folder with a vocabulary") from None
 
@@ -281,8 +282,9 @@ def _no_ends(size: int) -> list[int]:
 
 
 class _Settings(NamedTuple):
-    """What a folder says beside the vocabulary: tokenizer_config.json with special_tokens_map.json and the chat
-    template, config.json, the ids that end a generation, added_tokens.json, and tokenizer_config.json alone."""
+    """What a folder specifies besides the vocabulary: tokenizer_config.json combined with special_tokens_map.json and
+    the chat template, config.json, the ids that end a generation, added_tokens.json, and tokenizer_config.json on its
+    own."""
 
     config: Mapping[str, Any] = MappingProxyType({})
     model: Mapping[str, Any] = MappingProxyType({})
@@ -300,7 +302,7 @@ def _spelling(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def _templates(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """The chat templates "default" and "tool_use", of files of their own; else of tokenizer_config.json; else of
+    """The chat templates "default" and "tool_use", from files of their own, else from tokenizer_config.json, else from
     chat_template.json."""
     files = {"default": folder / "chat_template.jinja"}
     for name in ("default", "tool_use"):
@@ -327,10 +329,11 @@ def _settings(folder: Path) -> _Settings:
 
 
 def folder_ends(path: str | os.PathLike[str]) -> Ends:
-    """What a folder ends a generation with: eos_token_id of generation_config.json; where there is no such file, that
-    of config.json (or of its text_config), as transformers has it, without ids beyond the vocabulary.
+    """The ids that end a generation, from eos_token_id in a folder's generation_config.json or, without that file, in
+    config.json (or its text_config), as in transformers, without ids beyond the vocabulary.
 
-    Raises ``TokenizerError``, naming file and key: at once for what are no ids, then for ids beyond the vocabulary.
+    Raises ``TokenizerError``, naming file and key: immediately for values that are not ids, later for ids beyond the
+    vocabulary.
     """
     file, key = Path(path) / "generation_config.json", "eos_token_id"
     there = file.exists()
@@ -358,7 +361,7 @@ def folder_ends(path: str | os.PathLike[str]) -> Ends:
 
 def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder. rows: of the model's embedding: added tokens beyond it are left out, and
-    what spells them stays text. Raises ``TokenizerError``."""
+    their spellings stay text. Raises ``TokenizerError``."""
     for name, read in (("tokenizer.json", _from_json), ("tokenizer.model", _from_spm)):
         if (file := Path(path) / name).exists():
             settings = _settings(file.parent)
@@ -398,7 +401,8 @@ def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Toke
 
 
 def folder_description(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The table of a folder's tokenizer.json as the folder's class changes it. Raises as ``Tokenizer.load``."""
+    """The table of a folder's tokenizer.json, as changed by the folder's tokenizer class. Raises as ``Tokenizer.load``
+    does."""
     file, settings = Path(path) / "tokenizer.json", _settings(Path(path))
     text = _read(file, _JSON_LIMIT)
     try:
@@ -475,7 +479,7 @@ def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabul
 
 
 def _add_tokens(pieces: list[bytes], types: Any, tokens: Mapping[int, Mapping[str, Any]], rows: int | None) -> Any:
-    """Renames pieces that are added tokens, and adds those that follow the pieces, up to `rows` -> all types."""
+    """Renames pieces that are added tokens and appends those beyond the pieces, up to `rows` -> the types of all."""
     kept = {piece for i, piece in enumerate(pieces) if i not in tokens}
     types = types.copy()
     for i, token in tokens.items():

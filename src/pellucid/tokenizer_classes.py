@@ -1,4 +1,5 @@
-"""The tokenizer classes of transformers: which one a folder asks for, and what it does beside the folder's files.
+"""The tokenizer classes of transformers: which one a folder specifies, and what it does besides reading the folder's
+files.
 
 Source: transformers' AutoTokenizer and its classes (version 5.24).
 """
@@ -18,10 +19,10 @@ _TOKENS = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls"
 
 
 class TokenizerClass(NamedTuple):
-    """``bos``, ``eos``: their spellings where no file has the key. ``bert``: BERT's normaliser is made from
-    tokenizer_config.json, whatever tokenizer.json has. ``prefixes``: add_prefix_space is that file's, too.
-    ``typed``: tokens have types. ``legacy``: of a tokenizer.model: where the key is missing, a space is put after each
-    special token, too."""
+    """``bos``, ``eos``: their spellings if no file has the key. ``bert``: BERT's normaliser is built from
+    tokenizer_config.json, whatever tokenizer.json has. ``prefixes``: add_prefix_space is taken from that file, too.
+    ``typed``: tokens have types. ``legacy``: for a tokenizer.model: if the key is missing, a space is also put after
+    each special token."""
 
     bos: str | None = None
     eos: str | None = None
@@ -39,7 +40,7 @@ _QWEN = TokenizerClass(None, _END, prefixes=True)
 _LLAMA = TokenizerClass("<s>", "</s>", legacy=False)
 _XLM = TokenizerClass("<s>", "</s>")
 _ROBERTA = TokenizerClass("<s>", "</s>", prefixes=True)
-# Names without "Tokenizer" and "Fast". Any other class is the general one, which takes tokenizer.json as it is.
+# Names without "Tokenizer" and "Fast". Any other class is the general one, which uses tokenizer.json as it is.
 _CLASSES = {
     "Bert": _BERT, "Electra": _BERT, "LayoutLM": _BERT, "Lxmert": _BERT, "MobileBert": _BERT,
     "SqueezeBert": _BERT, "DistilBert": _BERT._replace(typed=False),
@@ -49,7 +50,7 @@ _CLASSES = {
     "CodeLlama": _LLAMA, "Llama": _LLAMA, "Gemma": TokenizerClass("<bos>", "<eos>"),
     "Bart": _ROBERTA, "Roberta": _ROBERTA, "Camembert": _XLM, "XLMRoberta": _XLM,
 }  # fmt: skip
-# Models that have a class of their own; it counts where the files name none.
+# Models that have a class of their own; it is used if the files name none.
 _OWN = {
     "bert": "Bert", "nomic_bert": "Bert", "cohere": "Cohere", "cohere2": "Cohere", "gemma": "Gemma", "gemma2": "Gemma",
     "gemma3": "Gemma", "gemma3_text": "Gemma", "gpt2": "GPT2", "phi": "GPT2", "starcoder2": "GPT2",
@@ -59,9 +60,9 @@ _OWN = {
     "qwen3_vl_moe": "Qwen2", "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5", "qwen3_5_moe_text": "Qwen3_5",
     "qwen3_5_text": "Qwen3_5", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
 }  # fmt: skip
-# Of these, the class that the files name is wrong.
+# Models whose files name the wrong class.
 _MISNAMED = {"qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text"}
-# Models whose files are taken as they are by the general class, whatever class they name.
+# Models whose files are read as they are by the general class, whatever class they name.
 _PLAIN = {
     "ernie4_5", "ernie4_5_moe", "glm4", "glm4_moe", "glm4_moe_lite", "glmasr", "got_ocr2", "granite", "granitemoe",
     "granitemoehybrid", "granitemoeshared", "kimi_linear", "llava", "llava_next", "minicpm3", "minicpmv4_6",
@@ -88,10 +89,10 @@ def tokenizer_class(config: Mapping[str, Any], model: Mapping[str, Any], descrip
 def adapt(
     own: TokenizerClass, folder: str | os.PathLike[str], config: Mapping[str, Any], table: dict[str, Any]
 ) -> bool:
-    """Makes of a tokenizer.json's table, which may be any, what the class makes of it -> whether that changed it.
-    ``config``: the folder's tokenizer_config.json; where it is empty, the table stays as it is.
+    """Changes a tokenizer.json's table (of any content) as the class does -> whether anything changed. ``config``: the
+    folder's tokenizer_config.json; if it is empty, the table stays as it is.
 
-    Raises ``ModelFileError`` for a value there that is not true or false.
+    Raises ``ModelFileError`` for a value in it that is not true or false.
     """
     if own.bert and config and _is_wordpiece(table.get("model")):
         accents = "strip_accents"
@@ -109,7 +110,7 @@ def adapt(
 
 
 def _prefix(folder: str | os.PathLike[str], config: Mapping[str, Any], step: object) -> bool:
-    """Whether a space is put before the text, in the steps that write bytes as letters."""
+    """Whether a space is put before the text, in the steps that map bytes to characters."""
     if not isinstance(step, dict):
         return False
     inside = step.get("pretokenizers")
@@ -138,14 +139,14 @@ def _flag(folder: str | os.PathLike[str], config: Mapping[str, Any], key: str, d
 
 
 def with_map(config: dict[str, Any], map: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json with what special_tokens_map.json says, which counts where the former lists no added
+    """tokenizer_config.json with the contents of special_tokens_map.json, which apply if the former lists no added
     tokens."""
     return config if "added_tokens_decoder" in config else {**config, **map}
 
 
 def added_tokens(config: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """id -> token, ascending, as added_tokens_decoder of tokenizer_config.json has them; where there is no such key, as
-    ``listed`` (added_tokens.json: spelling -> id) has them."""
+    """id -> token, ascending, from added_tokens_decoder of tokenizer_config.json or, if there is no such key, from
+    ``listed`` (added_tokens.json: spelling -> id)."""
     given = config.get("added_tokens_decoder")
     if "added_tokens_decoder" not in config:
         values = [config.get(name) for name in _TOKENS]

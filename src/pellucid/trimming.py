@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["trimmed"]
 
-ROOM = 512  # tokens left for the answer where max_tokens does not say; at most a quarter of the context
+ROOM = 512  # tokens left for the answer if max_tokens is not given; at most a quarter of the context
 
 
 def trimmed(
     core: Core, messages: Sequence[Mapping[str, Any]], name: str, max_tokens: int | None, own: Mapping[str, Any]
 ) -> tuple[ChatPrompt, int]:
-    """(the prompt of a conversation without its oldest turns, number of messages left out): as few turns as must go for
-    the answer to fit, too. name, own: of ``Core.chat_prompt``.
+    """(the prompt of a conversation without its oldest turns, number of messages left out): leaves out as few turns as
+    possible so that the answer fits, too. name, own: as in ``Core.chat_prompt``.
 
-    Raises ContextFullError where the last turn alone does not fit, with max_tokens tokens after it; what
+    Raises ContextFullError if the last turn alone does not fit, with max_tokens tokens after it; and what
     ``Core.laid_out`` raises.
     """
     prompt = core.laid_out(messages, name, **own)
@@ -33,7 +33,7 @@ def trimmed(
     if len(prompt.ids) + room <= available:
         return prompt, 0
     first, starts = turns(messages)
-    low, high = 1, len(starts)  # the number of turns to leave out; high: not possible
+    low, high = 1, len(starts)  # the number of turns to leave out; high: one more than possible
     found = None
     while low < high:
         middle = (low + high) // 2
@@ -45,7 +45,7 @@ def trimmed(
             prompt, low = tried, middle + 1
     if found is not None:
         return found
-    # `prompt` is now of the last turn: the one that was tried last, or the whole conversation where it is the only one.
+    # `prompt` is that of the last turn: the last one tried, or the whole conversation if it is a single turn.
     least = 1 if max_tokens is None else room
     if len(prompt.ids) + least <= available:
         return prompt, starts[-1] - first if starts else 0

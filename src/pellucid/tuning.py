@@ -1,13 +1,13 @@
-"""What changes speed and never a bit of a result: chosen by a short measurement at the first load on a machine.
+"""Settings that affect speed but no bit of a result, chosen by a short measurement at the first load on a machine.
 
-How far ahead and in what order a product of few rows prefetches its weights, and how many tiles many rows meet at
-once, decide up to a third of the speed, and which choice is best differs between processors of the same maker. So the
-candidates are timed on the engine's own threads, with weights in memory that no cache holds, and the choice is kept
-in the cache folder, by processor, tier, number of threads and build. Without a measurement the choice follows from
-the processor (csrc/kernels/tuning.c).
+How far ahead and in what order a product of few rows prefetches its weights, and how many tiles are multiplied by many
+rows at a time, affect the speed by up to a third, and the best choice differs between processors of the same maker. So
+candidates are timed on the engine's own threads, with weights in memory that no cache holds, and the choice is kept in
+the cache folder, by processor, tier, number of threads and build. Without a measurement, the choice depends on the
+processor (csrc/kernels/tuning.c).
 
-PELLUCID_TUNE: "off" does not measure and reads no choice that was kept; "now" measures anew what a load measures, and
-takes from what was kept the rest, which `pellucid tune` measures.
+PELLUCID_TUNE: "off" neither measures nor reads a stored choice; "now" measures again what a load measures, and reads
+the rest, which `pellucid tune` measures, from the stored choice.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pellucid.weights import base, store
 
 __all__ = ["Choice", "Timing", "Tuning", "check_folder", "choices", "decide", "find", "keep", "measure"]
 
-SECONDS = 0.045  # of measuring at a load, its buffer included; with what ends last and the file, less than 0.06 s
-BYTES = 8 << 20  # of the weights of a product that is bound by memory; no cache holds them at its start
-# A candidate must be faster by this share than what follows from the processor: at a load, at length.
+SECONDS = 0.045  # of measuring at a load, with its buffer; with the last product and the file, less than 0.06 s
+BYTES = 8 << 20  # of the weights of a memory-bound product; no cache holds them at its start
+# A candidate must be faster than the processor's default by this share: at a load, in a long measurement.
 GAIN, GAIN_AT_LENGTH = 0.05, 0.02
-MOST_BYTES = 1 << 16  # of a file that is kept; a real one has a twentieth of it
-ROWS = 96  # of a product that is bound by computing
+MOST_BYTES = 1 << 16  # of a stored file; a real one has a twentieth of it
+ROWS = 96  # of a compute-bound product
 K = 2048
 
 Values = Mapping[str, int]
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """The times of one choice's candidates, relative to the first, which follows from the processor; less is faster."""
+    """The times of a choice's candidates relative to the first, the processor's default; less is faster."""
 
     what: str
     candidates: tuple[Values, ...]
@@ -77,15 +77,15 @@ def _ahead(prefix: str, *ways: tuple[int, int, int]) -> tuple[Values, ...]:
 
 
 def choices(isa: str, long: bool = False) -> list[Choice]:
-    """What is measured in a tier, in the order in which it is decided; the default comes first among the candidates.
-    long: with more candidates."""
+    """The choices to measure in a tier, in the order in which they are made; the default is the first candidate. long:
+    with more candidates."""
     if isa in ("scalar", "neon", "i8mm"):  # their kernels have no such choices
         return []
     default = _engine.default_tuning(isa)
     in_order = ((0, 0, 0), (1024, 64, 0), (2048, 64, 0), (8192, 64, 0)) if long else ()
     ways = ((4096, 64, 1), (4096, 64, 0), (4096, 1, 0), *in_order)
     found = [
-        # Four rows, too: there is a processor that reads one row faster in order here alone, and not in a model.
+        # Four rows, too: one processor reads a single row faster in order in this measurement, but not in a model.
         Choice("prefetching, codes of less than a byte", _ahead("ahead", *ways), (("Q4_K", 1), ("Q4_K", 4))),
         Choice("prefetching, codes of a byte", _ahead("ahead8", *ways), (("Q8_0", 1),)),
     ]
@@ -102,11 +102,11 @@ def _default_first(candidates: Sequence[Values], default: Values) -> Iterator[Va
 
 
 def measure(isa: str, threads: int, seconds: float | None = None, long: bool = False) -> list[Timing]:
-    """Times every candidate, in turns, for `seconds` in all (None: SECONDS). long: with more candidates, which a
-    smaller gain lets replace the first. A choice that the time does not suffice for two turns of, since the machine
-    does much else, is left out.
+    """Times every candidate, in turns, for `seconds` in all (None: SECONDS). long: with more candidates, and a smaller
+    gain is enough to replace the first. A choice with less than two turns in this time, because the machine is busy, is
+    left out.
 
-    Raises OutOfMemoryError where there is no room for the buffer.
+    Raises OutOfMemoryError if there is no memory for the buffer.
     """
     seconds = SECONDS if seconds is None else seconds
     plan = choices(isa, long)
@@ -126,7 +126,7 @@ def measure(isa: str, threads: int, seconds: float | None = None, long: bool = F
 
 
 def _turns(probe: _engine.Probe, choice: Choice, values: Values, until: float, end: float) -> list[list[list[float]]]:
-    """As `decide` takes them: whole turns, of which none begins after `until`, and no product after `end`."""
+    """The turns that `decide` needs: complete ones; none begins after `until`, and no product begins after `end`."""
     turns: list[list[list[float]]] = [[] for _ in choice.products]
     n = len(choice.candidates)
     runs = [_product(*product, {**values, **c}) for product in choice.products for c in choice.candidates]
@@ -142,9 +142,9 @@ def _turns(probe: _engine.Probe, choice: Choice, values: Values, until: float, e
 def decide(
     what: str, candidates: tuple[Values, ...], turns: Sequence[Sequence[Sequence[float]]], gain: float
 ) -> Timing:
-    """The fastest candidate, if it is faster than the first by `gain`. turns: for each kind of work, times in turns; in
-    each turn, a time for each candidate. Their least times count: other work on the machine only ever adds to one. So a
-    single turn decides nothing."""
+    """The fastest candidate, if it is faster than the first by `gain`. turns: for each kind of work, a list of turns,
+    each with a time per candidate. Minimum times are compared, since other work on the machine only adds to a time; so
+    a single turn decides nothing."""
     least = [[min(column) for column in zip(*work, strict=True)] for work in turns]
     logs = [sum(math.log(times[i] / times[0]) for times in least) / len(least) for i in range(len(candidates))]
     best = min(range(len(logs)), key=logs.__getitem__)
@@ -155,12 +155,12 @@ def decide(
 def _product(format: str, rows: int, values: Values) -> dict[str, Any]:
     if rows < ROWS:
         return {"format": format, "k": K, "rows": rows, "size": BYTES, "cold": True, "tuning": values}
-    return {"format": format, "k": K, "rows": rows, "size": 1 << 20, "tuning": values}  # 50 tiles or so, in a cache
+    return {"format": format, "k": K, "rows": rows, "size": 1 << 20, "tuning": values}  # about 50 tiles, cached
 
 
 # ---- what is kept ---------------------------------------------------------------------------------------------------
 
-_known: dict[str, Tuning] = {}  # by key: what this process has found
+_known: dict[str, Tuning] = {}  # by key: what this process has found so far
 _lock = threading.Lock()
 _build = os.stat(_engine.__file__)  # at import: an upgrade may remove the file, or put another build in its place
 
@@ -176,16 +176,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def find(isa: str, threads: int) -> Tuning:
-    """The tuning for this machine: the one kept in the cache folder, or else one that is measured now and kept.
+    """The tuning for this machine: the one stored in the cache folder, or else measured now and stored.
 
-    Raises ValueError for another value of PELLUCID_TUNE.
+    Raises ValueError for an invalid value of PELLUCID_TUNE.
     """
     default = _engine.default_tuning(isa)
     asked = checks.choice("PELLUCID_TUNE", os.environ.get("PELLUCID_TUNE") or "auto", ("auto", "off", "now"))
     if asked == "off":
         return Tuning(default, "by processor (PELLUCID_TUNE=off)")
     key = _key(isa, threads)
-    with _lock:  # several loads at once measure once
+    with _lock:  # several simultaneous loads measure only once
         if key not in _known:
             measures = bool(choices(isa))
             kept = _read(key)
@@ -196,8 +196,8 @@ def find(isa: str, threads: int) -> Tuning:
 
 
 def keep(isa: str, threads: int, timings: Sequence[Timing], before: Tuning | None = None) -> Tuning:
-    """Keeps what was measured, for later processes, and of `before` what was not. ``why`` says where, or why it is not
-    kept."""
+    """Stores measurements for later processes, along with what only `before` has. ``why`` says where they are stored,
+    or why they are not."""
     import json
 
     key = _key(isa, threads)
@@ -220,7 +220,7 @@ def keep(isa: str, threads: int, timings: Sequence[Timing], before: Tuning | Non
 
 
 def check_folder() -> None:
-    """Raises PellucidError where nothing can be kept."""
+    """Raises PellucidError if nothing can be stored."""
     import tempfile
 
     folder = _path("").parent
@@ -234,7 +234,7 @@ def check_folder() -> None:
 
 
 def _chosen(isa: str, timings: Sequence[Timing], before: Tuning | None) -> dict[str, int]:
-    """What follows from the processor, or `before`, with what was measured."""
+    """The processor's default, or `before`, updated with what was measured."""
     values = _engine.default_tuning(isa) if before is None else dict(before.values)
     for timing in timings:
         values |= timing.candidates[timing.chosen]
@@ -242,7 +242,8 @@ def _chosen(isa: str, timings: Sequence[Timing], before: Tuning | None) -> dict[
 
 
 def _measured(isa: str, threads: int, before: Tuning | None) -> Tuning:
-    """Kept only if every choice was measured, so that the next process tries again. before: what was kept."""
+    """Stored only if every choice was measured, so that otherwise the next process tries again. before: the stored
+    tuning."""
     start = "by processor" if before is None else before.why
     cause = "other work" if threads <= processors() else "more threads than processors"
     try:
@@ -258,8 +259,8 @@ def _measured(isa: str, threads: int, before: Tuning | None) -> Tuning:
 
 
 def _key(isa: str, threads: int) -> str:
-    """What a measurement holds for: processor, tier, threads and build. Virtual machines give different processors one
-    name, and a home folder may be that of several machines, so a processor's numbers count, too."""
+    """What a measurement is valid for: processor, tier, threads and build. Virtual machines give different processors
+    one name, and several machines may share a home folder, so a processor's numbers are included, too."""
     words = (_engine.cpu_name(), processor(), isa, f"{threads} threads")
     return f"{', '.join(filter(None, words))}, build {_build.st_size:x}-{_build.st_mtime_ns:x}"
 
@@ -271,7 +272,7 @@ def _path(key: str) -> Path:
 
 
 def _read(key: str) -> Tuning | None:
-    """The tuning kept for a key; None where there is none, or where the file is broken."""
+    """The tuning stored for a key; None if there is none or the file is broken."""
     import json
 
     limits = _engine.tuning_limits()

@@ -1,4 +1,4 @@
-"""Who uses a context: one call or one stream at a time."""
+"""The use of a context, by one call or one stream at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ __all__ = ["Use", "Uses"]
 
 
 class Use:
-    """One use. It ends with this object at the latest: an interrupt may come before any statement that would end it,
-    and drops the object. ends: its stream has ended, and goes when no pass computes with the sequence any more."""
+    """One use. It ends with this object at the latest: an interrupt may prevent the statement that would end it, but
+    then the object is dropped. ends: its stream has ended, and the use ends once no pass computes with the sequence."""
 
     __slots__ = ("__weakref__", "ends")
 
@@ -22,10 +22,10 @@ class Uses:
     """The use of a context."""
 
     def __init__(self) -> None:
-        self._all: list[weakref.ref[Use]] = []  # the first is the use; others are about to find it
+        self._all: list[weakref.ref[Use]] = []  # the first is the current use; others are about to find it
 
     def claim(self) -> Use | None:
-        """A new use, which lasts until `end`, or until nothing refers to it any more; None: there is another one."""
+        """A new use, which lasts until `end` or until nothing refers to it; None if the context is already in use."""
         use = Use()
         mine = weakref.ref(use)
         self._all.append(mine)

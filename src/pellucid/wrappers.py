@@ -1,9 +1,9 @@
 """Folders of models that also take images, videos or audio, and whose text model Pellucid runs.
 
-Sources: transformers' configurations, and its conversion_mapping.py for the names of tensors; keys that only released
-folders have. Some models are missing here on purpose. Of Aya Vision, Command A Vision and Granite Vision, transformers
-leaves out the factor of logits (`logit_scale`, `logits_scaling`) that the text model alone has. PaliGemma's prompt
-attends to all of itself. GLM-4V's GGUF files are told from GLM-4's, whose pairs are others, by a key alone.
+Sources: transformers' configurations, and its conversion_mapping.py for tensor names; keys that only released folders
+have. Some models are missing on purpose. For Aya Vision, Command A Vision and Granite Vision, transformers leaves out
+the factor of logits (`logit_scale`, `logits_scaling`) that the text model alone has. PaliGemma attends bidirectionally
+over its prompt. Only one key distinguishes GLM-4V's GGUF files from GLM-4's, which rotate other pairs.
 """
 
 from __future__ import annotations

@@ -376,7 +376,7 @@ def test_the_default_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (10 << 30, 5 << 30, "half"),
         (200 << 20, 100 << 20, "half"),
         (-size, 64 << 20, "half"),
-        (None, None, "does not say"),
+        (None, None, "does not report"),
     ):
         monkeypatch.setattr(memory, "available", lambda left=left: None if left is None else left + size)
         with Model.load(path, threads=1) as model:
