@@ -139,7 +139,7 @@ def test_schemas_that_cannot_be_kept(smol: Model) -> None:
     function: dict[str, Any] = {"name": "f", "parameters": schema}
     strict = [{"type": "function", "function": {**function, "strict": True}}]
     for choice in ("required", "auto"):
-        with pytest.raises(GrammarError, match='^tools.1.: the keyword "not" cannot be kept$'):
+        with pytest.raises(GrammarError, match='^tools.1.: the keyword "not" cannot be enforced$'):
             smol.chat(USER, tools=[GIVEN[0], *strict], tool_choice=choice)
     wrong = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "frob"}}}}}]
     with pytest.raises(GrammarError, match="^tools.0.: Invalid type: frob$"):

@@ -227,9 +227,9 @@ def test_too_complex_while_it_runs_fails_alone(smol: Model) -> None:
 
 
 def test_one_at_a_time(smol: Model) -> None:
-    with pytest.raises(WrongValue, match="regex is given beside schema"):
+    with pytest.raises(WrongValue, match="regex cannot be combined with schema"):
         smol.generate(PROMPT, schema={}, regex="a")
-    with pytest.raises(GrammarError, match='schema.not: the keyword "not" cannot be kept'):
+    with pytest.raises(GrammarError, match='schema.not: the keyword "not" cannot be enforced'):
         smol.generate(PROMPT, schema={"not": {}})
     assert smol.generate(PROMPT, schema={"type": "boolean", "not": {}}, strict=False, max_tokens=9).parsed in (
         True,

@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a long text to search for": (
         {"pre_tokenizer": {**SPLIT, "pattern": {"String": "a" * 2000}}}, "pre_tokenizer.pattern: .*too long"),
     "a replacement of nothing": (
-        {"normalizer": {**replace("", "b"), "pattern": {"Regex": "x*"}}}, "normalizer: .*can match nothing"),
+        {"normalizer": {**replace("", "b"), "pattern": {"Regex": "x*"}}}, "normalizer: .*can match an empty text"),
     "a length of nothing": (
         {"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "pre_tokenizer.length: it is 0; expected an"),
     "an unknown kind": ({"normalizer": {"type": "Rot13"}}, "normalizer.type: it is 'Rot13'; expected one of BertNorm"),
@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a field of another type": ({"pre_tokenizer": {**SPLIT, "invert": 3}}, "pre_tokenizer.invert: it is 3; exp"),
     "no table": ({"pre_tokenizer": [SPLIT]}, "pre_tokenizer: .*expected a table"),
     "a template repeated": (
-        {"post_processor": template(["A"] * 50, [1])}, "post_processor.single: expected the sequence A once"),
+        {"post_processor": template(["A"] * 50, [1])}, "post_processor.single: expected only the sequence A, once"),
     "a template of many tokens": (
         {"post_processor": template(["A", *["<s>"] * 200], [1] * 100)}, "single: adds 20000 tokens"),
     "a template's unknown token": (
@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an id given twice": ({"model": {"vocab": {"x": 1, "y": 1}}}, r"model.vocab\['y'\]: its id 1 is another"),
     "merges of three": ({"model": {"merges": [["h", "e"], ["a", "b", "c"]]}}, r"model.merges\[1\]"),
     "merges of mixed kinds": ({"model": {"merges": [["a", "b"], "h e"]}}, r"model.merges\[1\]"),
-    "a merge of unknown pieces": ({"model": {"merges": [["x1", "y"]]}}, "refused by tokenizers"),
+    "a merge of unknown pieces": ({"model": {"merges": [["x1", "y"]]}}, "rejected by tokenizers"),
     "a score": ({"model": {"type": "Unigram", "vocab": [["a", 0], ["b", "c"]]}}, r"model.vocab\[1\]"),
     "an infinite score": ({"model": {"type": "Unigram", "vocab": [["a", -1e999]]}}, r"model.vocab\[0\]"),
     "an unknown piece": ({"model": {"type": "Unigram", "vocab": [["a", 0]], "unk_id": 1}}, "model.unk_id: it is 1"),

@@ -37,7 +37,8 @@ class TextTokenizer(Protocol):
 
 
 class MarkedTokenizer(TextTokenizer, Protocol):
-    """One that tells the special tokens of a template from those that a message spells: all that `build` gives."""
+    """A tokenizer that distinguishes special tokens of a template from those that a message spells; all that `build`
+    returns do."""
 
     def encode_marked(self, text: str, marked: str) -> list[int]: ...
 

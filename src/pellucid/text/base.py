@@ -30,7 +30,7 @@ _REPLACEMENT = "\ufffd".encode()
 
 
 class NoTokenizerError(TokenizerError):
-    """The model has none: only token ids are accepted."""
+    """The model has no tokenizer: only token ids are accepted."""
 
 
 def check_text(text: object) -> str:
@@ -59,7 +59,7 @@ def check_encodable(text: str, raw: bytes, offset: int, encodable: bytes) -> Non
 
 
 def check_id(index: object, size: int) -> int:
-    """``index`` as an int inside the vocabulary. Raises ``TypeError`` or ``ValueError``."""
+    """``index`` as an int within the vocabulary. Raises ``TypeError`` or ``ValueError``."""
     try:
         return integer("id", index, 0, size - 1)
     except WrongType:
@@ -75,10 +75,10 @@ def check_ids(ids: object, size: int) -> list[int]:
 
 @contextmanager
 def package_errors(message: str) -> Iterator[None]:
-    """Whatever the ``tokenizers`` package raises becomes a ``TokenizerError``.
+    """Turns any exception of the ``tokenizers`` package into a ``TokenizerError``.
 
-    It raises bare ``Exception``, and where its Rust code panics, a class derived from ``BaseException``; Rust has then
-    printed a report on standard error.
+    The package raises bare ``Exception`` and, when its Rust code panics, a class derived from ``BaseException``, after
+    Rust has printed a report on standard error.
     """
     try:
         yield
@@ -95,9 +95,9 @@ def package_errors(message: str) -> Iterator[None]:
 def check_room(entries: int, each: int) -> None:
     """Raises OutOfMemoryError if the ``tokenizers`` package might run out of memory while it builds a tokenizer.
 
-    Its Rust code ends the process then. entries, each: how many pieces, merges or characters, and bytes for each, at
-    least twice what was measured (a BPE of 49,152 pieces and as many merges takes 24 MB at its peak). The C library may
-    take 128 MB of address space at once for a thread's memory.
+    Its Rust code would then abort the process. entries, each: number of pieces, merges or characters, and bytes for
+    each, at least twice what was measured (a BPE of 49,152 pieces and as many merges takes 24 MB at its peak). The C
+    library may reserve 128 MB of address space for a thread's memory.
     """
     size = (160 << 20) + entries * each
     try:
@@ -112,7 +112,7 @@ def drop_prefix_space(raw: bytes) -> bytes:
 
 
 class VocabularyTokenizer:
-    """What :class:`~pellucid.text.bpe.BpeTokenizer` and :class:`~pellucid.text.spm.SpmTokenizer` share.
+    """The common part of :class:`~pellucid.text.bpe.BpeTokenizer` and :class:`~pellucid.text.spm.SpmTokenizer`.
 
     *Encoding.* The spelling of a control token in ordinary text is ordinary text; ``parse_special=True`` makes it the
     token. User-defined tokens (runs of spaces, ``<think>``) always match, except those that look like control tokens
@@ -135,17 +135,18 @@ class VocabularyTokenizer:
         self.eog = end_ids(vocabulary)
         types = vocabulary.types
         self._types = None if types is None else types.tolist()
-        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
+        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids used so far
         self._drops_prefix_space = False
 
     def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
-        """(ids of two texts as encoders read them together, whether each is of the second text: 0 or 1)."""
+        """(ids of two texts as encoders read them together; for each id, 1 if it belongs to the second text, else
+        0)."""
         ends = self.encode("")
         if len(ends) != 2:
-            raise TokenizerError("the vocabulary has no tokens that begin and end a text, which two texts need")
+            raise TokenizerError("the vocabulary has no tokens that begin and end a text; two texts need them")
         begin, end = ends
         a, b = ([begin, *self.encode(text, add_special=False), end] for text in (first, second))
-        b[0] = end  # as XLM-R has it; WordPiece has one separator
+        b[0] = end  # as in XLM-R; WordPiece has one separator
         b = b[1:] if self.joins_with_one else b
         return a + b, [0] * len(a) + [int(self.joins_with_one)] * len(b)
 
@@ -171,7 +172,7 @@ class VocabularyTokenizer:
     def _finder(self) -> Finder:
         """Finds every spelling that matches with ``parse_special=True``."""
         ids = self.vocabulary.ids_of(CONTROL, UNKNOWN, USER_DEFINED)
-        plain = set(self.vocabulary.ids_of(NORMAL))  # a word, or a line's end, may end a text
+        plain = set(self.vocabulary.ids_of(NORMAL))  # a word, or the end of a line, may end a text
         found = dict(self._always)
         for i in (*ids, *sorted(self.eog)):
             text = self._special_text(i)
@@ -198,7 +199,7 @@ class VocabularyTokenizer:
     # -- text to ids
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Ids of ``text``. ``add_special`` puts BOS before and EOS after it if the vocabulary says so.
+        """Ids of ``text``. ``add_special`` puts BOS before and EOS after it if the vocabulary specifies them.
 
         ``parse_special`` turns the spellings of control tokens into those tokens. Raises ``TypeError`` if ``text`` is
         not a ``str``, and ``TokenizerError`` with the position of what cannot be encoded: a lone surrogate, or a
@@ -217,8 +218,8 @@ class VocabularyTokenizer:
         return ids
 
     def encode_marked(self, text: str, marked: str) -> list[int]:
-        """As :meth:`encode` with ``parse_special``, and nothing added, where control tokens count only if `marked`,
-        which is the text with some of its characters replaced, spells them too."""
+        """As :meth:`encode` with ``parse_special`` and without added tokens, but control tokens count only if `marked`,
+        which is the text with some of its characters replaced, spells them, too."""
         return self._encode_parts(self._finder.split(check_text(text), counting(text, marked, self._always)))
 
     def _encode_parts(self, split: Iterator[tuple[int, str | int]]) -> list[int]:

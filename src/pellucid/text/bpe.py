@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding (GPT-2, 2019), over the ``tokenizers`` package.
 
 Text is cut into words (:mod:`~pellucid.text.words`); each word's bytes, written as 256 printable characters, are then
-merged pair by pair. Text is never normalised, although some published tokenizers ask for NFC: decoding
-returns exactly what was encoded.
+merged pair by pair. Text is never normalised, although some published tokenizers specify NFC: decoding returns exactly
+what was encoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["BpeTokenizer", "byte_characters", "characters_to_bytes", "load_merge
 
 
 def byte_characters() -> dict[int, str]:
-    """The printable character that stands for each byte: itself where it is one, else the next from U+0100."""
+    """The printable character that stands for each byte: itself if it is printable, else the next from U+0100."""
     table, spare = {}, 256
     for byte in range(256):
         if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174:
@@ -34,7 +34,7 @@ def byte_characters() -> dict[int, str]:
 _CHARACTER = byte_characters()
 _BYTE = {ord(character): byte for byte, character in _CHARACTER.items()}
 _LONG_TEXT = 1 << 14  # characters
-_KNOWN, _LONG = 1 << 15, 32  # words whose ids are kept: their number, and their longest in characters
+_KNOWN, _LONG = 1 << 15, 32  # words whose ids are cached: maximum number, and maximum length in characters
 
 
 def characters_to_bytes(piece: str) -> bytes:
@@ -52,7 +52,7 @@ class BpeTokenizer(VocabularyTokenizer):
     Some vocabularies have no piece for bytes that were rare in training (SmolLM2: 21 of them, e.g. U+0004). Such a
     character is an error with its position, unless the vocabulary has an unknown token; it is never dropped.
 
-    ASCII text is cut and looked up here, some ten times faster than by the package.
+    ASCII text is cut and looked up here, about ten times faster than in the package.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -92,14 +92,14 @@ class BpeTokenizer(VocabularyTokenizer):
                 if len(text) > _LONG_TEXT:  # step by step, so that other threads run meanwhile
                     return self._merge_words([match[0] for match in self._ascii.finditer(text)])
                 return self._merge_words(self._ascii.findall(text))
-            if len(text) > _LONG_TEXT:  # the package lets other threads run in this call alone
+            if len(text) > _LONG_TEXT:  # only in this call does the package let other threads run
                 ids: list[int] = self._model.encode_batch([text], add_special_tokens=False)[0].ids
             else:
                 ids = self._model.encode(text, add_special_tokens=False).ids
         return ids
 
     def _merge_words(self, words: list[str]) -> list[int]:
-        """Ids of ASCII words; those of short words are kept."""
+        """Ids of ASCII words; those of short words are cached."""
         known = self._known
         new = [word for word in set(words) if word not in known]
         if new:
@@ -128,7 +128,7 @@ def number_pieces(vocabulary: Vocabulary) -> tuple[list[str], dict[str, int]]:
 
 def load_merges(vocabulary: Vocabulary, ids: dict[str, int], control: set[str], **options: Any) -> Any:
     """The package's tokenizer of these merges, without a pre-tokenizer. Raises ``TokenizerError`` naming the merge.
-    control: pieces that no text becomes, by merges or as a whole word; they are left out."""
+    control: pieces that no text may become, by merges or as a whole word; they are left out."""
     merges: list[Any] = [tuple(merge.split(" ")) for merge in vocabulary.merges or ()]
     ids = ids.copy()
     for piece in control:

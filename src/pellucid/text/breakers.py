@@ -8,7 +8,7 @@ __all__ = ["Breakers"]
 
 
 class Breakers:
-    """Marks tokens that contain a sequence breaker, or the end of one that began in earlier tokens.
+    """Marks tokens that contain a sequence breaker, or complete one that began in earlier tokens.
 
     ``piece``: the bytes of an id (a tokenizer's ``piece``). A breaker is found however the text is cut into tokens.
     Tokens are given in order, in one call or in several.
@@ -19,11 +19,11 @@ class Breakers:
     def __init__(self, piece: Callable[[int], bytes], texts: Iterable[str]) -> None:
         self._piece = piece
         self._texts = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self._tail_bytes = max((len(text) for text in self._texts), default=1) - 1  # that may begin a breaker
+        self._tail_bytes = max((len(text) for text in self._texts), default=1) - 1  # bytes of an incomplete breaker
         self._tail = b""
 
     def marks(self, ids: Iterable[int]) -> bytes:
-        """A byte per id: 1 for a marked one, else 0."""
+        """One byte per id: 1 if it is marked, else 0."""
         out = bytearray()
         for id in ids:
             known = len(self._tail)

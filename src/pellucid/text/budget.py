@@ -1,9 +1,9 @@
 """What a template may spend: units of work and memory, counted while it runs.
 
-Nothing interrupts a template from outside: no signal, thread or process watches it. Instead each step is charged for
-the work that it is going to do, every value is weighed when it is made, and what would be too large is refused before
-it is made. So the same template and conversation end alike on any machine, however busy. The clock is a distant
-backstop.
+Nothing interrupts a template from outside: no signal, thread or process watches it. Instead, each step is charged for
+its work in advance, every value is weighed when it is made, and a value that would be too large is refused before it is
+made. So the same template and conversation end the same way on any machine, however busy. A limit on processor time is
+only a backstop.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..errors import ChatTemplateError
 
 __all__ = ["MOST_TEXT", "Budget", "Opaque"]
 
-UNITS = 64 << 20  # characters and elements that may be read or made in all, plus some for each one given:
+UNITS = 64 << 20  # characters and elements that may be read or made in total, plus some for each one given:
 UNITS_PER_CHARACTER = 128
 SECONDS = 60  # of processor time, plus some for each character given; the units take less than 5 s
 SECONDS_PER_CHARACTER = 1e-4
-MOST_TEXT = 4 << 20  # characters of one value with all it holds, plus four for each one given
-STEP = 32  # units of a step
-ELEMENT = 32  # units of an element of a list or a table
-MOST_ALIKE = 16  # keys of a table, other than texts, that share a hash
+MOST_TEXT = 4 << 20  # characters of one value with all its contents, plus four for each one given
+STEP = 32  # units charged per step
+ELEMENT = 32  # units charged per element of a list or a table
+MOST_ALIKE = 16  # keys of a table, other than texts, with the same hash
 CHECK = 1 << 12  # units between two looks at the clock: about 0.1 ms
-MOST_NESTED = 100  # levels of lists and tables in each other
+MOST_NESTED = 100  # levels of nested lists and tables
 MOST_LAZY = 60  # lazy filters on top of each other: Python reads and frees such a chain recursively
 MOST_CALLS = 60  # nested calls of macros; Python's own stack takes about 200
 MOST_BITS = 4096  # of an integer
@@ -41,22 +41,22 @@ class Weight(NamedTuple):
     size: int
     levels: int
     writable: bool
-    value: Any  # a reference, so that its id is not given to another object
+    value: Any  # a reference, so that the id is not reused for another object
 
 
 class Opaque:
-    """A namespace: it may be used, but neither written nor put in a list."""
+    """A namespace: it may be used, but neither written nor put into a list."""
 
     __slots__ = ()
 
 
 class Budget:
-    """What one rendering may still spend.
+    """What one rendering may still use.
 
     ``given``: the size of what is rendered, as in ``Weight``; the limits grow with it. ``kept``: characters that JSON
     never escapes.
 
-    Every method raises ``ChatTemplateError`` when its limit is reached.
+    Every method raises ``ChatTemplateError`` when a limit is reached.
     """
 
     __slots__ = (
@@ -76,13 +76,13 @@ class Budget:
         self._depths: WeakKeyDictionary[Iterator[Any], int] = WeakKeyDictionary()  # of lazy filters
 
     def spend(self, units: int = STEP) -> None:
-        """Before work of so many units."""
+        """Charges for work of `units` units, before it is done."""
         self._since += units
         if self._since >= CHECK:
             self.look()
 
     def look(self) -> None:
-        """Counts a step, and stops the template if it has spent all that it may."""
+        """Counts a step, and stops the template if its budget is used up."""
         self.left -= self._since + STEP
         self._since = 0
         if self.left < 0:
@@ -94,13 +94,13 @@ class Budget:
         return self._units, self._units // STEP
 
     def size(self, value: Any) -> int:
-        """Units of reading all of a value."""
+        """Units for reading all of a value."""
         if isinstance(value, str):
             return len(value)
         return self.weigh(value).size if isinstance(value, (list, tuple, dict)) else 1
 
     def comparing(self, name: str, left: Any, right: Any) -> None:
-        """Before two values are compared. ``name``: as Jinja names the operators ("eq", "lt", "in" ...)."""
+        """Charges for a comparison of two values. ``name``: as Jinja names the operators ("eq", "lt", "in" ...)."""
         if name not in ("in", "notin"):
             if isinstance(left, (str, list, tuple, dict)) and isinstance(right, (str, list, tuple, dict)):
                 self.spend(min(self.size(left), self.size(right)))
@@ -111,17 +111,17 @@ class Budget:
             self.spend(len(right) + alike)
         elif isinstance(right, dict):
             self.hashing(left)
-        elif not (isinstance(right, range) and type(left) in (int, bool)):  # whose place is computed
+        elif not (isinstance(right, range) and type(left) in (int, bool)):  # a range computes whether it has a number
             self.spend(self.size(left) * max(1, length_hint(right)))
         self.look()
 
     def hashing(self, key: Any) -> None:
-        """Before a key is looked up. Texts know their hash; tuples are read each time."""
+        """Charges for looking up a key. Texts cache their hash; tuples are read each time."""
         if isinstance(key, tuple):
             self.spend(self.size(key))
 
     def sorting(self, values: Any) -> None:
-        """Before values are put in order."""
+        """Charges for sorting values."""
         self.spend(self.size(values) * max(1, len(values).bit_length()))
 
     @staticmethod
@@ -129,7 +129,7 @@ class Budget:
         raise ChatTemplateError("the chat template " + message % numbers)
 
     def room(self, size: float) -> None:
-        """Before something of ``size`` characters is made."""
+        """Checks the limit before something of ``size`` characters is made."""
         if size > self.most:
             self.stop("makes a value of more than %d characters", self.most)
 
@@ -139,7 +139,7 @@ class Budget:
             self.stop("calls macros inside each other more than %d deep", MOST_CALLS)
 
     def made(self, value: Any) -> Any:
-        """A new value, after it was weighed: what it holds is counted as often as it would be written."""
+        """Weighs a new value and returns it: contents count as often as they would be written."""
         kind = type(value)
         if kind is str:
             self.room(len(value))
@@ -158,7 +158,7 @@ class Budget:
         return value
 
     def counted(self, values: Iterator[Any]) -> Iterator[Any]:
-        """The same values, each a step."""
+        """Yields the same values, charging a step for each."""
         for value in values:
             self.spend()
             yield value
@@ -171,13 +171,13 @@ class Budget:
         self._depths[made] = depth
 
     def know(self, values: dict[str, Any]) -> None:
-        """Weighs the values that are given, all of them once."""
+        """Weighs the given values, all of them once."""
         self._given = True
         self.weigh(values)
         self._given = False
 
     def weigh(self, value: Any) -> Weight:
-        """The weight of a list or table with all that it holds; a part that occurs twice counts twice."""
+        """The weight of a list or table with all its contents; a part that occurs twice counts twice."""
         known = self._weights.get(id(value))
         if known is not None:  # templates cannot change values
             return known
@@ -205,7 +205,8 @@ class Budget:
         return made
 
     def _check_keys(self, table: dict[Any, Any]) -> None:
-        """Looking up keys that share a hash takes time by their number; texts cannot be made to share one."""
+        """Looking up a key takes time proportional to the number of keys with its hash; texts cannot be made to
+        collide."""
         alike: dict[int, int] = {}
         for key in table:
             if type(key) is not str:
@@ -215,7 +216,7 @@ class Budget:
                     self.stop("makes a table with more than %d keys that share a hash", MOST_ALIKE)
 
     def text(self, value: Any) -> Any:
-        """Before a value is written: its text must not depend on this process."""
+        """Checks a value before it is written: its text must not depend on this process."""
         if isinstance(value, str):
             self.spend(len(value) + STEP)
         elif isinstance(value, (list, tuple, dict)):
@@ -228,13 +229,13 @@ class Budget:
         return value
 
     def joined(self, parts: list[Any]) -> None:
-        """Before strings are joined."""
+        """Charges for joining strings."""
         total = sum(len(part) for part in parts if isinstance(part, Sized))
         self.room(total)
         self.spend(total + STEP * len(parts))
 
     def searched(self, text: str, other: object) -> None:
-        """Before a search that may compare every character of the text with every one of the other."""
+        """Charges for a search that may compare every character of the text with every character of the other."""
         if not isinstance(other, str) or len(other) < 2:
             return
         self.spend(len(text) * len(other) // 8)

@@ -1,4 +1,4 @@
-"""Conversations to text and ids, by the chat template of a model file.
+"""Conversations converted to text and ids, by the chat template of a model file.
 
 messages -> checked copies, marked (:mod:`~pellucid.text.conversation`) -> the template
 (:mod:`~pellucid.text.sandbox`) -> text whose special tokens are the template's own -> ids.
@@ -29,7 +29,7 @@ __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate", "ToolChat"]
 
 MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000 and compile in 1 s
 MOST_MESSAGE = 500  # characters of an error's text
-MOST_OPENING = 1 << 18  # characters of which the ids are kept
+MOST_OPENING = 1 << 18  # of an opening whose ids are cached
 
 
 class ChatPrompt(NamedTuple):
@@ -43,10 +43,11 @@ class ChatPrompt(NamedTuple):
 
 
 class ChatTemplate:
-    """A compiled template, which several threads may use.
+    """A compiled template, safe to share between threads.
 
-    ``source``: Jinja, with what transformers gives to templates but ``cycler`` and filters that are for pages or differ
-    each time (``pprint``, ``random``, ``striptags``, ``urlencode``, ``urlize``, ``xmlattr``, ``forceescape``).
+    ``source``: Jinja, with everything that transformers provides to templates except ``cycler`` and filters that are
+    meant for web pages or vary between calls (``pprint``, ``random``, ``striptags``, ``urlencode``, ``urlize``,
+    ``xmlattr``, ``forceescape``).
     ``tokens``: ``{"bos_token": "<s>", ...}``. ``specials``: spellings of special tokens, which are ordinary text in a
     message.
 
@@ -88,8 +89,8 @@ class ChatTemplate:
         """-> (text with stand-ins for some characters of the messages, the table for ``str.translate`` that restores
         them).
 
-        messages: dicts with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and whatever
-            else the template reads: "tool_calls", "name", "reasoning_content" ...
+        messages: dicts with "role" and "content" (text, or a list of ``{"type": "text", "text": ...}``), and anything
+            else that the template reads: "tool_calls", "name", "reasoning_content" ...
         tools: dicts, JSON schemas as a rule. documents: dicts. variables: further values for the template. name: of
             `messages`, for errors.
 
@@ -133,8 +134,8 @@ class ChatTemplate:
         raise AssertionError
 
     def _fit_contents(self, conversation: list[dict[str, Any]], budget: Budget) -> None:
-        """Joins a list of parts to one text if the template cannot take lists for that role, and makes a text one part
-        if it takes lists alone, as templates of models with images do."""
+        """Joins a list of parts into one text if the template does not accept lists for that role; turns a text into a
+        list with one part if it accepts only lists, as templates of models with images do."""
         for message in conversation:
             role, content = message["role"], message.get("content")
             if isinstance(content, list) and not self._takes(role, True, budget):
@@ -143,7 +144,8 @@ class ChatTemplate:
                 message["content"] = [{"type": "text", "text": content}]
 
     def _takes(self, role: str, parts: bool, budget: Budget) -> bool:
-        """Whether the template writes the text of parts, or text; found by trying, since templates do not say."""
+        """Whether the template writes the text of parts (or plain text) for a role; found by trying, since templates do
+        not declare it."""
         with self._lock:
             known = self._taken.get((role, parts))
         if known is None:
@@ -173,7 +175,7 @@ class ChatTemplate:
             message = f"the chat template is broken: {_cut(error.message)}"
             raise ChatTemplateError(message, line=error.lineno) from None
         except SecurityError as error:
-            message = f"the chat template reaches for something forbidden: {_cut(error)}"
+            message = f"the chat template accesses something forbidden: {_cut(error)}"
             raise ChatTemplateError(message, line=self._line(error)) from None
         except RecursionError as error:
             raise ChatTemplateError("the chat template is nested too deeply", line=self._line(error)) from None
@@ -186,7 +188,7 @@ class ChatTemplate:
             raise ChatTemplateError(message, line=self._line(error)) from None
 
     def _line(self, error: BaseException) -> int | None:
-        """The innermost line of the template that the error passed through."""
+        """The innermost line of the template that the error came from."""
         found, trace = None, error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_globals.get("environment") is self._sandbox and self._template is not None:
@@ -196,16 +198,16 @@ class ChatTemplate:
 
 
 class NoTemplateError(ChatTemplateError):
-    """The model has none, and none is given."""
+    """The model has no chat template, and none is given."""
 
 
 class BrokenTemplateError(ChatTemplateError):
-    """The model's own is broken, and no other is given."""
+    """The model's own chat template is broken, and no other is given."""
 
 
 class Chat:
     """Writes conversations for one tokenizer. ``source``: the template; by default the tokenizer's own. ``names``:
-    further special tokens that it knows by name. ``for_tools``: it is the one for conversations with tools.
+    further special tokens that the template can refer to by name. ``for_tools``: it is for conversations with tools.
 
     Raises ``ChatTemplateError`` if there is none, or if it is broken.
     """
@@ -234,7 +236,7 @@ class Chat:
         self._known_ids = lru_cache(8)(self._ids)
 
     def of(self, tools: Any) -> Chat:
-        """The one that writes conversations with these tools."""
+        """The Chat that writes conversations with these tools."""
         return self
 
     @property
@@ -243,8 +245,8 @@ class Chat:
         return self.template.source
 
     def conversation(self, messages: Any, *, tools: Any = None, name: str = "messages", **options: Any) -> ChatPrompt:
-        """As :meth:`prompt`, with what the template does not know of tools, calls and their results written for it."""
-        read_messages(messages, Reader(), name)  # what is wrong is named, where it is, before it becomes other text
+        """As :meth:`prompt`; tools, calls and results that the template does not support are written as text."""
+        read_messages(messages, Reader(), name)  # names the place of an error before the messages are changed
         read_tables("tools", tools, Reader())
         prepared = self._writer.prepare(messages, tools, name)
         return self.prompt(prepared.messages, tools=prepared.tools, name=name, tags=prepared.tags, **options)
@@ -264,10 +266,10 @@ class Chat:
     def opening(
         self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
     ) -> list[int]:
-        """The ids of a conversation with the same tools and first messages, those of the system, whose user says
-        something else; none where they are very long. messages: of `prompt`.
+        """The ids of a conversation with the same tools and leading system messages but another user message; none if
+        they are very long. messages: as in `prompt`.
 
-        Raises ChatTemplateError where the template refuses such a conversation.
+        Raises ChatTemplateError if the template rejects such a conversation.
         """
         other = next((c for c in map(chr, range(0xA000, 0xA400)) if c not in prompt.text), "")
         first, _ = turns(messages)
@@ -295,7 +297,7 @@ class Chat:
 
 
 class ToolChat(Chat):
-    """One for a tokenizer whose model has a further template, `tools`, for conversations with tools."""
+    """A Chat whose model has a further template, `tools`, for conversations with tools."""
 
     def __init__(self, tokenizer: TextTokenizer, names: Mapping[str, str | None], tools: str) -> None:
         super().__init__(tokenizer, None, names)
@@ -320,7 +322,7 @@ class ToolChat(Chat):
 
 
 def _later(make: Callable[[], Chat]) -> Callable[[], Chat]:
-    """What makes it when it is needed first: it may be broken, and never needed."""
+    """Creates it when it is first needed: it may be broken, and never needed."""
 
     @lru_cache(1)
     def made() -> Chat:
@@ -333,8 +335,8 @@ def _later(make: Callable[[], Chat]) -> Callable[[], Chat]:
 
 
 def special_names(tokenizer: TextTokenizer, named: Mapping[str, str | None] = {}) -> dict[str, str]:
-    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, as far as they exist. named: what
-    the model's files say beside the vocabulary, which wins; None: there is no such token."""
+    """The spellings that templates know as ``bos_token``, ``eos_token`` and so on, as far as they exist. named:
+    spellings from the model's files that override the vocabulary's; None: there is no such token."""
     vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
     ids = {name: getattr(vocabulary, name, None) for name in ("bos", "eos", "unk", "pad")}
     found = {f"{name}_token": tokenizer.spelling(id) for name, id in ids.items() if id is not None}

@@ -1,4 +1,4 @@
-"""The components of a ``tokenizer.json``: which kinds there are, their fields, and how much they enlarge a text."""
+"""The components of a ``tokenizer.json``: their kinds and fields, and how much they can enlarge a text."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ ANY = Is(lambda value: True, "")
 BEHAVIOR = _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 LIST = Is(lambda value: isinstance(value, list), "a list")
 TABLE = Is(lambda value: isinstance(value, dict), "a table")
-PATTERN = Is(  # a text is searched for in time that grows with its length
+PATTERN = Is(  # searching a text takes time proportional to its length
     lambda value: (
         isinstance(value, dict)
         and len(value) == 1
@@ -94,7 +94,7 @@ _METASPACE = {
 _REPLACE = {"pattern": PATTERN, "content": TEXT}
 _PAIR = {"sep": NAMED, "cls": NAMED}
 
-# Section -> kind -> fields. A step that holds others names the field where they stand.
+# Section -> kind -> fields. For steps that contain others, the field that holds them.
 KINDS: dict[str, dict[str, dict[str, Is]]] = {
     "normalizer": {
         "BertNormalizer": {
@@ -160,7 +160,7 @@ MODELS: dict[str, dict[str, Is]] = {
     "BPE": {
         "vocab": TABLE,
         "merges": LIST,
-        "dropout": Is(lambda value: value is None or value == 0, "null: Pellucid encodes a text in one way"),
+        "dropout": Is(lambda value: value is None or value == 0, "null: Pellucid encodes a text in only one way"),
         "unk_token": TEXT.or_none(),
         "continuing_subword_prefix": _AFFIX,
         "end_of_word_suffix": _AFFIX,
@@ -208,7 +208,7 @@ def need(table: Table, names: str, place: str) -> None:
 
 
 def normalizer_growth(kind: str, step: Table, shortest: int) -> float:
-    """Bytes that one byte may become."""
+    """The number of bytes that one byte may become."""
     if kind == "Replace":
         size = len(step["content"].encode("utf-8", "replace"))
         return max(1.0, size / shortest)
@@ -223,7 +223,7 @@ def normalizer_growth(kind: str, step: Table, shortest: int) -> float:
 
 
 def prefix_bytes(kind: str, step: Table) -> int:
-    """Bytes that are put before a word."""
+    """The number of bytes that are put before a word."""
     if kind == "ByteLevel":
         return int(step.get("add_prefix_space", True))
     if step.get("prepend_scheme", "always") == "never" or step.get("add_prefix_space") is False:
@@ -239,8 +239,8 @@ def _precompiled_growth(charsmap: str) -> float:
 
 
 def charsmap_growth(raw: bytes) -> float:
-    """Bytes that one byte may become, of a table of characters: a double-array trie of 32-bit units, then replacements
-    with a NUL after each.
+    """The number of bytes that one byte may become, by a table of characters: a double-array trie of 32-bit units, then
+    replacements with a NUL after each.
 
     Raises ``TokenizerError`` unless every walk through the trie stays inside it and ends at a replacement.
     """

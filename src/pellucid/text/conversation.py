@@ -1,4 +1,4 @@
-"""What a caller gives to a chat template: checked, copied to plain values, and marked as the caller's text."""
+"""What a caller passes to a chat template: validated, copied to plain values, and marked as the caller's text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MessageTextError(TokenizerError, ValueError):
 
 
 class Reader:
-    """Copies plain values. ``size``: of all that was copied, as a template's budget counts it."""
+    """Copies plain values. ``size``: total size of what was copied, as a template's budget counts it."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -65,7 +65,7 @@ class Reader:
 
 
 def read_messages(messages: Any, reader: Reader, name: str = "messages") -> list[dict[str, Any]]:
-    """Messages as plain dicts. name: of the argument, for errors: TypeError or ValueError naming the place."""
+    """Messages as plain dicts. name: of the argument, for errors. Raises TypeError or ValueError naming the place."""
     if not isinstance(messages, (list, tuple)):
         raise TypeError(f"{name} must be a list of dicts, not {type(messages).__name__}")
     if not messages:
@@ -120,26 +120,27 @@ def read_tables(name: str, values: Any, reader: Reader) -> list[dict[str, Any]] 
     return [reader.plain(value, f"{name}[{i}]") for i, value in enumerate(values)]
 
 
-# Characters that stand in for others: printable, without case, neither letters nor digits, rare in text, and long in
-# Unicode. Nothing that a template does to text (trimming, changing case, writing JSON or Python's form) alters them.
+# Characters that replace others: printable, without case, neither letters nor digits, rare in text, and long in
+# Unicode. Nothing that a template does to text (trimming, changing case, writing it as JSON or as a Python literal)
+# alters them.
 _STAND_INS = [*range(0x2801, 0x2900), *range(0x4DC0, 0x4E00), *range(0x1D800, 0x1DA00)]
 
 
 class Marks:
-    """Tells the text of messages from the text of the template.
+    """Distinguishes the text of messages from the text of the template.
 
     A special token that a template writes becomes its id; the same spelling in a message is text. The template returns
-    both in one string. So certain characters of the messages are first replaced, one for one, by characters that occur
+    both in one string, so certain characters of the messages are first replaced, one for one, by characters that occur
     nowhere else; the result is searched for special tokens, and then the characters are restored. A replaced character
     cannot begin a special token, however the template cuts and joins text.
 
     Every character that begins some special token (``<``, ``[``) is replaced, unless it begins a text that the template
-    itself names and that cannot become a special token: ``'</think>' in content`` still works. Of special tokens that
-    begin with letters or the like, only the whole spelling is replaced. Templates write ``'<|' + role + '|>'``, so the
-    first character of a role is replaced if the role is part of a special token, unless it is a usual role or one that
-    the template names.
+    itself contains as a literal and that cannot become a special token: ``'</think>' in content`` still works. Of
+    special tokens that begin with letters or the like, only the whole spelling is replaced. Templates write ``'<|' +
+    role + '|>'``, so the first character of a role is replaced if the role is part of a special token, unless it is a
+    usual role or one that the template contains.
 
-    ``specials``: spellings of special tokens; ``literals``: texts that the template names; ``others``: further texts
+    ``specials``: spellings of special tokens; ``literals``: texts that the template contains; ``others``: further texts
     that the template may write.
     """
 
@@ -154,7 +155,7 @@ class Marks:
         self._harmless = self._find_harmless()
 
     def _find_harmless(self) -> dict[str, Any]:
-        """Texts that the template names, from each character on that could begin a special token but does not.
+        """The tails of the template's literals, from each character that could begin a special token but does not.
 
         They form a tree: each character has a table of those that may follow, and the last one has an empty table.
         """
@@ -170,7 +171,7 @@ class Marks:
         return tree
 
     def _is_harmless(self, text: str, at: int) -> bool:
-        """Whether one of those texts is there."""
+        """Whether one of those texts begins there."""
         node = self._harmless
         for i in range(at, len(text)):
             found = node.get(text[i])
@@ -190,9 +191,7 @@ class Marks:
         return spots
 
     def choose(self, messages: list[dict[str, Any]], *others: Any) -> dict[str, str]:
-        """Which characters of the messages, and of other plain values, are replaced by which; empty if none needs to
-        be.
-        """
+        """Which characters of the messages, and of other plain values, are replaced by which; empty if none is."""
         strings: list[str] = []
         _map_strings([messages, *others], lambda text: strings.append(text) or text)  # type: ignore[func-returns-value]
         wanted = {text[at] for text in strings for at in self._spots(text)}
@@ -237,7 +236,7 @@ class Marks:
 
 
 def _plant(tree: dict[str, Any], text: str) -> None:
-    """Adds a text to a tree of texts, unless the tree holds a prefix of it; removes those that it is a prefix of."""
+    """Adds a text to a tree of texts, unless the tree holds a prefix of it; removes texts that it is a prefix of."""
     node = tree
     for character in text[:-1]:
         if node.get(character) == {}:

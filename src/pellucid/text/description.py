@@ -1,8 +1,8 @@
-"""A ``tokenizer.json``, checked before the ``tokenizers`` package reads it.
+"""A ``tokenizer.json``, validated before the ``tokenizers`` package reads it.
 
-The file is a program by a stranger: its components may enlarge a text without bound, search it for ever, or end the
-process. Here each component must be of a known kind, with known fields of the right types; what it can make of a text
-is bounded by a factor, and the product of all factors is limited.
+The file is effectively an untrusted program: its components may enlarge a text without bound, search it forever, or end
+the process. Here each component must be of a known kind, with known fields of the right types; the factor by which it
+can enlarge a text is bounded, and so is the product of all factors.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ MOST_GROWTH = 256  # bytes that one byte of text may become; the published files
 _MOST_COMPONENTS, _DEEPEST = 64, 8
 _MOST_ADDED = 1 << 24  # bytes that the spellings of all added tokens may become
 _MOST_SPECIAL = 1024  # ids that a post-processor adds
-_HOLES, _FEW = 4, 4096  # ids are below the first times the number of pieces, plus the second
+_HOLES, _FEW = 4, 4096  # ids must be below _HOLES times the number of pieces, plus _FEW
 
 
 class Expression(NamedTuple):
-    """A regular expression whose time is bounded. ``growth``: of the text before it is searched.
-    ``exact``: whether the normalised text is searched as it is."""
+    """A regular expression whose time is bounded. ``growth``: of the text before it is searched. ``exact``: whether the
+    normalised text is searched unchanged."""
 
     place: str
     pattern: Pattern
@@ -55,13 +55,14 @@ class Expression(NamedTuple):
 
 @dataclass
 class Description:
-    """What a tokenizer.json says. Raises ``TokenizerError`` naming the component, e.g. ``normalizer.normalizers[3]``.
+    """The contents of a tokenizer.json. Raises ``TokenizerError`` naming the component, e.g.
+    ``normalizer.normalizers[3]``.
 
-    ``table``: its JSON, in which some steps are replaced by their equals that take linear time (``changed``).
-    ``adapt``: makes changes to the table before it is checked, and says whether it made any.
-    ``rows``: of a model's embedding: added tokens beyond it are left out (``changed``), if all others are in it.
-    ``growth``: bytes that one byte of text may become. ``expressions``: those whose time is to be bounded for each
-    text. ``compared``: the steps that finding pieces takes for each byte of text. ``bound``: larger than every id.
+    ``table``: its JSON, in which some steps are replaced by equivalents that take linear time (``changed``). ``adapt``:
+    makes changes to the table before it is checked, and says whether it made any. ``rows``: of a model's embedding:
+    added tokens beyond it are left out (``changed``), if all others are in it. ``growth``: bytes that one byte of text
+    may become. ``expressions``: those whose time is to be bounded for each text. ``compared``: the steps that finding
+    pieces takes for each byte of text. ``bound``: larger than every id.
     """
 
     text: str
@@ -83,7 +84,7 @@ class Description:
             raise TokenizerError('model: missing; expected a table with "model", "decoder" and so on')
         self.table = table
         self.changed = self.adapt is not None and self.adapt(table)
-        self.adapt = None  # a function of its caller's, which no pickle can have
+        self.adapt = None  # a function of the caller's, which may not be picklable
         self._components = 0
         self._exact = True
         self._check_model(table["model"])
@@ -106,7 +107,7 @@ class Description:
 
     def _check_model(self, model: Table) -> None:
         kind = model.get("type")
-        if kind is None:  # files of early versions
+        if kind is None:  # files of early versions have no kind
             kind = model["type"] = guessed_model(model)
             self.changed = True
         if not isinstance(kind, str) or kind not in MODELS:
@@ -158,7 +159,8 @@ class Description:
             self._check_bound(token["id"], pieces, f"{place}.id")
 
     def _leave_out(self) -> None:
-        """Removes added tokens beyond the model's embedding, such as those of images beside a text model (Gemma 3)."""
+        """Removes added tokens beyond the model's embedding, such as those of images in files of a text model (Gemma
+        3)."""
         rows, added, vocab = self.rows, self.table.get("added_tokens") or [], self.table["model"]["vocab"]
         if rows is None or self.bound <= rows:
             return
@@ -175,7 +177,7 @@ class Description:
         self.table["added_tokens"], self.bound, self.changed = kept, bound, True
 
     def _check_added_growth(self) -> None:
-        """Spellings of added tokens are normalised at load."""
+        """Bounds the size of the spellings of added tokens, which are normalised at load."""
         added = self.table.get("added_tokens") or []
         size = sum(len(token["content"]) * 4 + 16 for token in added)
         if size * (self.growth if any(token.get("normalized") for token in added) else 1) > _MOST_ADDED:
@@ -228,18 +230,18 @@ class Description:
             self.growth *= 2 + prefix_bytes(kind, step)
             self._exact = False
         if self.growth > MOST_GROWTH:
-            raise fail(place, f"with it, a text may become more than {MOST_GROWTH} times as long")
+            raise fail(place, f"with this step, a text may become more than {MOST_GROWTH} times as long")
 
     def _check_regex(self, section: str, source: str, place: str) -> int:
         pattern = Pattern(source)
         if section == "normalizer" and pattern.least == 0:
-            raise TokenizerError(f"the regular expression {quoted(source)} can match nothing, which is not supported")
+            raise TokenizerError(f"the regular expression {quoted(source)} can match an empty text: not supported")
         exact = section == "pre_tokenizer" and self._exact
         self.expressions.append(Expression(place, pattern, self.growth, exact))
         return pattern.least
 
     def _make_linear(self, steps: list[Any]) -> None:
-        """Replaces expressions that take quadratic time by their equals."""
+        """Replaces expressions that take quadratic time by equivalents."""
         made: list[Any] = []
         for step in steps:
             pattern = step.get("pattern") if isinstance(step, dict) and step.get("type") == "Split" else None
@@ -283,7 +285,7 @@ class Description:
                 else:
                     raise fail(f"{place}.{form}[{i}]", f"it is {quoted(part)}; expected a sequence or a known token")
             if form == "single" and found != ["A"]:  # pairs of texts are never encoded
-                raise fail(f"{place}.{form}", "expected the sequence A once, and no other")
+                raise fail(f"{place}.{form}", "expected only the sequence A, once")
             if added > _MOST_SPECIAL:
                 raise fail(f"{place}.{form}", f"adds {added} tokens; expected at most {_MOST_SPECIAL}")
 
@@ -298,7 +300,7 @@ def _table(pairs: list[tuple[str, Any]]) -> Table:
 
 
 def guessed_model(model: Table) -> str:
-    """The kind of model in files of early versions, which do not say it."""
+    """The kind of model in files of early versions, which do not state it."""
     if isinstance(model.get("vocab"), list):
         return "Unigram"
     if "merges" in model:

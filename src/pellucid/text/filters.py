@@ -1,4 +1,4 @@
-"""The filters and tests of chat templates: Jinja's own, each charged for its work before it is done."""
+"""The filters and tests of chat templates: Jinja's own, each charged for its work in advance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILTERS = (
 WRITES = frozenset(
     "capitalize center e escape indent lower replace safe string title trim truncate upper wordcount wordwrap".split()
 )
-ORDERS = frozenset("dictsort groupby max min sort sum".split())  # read all that a list holds, some several times
+ORDERS = frozenset("dictsort groupby max min sort sum".split())  # read all of a list, some several times
 LISTS = frozenset("batch groupby join list slice sort title".split())  # of a text's characters or words
 # Tests that compare, by their operator.
 _TESTS = {
@@ -39,13 +39,13 @@ _TESTS = {
 _PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 NUMBER = re.compile(r"\d+")
 _WORD, _NO_SPACE = re.compile(r"\w+"), re.compile(r"\S+")
-LAZY = frozenset("batch map reject rejectattr select selectattr slice".split())  # may read many values for one
-MOST_PARTS = 32  # of an attribute's name, as in "function.arguments"
-WIDEST = 10_000  # characters that a number's width may ask for
+LAZY = frozenset("batch map reject rejectattr select selectattr slice".split())  # may read many values to yield one
+MOST_PARTS = 32  # of an attribute's path, as in "function.arguments"
+WIDEST = 10_000  # maximum width that a number may be padded to
 
 
 class Filters:
-    """What the sandbox's environment has of filters and tests."""
+    """The filters and tests of the sandbox's environment."""
 
     @property
     def budget(self) -> Budget:
@@ -88,8 +88,8 @@ class Filters:
 
     def _filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function)
-        passed = hasattr(function, "jinja_pass_arg")  # Jinja calls it with its environment first
-        named = passed and hasattr(inspect.unwrap(function), "jinja_pass_arg")  # which its signature shows
+        passed = hasattr(function, "jinja_pass_arg")  # Jinja passes its environment first
+        named = passed and hasattr(inspect.unwrap(function), "jinja_pass_arg")  # visible in its signature
         hidden = int(passed and not named)
         value_name = list(signature.parameters)[named]
         check = getattr(self, f"_before_{name}", None)
@@ -122,7 +122,7 @@ class Filters:
         return run
 
     def _check_attribute(self, name: str, given: dict[str, Any]) -> None:
-        """An attribute's name has few parts: each is looked up in each value."""
+        """Limits the parts of an attribute's path, since each is looked up in each value."""
         if name in ("selectattr", "rejectattr"):
             attribute = next(iter(given.get("args", ())), None)
         else:
@@ -146,7 +146,7 @@ class Filters:
 
         return run
 
-    # Each checks a filter's arguments, by their names in Jinja, before it is called; what it puts there is used.
+    # Each checks the arguments of a filter, by their names in Jinja, before it is called, and may replace them.
 
     def _before_center(self, value: Any, given: dict[str, Any]) -> None:
         self.budget.whole(given.get("width", 80), self.budget.most, "a width")
@@ -194,7 +194,7 @@ class Filters:
         self.budget.room(ELEMENT * sum(1 for _ in _WORD.finditer(str(value))))
 
     def _before_wordwrap(self, value: Any, given: dict[str, Any]) -> None:
-        """Python cuts a long word piece by piece, and copies what is left of it each time."""
+        """Python splits a long word piece by piece, and copies the rest of it each time."""
         text = str(value)
         lengths = (match.end() - match.start() for match in _NO_SPACE.finditer(text))
         self.budget.spend(sum(length * length for length in lengths) // 16)
@@ -204,14 +204,14 @@ class Filters:
         self.check_lines(text)
 
     def _before_sum(self, value: Any, given: dict[str, Any]) -> None:
-        if not isinstance(given.get("start", 0), (int, float)):  # adding lists up takes the square of their length
-            self.budget.stop("adds up what are no numbers")
+        if not isinstance(given.get("start", 0), (int, float)):  # adding lists takes time quadratic in their length
+            self.budget.stop("adds up values that are not numbers")
 
     @pass_environment
     def _unique(
         self, environment: Any, value: Any, case_sensitive: bool = False, attribute: Any = None
     ) -> Iterator[Any]:
-        """As Jinja's, charged for every earlier value with the same hash."""
+        """As Jinja's filter, charged for every earlier value with the same hash."""
         key_of = make_attrgetter(environment, attribute, postprocess=None if case_sensitive else ignore_case)
         seen: set[Any] = set()
         alike: dict[int, int] = {}
@@ -232,7 +232,7 @@ class Filters:
         separators: Any = None,
         sort_keys: bool = False,
     ) -> str:
-        """As transformers has it: no character is escaped for HTML."""
+        """As in transformers: characters are not escaped for HTML."""
         budget = self.budget
         size, levels = 0, 0
         if isinstance(value, (list, tuple, dict)):

@@ -1,7 +1,7 @@
-"""Grammars in GBNF, llama.cpp's form, as llguidance's converter to Lark needs them.
+"""Grammars in GBNF, llama.cpp's format, prepared for llguidance's converter to Lark.
 
-The converter passes texts and sets of characters on as they are written. But Lark and regular expressions have other
-escapes, and in a set `&&`, `--`, `~~` and `^` mean something there. In Lark, `start` is the rule that is `root` here.
+The converter copies texts and sets of characters as they are. But Lark and regular expressions have different escapes,
+and give `&&`, `--`, `~~` and `^` a meaning in sets. In Lark, `start` is the rule that is `root` here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["is_gbnf", "spelled"]
 
 _ROOT = re.compile(r"^[^\S\n]*root\s*::=", re.M)
 _COMMENT, _TEXT, _SET = r"#[^\r\n]*", r'"(?:[^"\\]|\\.)*+', r"\[(?:[^\]\\]|\\.)*+"
-# A text or a set that does not end takes all the rest, so that no character is looked at twice.
+# A text or a set without an end matches all the rest, so that no character is scanned twice.
 _PART = re.compile(rf'{_COMMENT}|{_TEXT}"?|{_SET}\]?|[\w-]+', re.S)
 _ENDED = re.compile(rf'{_TEXT}"|{_SET}\]', re.S)
 _CHARACTER = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|[^\\]", re.S)
@@ -21,13 +21,13 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]"
 
 
 def is_gbnf(text: str) -> bool:
-    """Whether a grammar has a rule `root` in this form."""
+    """Whether a grammar has a rule `root` in this format."""
     return _ROOT.search(text) is not None
 
 
 def spelled(text: str) -> str:
-    """The same grammar, in which each character of a text or a set means the same in Lark, and no rule is `start`.
-    Raises ValueError for escapes that are not GBNF's, and for texts and sets that do not end."""
+    """The grammar rewritten so that each character of a text or a set means the same in Lark, and no rule is `start`.
+    Raises ValueError for escapes that GBNF does not have, and for texts and sets without an end."""
     names = set(_PART.findall(text))
     free = next(name for i in count() if (name := f"start-{i}") not in names)
     return _PART.sub(lambda match: free if match.group() == "start" else _part(match.group()), text)
@@ -53,11 +53,11 @@ def _part(part: str) -> str:
 
 
 def _spelled(written: str) -> str:
-    """A character, that may be written as an escape, as itself, or as `\\xHH`."""
+    """A character of a text or a set: an escape, the character itself, or `\\xHH`."""
     character: str | None = written
     if written[0] == "\\":
         code = int(written[2:], 16) if len(written) > 2 else None
         character = _ESCAPES.get(written[1]) if code is None else chr(code) if code < 0x110000 else None
     if character is None or "\ud800" <= character <= "\udfff":
-        raise ValueError(f"the escape {written} is no character")
+        raise ValueError(f"the escape {written} is not a character")
     return character if character > "\x7f" or character.isalnum() else f"\\x{ord(character):02x}"

@@ -4,8 +4,8 @@
     matcher = grammars.compile(Structure("schema", '{"type": "object"}')).matcher()
     matcher.forced(); matcher.mask(words); matcher.advance(id); matcher.accepting; matcher.complete
 
-llguidance does not fetch what a schema refers to. What makes it crash or compute for long is kept from it: see
-`LIMITS`, `_compiled` and schema.py.
+llguidance does not fetch what a schema refers to. Input that would make it crash or compute for long is rejected first:
+see `LIMITS`, `_compiled` and schema.py.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["Grammar", "Grammars", "Matcher", "NoGrammarsError", "grammars_of"]
 
 KEPT = 64  # compiled grammars of a vocabulary
-KEPT_TEXT = 1 << 18  # characters of these in all: those that mean harm take 200 times as many bytes
-SPECIAL = b"\xff"  # begins a token that no text spells, as llguidance has it
+KEPT_TEXT = 1 << 18  # characters of these in total: malicious ones take 200 times as many bytes
+SPECIAL = b"\xff"  # begins a token that no text spells, as llguidance requires
 REPLACEMENT = "\ufffd".encode()
 STACK = 256 << 20  # bytes of address space. 64 KB of grammar can be nested some 30,000 deep; 8 MB hold 3,000 to 7,000
 
-# Tokens of these letters alone need no look at each of them where any text of them may follow, as in [a-z ]{1000}: a
-# mask of SmolLM2's 49,152 tokens takes 25 us, in place of 300. (llguidance has such classes for JSON.)
+# Tokens of only these letters are not tested one by one where any text of these letters may follow, as in [a-z ]{1000}:
+# a mask of SmolLM2's 49,152 tokens takes 25 us instead of 300. (llguidance has such classes for JSON.)
 LETTERS = (r"[a-z ]{1,20}", r"[A-Za-z ]{1,20}", r"[A-Za-z0-9 ]{1,20}")
 
-# Ours, before what a client's schema says of itself in x-guidance. Without white space a text cannot be endless.
+# Pellucid's options, which replace those of a client's schema (x-guidance). Without white space, a text cannot be
+# endless.
 OPTIONS = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
-# Of a step: with 10,000 items about 0.5 s at worst. Of a grammar: 20,000 symbols, 8 for each property of an object.
+# Limits per step: 10,000 items take about 0.5 s at worst. Per grammar: 20,000 symbols, 8 for each property of an
+# object.
 LIMITS = {
     "step_lexer_fuel": 50_000,
     "step_max_items": 10_000,
@@ -70,8 +72,8 @@ def _package() -> Any:
 
 
 class Grammars:
-    """The grammars of a vocabulary: the last ones stay compiled, up to `KEPT`, and `KEPT_TEXT`. Safe to share between
-    threads.
+    """The grammars of a vocabulary: the last ones stay compiled, up to `KEPT` of them and `KEPT_TEXT` characters. Safe
+    to share between threads.
 
     size: number of tokens of the model, which may be more than the vocabulary has.
     """
@@ -90,18 +92,18 @@ class Grammars:
             self.texts[id >> 5] &= ~np.uint32(1 << (id & 31))
         self.spelling = _Spelling(self)
         ends = self.ends
-        if not ends:  # llguidance needs one; no mask of ours has it
+        if not ends:  # llguidance needs one; none of Pellucid's masks has it
             self.spelling.tokens.append(SPECIAL + b"<end>")
             ends = [size]
         self.spelling.eos_token_id = ends[0]
-        self.padded = (len(self.spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have a word more
+        self.padded = (len(self.spelling.tokens) + 31) // 32 > self.words  # llguidance's masks have one more word
         classes = [*LETTERS, *self._ll.LLTokenizer.general_slices()]
         with native, out_of_memory("for a grammar's vocabulary"):
             self.vocabulary = self._ll.LLTokenizer(self.spelling, eos_token=ends, slices=classes)
         self._known: OrderedDict[Structure, Grammar] = OrderedDict()
 
     def compile(self, structure: Structure) -> Grammar:
-        """Raises GrammarError: a structure is wrong, cannot be kept, or is too complex."""
+        """Compiles a structure. Raises GrammarError if it is invalid, cannot be enforced, or is too complex."""
         known = self._known
         with _locks.table:
             found = known.get(structure)
@@ -122,11 +124,11 @@ class Grammars:
         return made
 
     def forget(self) -> None:
-        """No grammar stays compiled that nothing uses. Takes no lock: a signal's handler may close a model."""
+        """Forgets the compiled grammars that nothing uses. Takes no lock: a signal handler may close a model."""
         self._known = OrderedDict()
 
     def source(self, structure: Structure) -> str:
-        """A structure as llguidance reads it: a JSON list of grammars."""
+        """A structure in llguidance's input format: a JSON list of grammars."""
         content = self._content(structure)
         if not structure.calls:
             return json.dumps({"grammars": [content]})
@@ -136,7 +138,7 @@ class Grammars:
         kind, text = structure.kind, structure.text
         if kind == "schema":
             root = schema.checked(text, structure.strict)
-            # Of the options in the schema itself none stays.
+            # Options in the schema itself are dropped.
             root["x-guidance"] = {**OPTIONS, "lenient": not structure.strict, "coerce_one_of": not structure.strict}
             return {"json_schema": root}
         if kind == "regex":
@@ -153,27 +155,27 @@ class Grammars:
 
         try:
             lark: str = gbnf_to_lark(gbnf.spelled(text)) if gbnf.is_gbnf(text) else any_to_lark(text)
-        except Exception as error:  # RecursionError, and whatever the converter stumbles over
+        except Exception as error:  # RecursionError, and anything that the converter raises
             raise GrammarError(f"neither Lark's nor GBNF's syntax: {error}", place="grammar") from None
         return schema.checked_lark(lark)
 
 
 def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
-    """Those of a tokenizer, for a model of so many tokens; built at the first use, which may be that of two threads."""
-    known: dict[int, Grammars] = vars(tokenizer).setdefault("_grammars", {})  # which ends with the tokenizer
+    """The grammars of a tokenizer, for a model of `size` tokens; built at the first use, possibly by two threads."""
+    known: dict[int, Grammars] = vars(tokenizer).setdefault("_grammars", {})  # freed with the tokenizer
     made = known.get(size)
     return known.setdefault(size, Grammars(tokenizer, size)) if made is None else made
 
 
 def forget(tokenizer: TextTokenizer) -> None:
-    """Its grammars end once nothing uses them, without a search for cycles."""
+    """Releases a tokenizer's grammars: they are freed once nothing uses them, without garbage collection."""
     for grammars in list(vars(tokenizer).pop("_grammars", {}).values()):
         grammars.forget()
 
 
 class _Spelling:
-    """A tokenizer as llguidance asks for it: what each token spells, and the tokens of a text. llguidance keeps it, and
-    Python does not look for cycles there: so it keeps neither the tokenizer nor the grammars."""
+    """A tokenizer in the form that llguidance needs: the text of each token, and the tokens of a text. llguidance
+    refers to it where Python's cycle collector cannot see: so it holds neither the tokenizer nor the grammars."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -190,7 +192,7 @@ class _Spelling:
 
     def _token(self, tokenizer: TextTokenizer, id: int) -> bytes:
         raw = tokenizer.piece(id)
-        if raw[:1] == SPECIAL:  # one byte of no character
+        if raw[:1] == SPECIAL:  # a byte that occurs in no character
             return b""
         spelled = tokenizer.spelling(id)
         if raw and not looks_like_control(spelled) and (raw != REPLACEMENT or spelled == "\ufffd"):
@@ -200,10 +202,10 @@ class _Spelling:
         return SPECIAL + name
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Tokens that spell exactly this text, as the model was trained on it."""
+        """Tokens that spell exactly this text, as the model's tokenizer would cut it."""
         try:
             return self._encode(text)
-        except BaseException as error:  # such as a signal's handler raises; llguidance would call the grammar wrong
+        except BaseException as error:  # such as from a signal handler, which llguidance would not pass on
             self._raised.error = error
             return self._greedy(text if isinstance(text, str) else text.decode("utf-8", "replace"))
 
@@ -220,7 +222,7 @@ class _Spelling:
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
         spelled = raw.decode("utf-8", "replace")
         tokenizer = self._owner().tokenizer
-        for before in ("", "\n"):  # some vocabularies put a space before what they encode
+        for before in ("", "\n"):  # some vocabularies put a space before the text
             try:
                 ids = tokenizer.encode(before + spelled, add_special=False)
             except TokenizerError:
@@ -241,7 +243,7 @@ class _Spelling:
 
 
 class Grammar:
-    """A compiled structure. ``warnings``: keywords of a schema that are ignored, where it is not strict."""
+    """A compiled structure. ``warnings``: keywords of a schema that are ignored, if it is not strict."""
 
     def __init__(self, grammars: Grammars, structure: Structure) -> None:
         ll = _package()
@@ -254,30 +256,31 @@ class Grammar:
         self.warnings = schema.warnings(self._made.get_grammar_warnings(), structure)
         first = self.matcher()
         first.forced()
-        if not first.complete:  # what is too complex from the start is refused here
+        if not first.complete:  # a grammar that is too complex from the start is rejected here
             self._made.compute_bitmask()
             first = self.matcher()
             if first.complete and not first.accepting:
                 raise GrammarError("no text matches", place=structure.kind)
 
     def matcher(self) -> Matcher:
-        """A new one, at the beginning."""
+        """A new matcher, at the beginning."""
         return Matcher(self, self._made.deep_copy())
 
 
 class Matcher:
-    """Where a text is in its grammar. For one thread at a time. Raises GrammarError, also where it is too complex."""
+    """The position of a text in its grammar. For use by one thread at a time. Raises GrammarError, also if a step is
+    too complex."""
 
     __slots__ = ("_address", "_grammar", "_made", "_words")
 
     def __init__(self, grammar: Grammar, made: Any) -> None:
         self._grammar = grammar
         self._made = made
-        self._words: Words | None = None  # that the last mask was written into
-        self._address = 0  # of these
+        self._words: Words | None = None  # where the last mask was written
+        self._address = 0  # of `_words`
 
     def fork(self) -> Matcher:
-        """Another one, at the same place."""
+        """A copy at the same position."""
         return Matcher(self._grammar, self._made.deep_copy())
 
     @property
@@ -287,7 +290,7 @@ class Matcher:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether nothing can follow."""
         if not self._made.is_stopped():
             return False
         if self._made.is_error():
@@ -295,15 +298,15 @@ class Matcher:
         return True
 
     def advance(self, ids: Sequence[int]) -> None:
-        """Takes tokens."""
+        """Advances by tokens."""
         with native:
             taken = not ids or self._made.consume_tokens(ids)
         if not taken:
             raise self._error()
 
     def forced(self) -> list[int]:
-        """The tokens that must follow, as the model spells them; the last may be left out where a longer one could
-        take its place. None where nothing may follow."""
+        """The tokens that must follow, as the model spells them; the last is left out if a longer token could take its
+        place. None if nothing may follow."""
         made = self._made
         with native:
             found: list[int] = made.compute_ff_tokens()
@@ -315,8 +318,8 @@ class Matcher:
         return found
 
     def mask(self, words: Words, ends: bool = True) -> None:
-        """Writes a bit for each token of the model: whether it may follow. ends: also for those that end the text,
-        where it may end; else only where nothing else may follow."""
+        """Writes a bit for each token of the model: whether it may follow. ends: include tokens that end the text, if
+        it may end; otherwise only if nothing else may follow."""
         grammars = self._grammar.grammars
         self._write(words)
         if ends:
@@ -328,7 +331,7 @@ class Matcher:
             words &= grammars.all
 
     def _write(self, words: Words) -> None:
-        """The mask as llguidance has it, whose vocabulary may have one token more."""
+        """The mask as llguidance computes it; its vocabulary may have one more token."""
         made = self._made
         with native:
             if self._grammar.grammars.padded:
@@ -345,7 +348,7 @@ class Matcher:
 
 
 def _compiled(work: Any) -> Grammar:
-    """The result of `work` in a thread with a stack deep enough for what may be nested in `LIMIT` bytes."""
+    """The result of `work` in a thread whose stack is deep enough for any nesting in `LIMIT` bytes."""
     made: list[Grammar] = []
     failed: list[BaseException] = []
 
@@ -365,14 +368,14 @@ def _compiled(work: Any) -> Grammar:
             threading.stack_size(before)
     thread.join()
     if failed:
-        raise failed.pop()  # kept by nothing that its traceback refers to
+        raise failed.pop()  # removed from the list, so that the traceback does not refer to it
     return made[0]
 
 
 class _Locks:
     def __init__(self) -> None:
         self.table = threading.Lock()  # of the known grammars
-        self.stack = threading.Lock()  # of the stack's size, which is the process's
+        self.stack = threading.Lock()  # of the stack size, which is a setting of the process
 
 
 def _after_fork() -> None:

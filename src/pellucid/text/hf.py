@@ -1,4 +1,4 @@
-"""A tokenizer that a ``tokenizer.json`` describes, run by the ``tokenizers`` package."""
+"""A tokenizer described by a ``tokenizer.json`` and run by the ``tokenizers`` package."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ __all__ = ["JsonTokenizer"]
 
 _SPACE = "\u2581"
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
-_MOST_BYTES = 1 << 25  # that a text may become before it is cut into pieces; the package takes 20 times the memory
+_MOST_BYTES = 1 << 25  # that a text may become before it is cut into pieces; the package uses 20 times the memory
 _MOST_GROWTH = 16  # of a piece, by its decoder
-_MOST_STEPS = 1 << 29  # of the package on one text: some 5 s
+_MOST_STEPS = 1 << 29  # steps of the package on one text: about 5 s
 
 
 class JsonTokenizer:
     """Has the methods of :class:`~pellucid.text.base.VocabularyTokenizer`, with the same rules.
 
-    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``usual``: of bos_token and
-    eos_token, spellings that count before these where the vocabulary has them; ``rows``, ``adapt``: as of
-    ``Description``. Truncation and padding are ignored; the description's normaliser and its post-processor (which adds
-    BOS) are used. Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be
-    turned into bytes.
+    ``description``: the text of a tokenizer.json. ``bos``, ``eos``: spellings, or None; ``usual``: spellings of
+    bos_token and eos_token that are preferred if the vocabulary has them; ``rows``, ``adapt``: as in ``Description``.
+    Truncation and padding are ignored; the description's normaliser and its post-processor (which adds BOS) are used.
+    Raises ``TokenizerError`` if it is broken, could do harm, or is of a kind whose pieces cannot be converted to bytes.
     """
 
     def __init__(
@@ -61,7 +60,8 @@ class JsonTokenizer:
         table = self._checked.table
         self.chat_template = chat_template
         self._byte_level, self._replaced, self._inside = _kind(table.get("decoder"))
-        # Ordinary tokens by the description, which must not match in ordinary text; decoding still shows them.
+        # Ordinary tokens according to the description, which must not match in ordinary text; decoding still shows
+        # them.
         self._markers = set()
         for token in table.get("added_tokens") or []:
             text = token["content"]
@@ -70,13 +70,13 @@ class JsonTokenizer:
                 self._markers.add(text)
         changed = self._checked.changed or bool(self._markers)
         self._description = json.dumps(table) if changed else description
-        with package_errors("refused by tokenizers"):
+        with package_errors("rejected by tokenizers"):
             self._plain = self._make(special=False)
         self._check_added(table.get("added_tokens") or [])
         self.vocab_size = self._checked.bound
         self.bos, self.eos = self._id_of("bos_token", bos, usual), self._id_of("eos_token", eos, usual)
         self.eog = self._ends()
-        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids that were asked for
+        self.pieces: list[bytes | None] = [None] * self.vocab_size  # of the ids used so far
         self._encodable: bytes | None = None
         left = {} if table["model"]["type"] == "Unigram" else self._leave_control_pieces(table)
         self._encodable = self._find_encodable(table["model"], left)
@@ -99,8 +99,8 @@ class JsonTokenizer:
         return made
 
     def _leave_control_pieces(self, table: dict[str, Any]) -> dict[str, int]:
-        """Loads the model again without control tokens, which are returned, if it finds any of them where text spells
-        it: where merges make it, or words are not cut at punctuation. Few models do."""
+        """Loads the model again without control tokens, which are returned, if it would find any of them in text that
+        spells it: when merges produce it, or when words are not cut at punctuation. Few models do."""
         model = table["model"]
         added = [token["content"] for token in table.get("added_tokens") or [] if token.get("special")]
         control = {
@@ -113,12 +113,12 @@ class JsonTokenizer:
             return {}
         made = json.dumps({"model": _apart(model, control)})
         check_room(len(made), 24)
-        with package_errors("refused by tokenizers"):
+        with package_errors("rejected by tokenizers"):
             self._plain.model = type(self._plain).from_str(made).model
         return control
 
     def _finds(self, control: dict[str, int], whole: bool) -> bool:
-        """whole: a text that is a piece is that piece."""
+        """whole: a text that equals a piece becomes that piece."""
         ids = {*control.values()}
         try:
             return whole or any(
@@ -128,7 +128,7 @@ class JsonTokenizer:
             return True
 
     def _check_added(self, added: list[dict[str, Any]]) -> None:
-        """The package numbers added tokens itself; the file must say the same."""
+        """The package numbers added tokens itself; the file's ids must agree."""
         for i, token in enumerate(added):
             found = self._plain.token_to_id(token["content"])
             if token["content"] and found != token["id"]:
@@ -137,7 +137,8 @@ class JsonTokenizer:
 
     @cached_property
     def _special(self) -> Any:
-        """A second one, for text whose special tokens count: the switch must not change while another encodes."""
+        """A second tokenizer, for text whose special tokens count: the switch must not change while another thread
+        encodes."""
         return self._make(special=True)
 
     @cached_property
@@ -169,10 +170,10 @@ class JsonTokenizer:
     def end_with(self, ids: Iterable[int]) -> None:
         """Makes further ids of the vocabulary end a generation."""
         self.eog |= {*ids}
-        self.pieces = [None] * self.vocab_size  # which depend on it
+        self.pieces = [None] * self.vocab_size  # these depend on it
 
     def _find_encodable(self, model: dict[str, Any], left: Container[str]) -> bytes | None:
-        """left: pieces that the model is loaded without."""
+        """left: pieces to leave out of the model."""
         if not self._byte_level or model.get("unk_token") is not None:
             return None
         to_id = self._plain.token_to_id
@@ -180,7 +181,7 @@ class JsonTokenizer:
         return present if len(present) < 256 else None
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """As :meth:`VocabularyTokenizer.encode`; the description's post-processor says what is added."""
+        """As :meth:`VocabularyTokenizer.encode`; the description's post-processor decides what is added."""
         raw = to_utf8(check_text(text))
         if self._encodable is not None:
             check_encodable(text, raw, 0, self._encodable)
@@ -259,7 +260,7 @@ class JsonTokenizer:
 
         text = self._normalized(text)
         for loop in pattern.loops:
-            for flags in ("m", "im"):  # at least what it matches with the flags that are set there
+            for flags in ("m", "im"):  # covers at least what it matches with its own flags
                 with package_errors("the text could not be searched"):
                     cut = pre_tokenizers.Split(Regex(f"(?{flags}:{loop})++"), "removed", invert=True)
                     found = cut.pre_tokenize_str(text)
@@ -279,7 +280,7 @@ class JsonTokenizer:
         return self.spelling(index).encode("utf-8", "replace") if special and not raw else raw
 
     def spelling(self, id: int) -> str:
-        """The token as the vocabulary spells it; ``""`` for an id without a token."""
+        """The token as the vocabulary spells it; ``""`` for an id that has no token."""
         return self._plain.id_to_token(check_id(id, self.vocab_size)) or ""
 
     def _stands_for(self, index: int) -> bytes:
@@ -294,7 +295,7 @@ class JsonTokenizer:
         match = _BYTE.fullmatch(text)
         if match is not None:
             return bytes([int(match[1], 16)])
-        if self._inside is not None:  # pieces inside a word begin so; others begin a word
+        if self._inside is not None:  # the prefix of pieces inside a word; others begin a word
             text = text.removeprefix(self._inside) if text.startswith(self._inside) else f" {text}"
         for old, new in self._replaced:
             text = text.replace(old, new)
@@ -302,14 +303,14 @@ class JsonTokenizer:
 
 
 def _without_control_pieces(table: dict[str, Any]) -> Any:
-    """The package's tokenizer of a Unigram model, which finds a piece wherever text spells it, those of control tokens
-    too: here these are empty, which matches nothing. Their places and scores stay, and so do all other ids."""
+    """The package's tokenizer of a Unigram model. It finds every piece that text spells, including those of control
+    tokens: so these are made empty, which match nothing. Their places and scores stay, and so do all other ids."""
     from tokenizers import Tokenizer, models
 
     model, added = table["model"], table.get("added_tokens") or []
     names = {token["content"] for token in added}
     control = {token["content"] for token in added if token.get("special")}
-    # Added tokens take their ids from this one, which has no other pieces; a whole vocabulary is loaded but once.
+    # Added tokens take their ids from this one, which has no other pieces; the whole vocabulary is loaded only once.
     numbers = [row if row[0] in names else ["", 0] for row in model["vocab"]]
     made = Tokenizer.from_str(json.dumps({**table, "model": {**model, "vocab": numbers}}))
     pieces = [("" if piece in control else piece, score) for piece, score in model["vocab"]]
@@ -332,8 +333,8 @@ def _apart(model: dict[str, Any], control: Container[str]) -> dict[str, Any]:
 
 
 def _kind(decoder: object) -> tuple[bool, list[tuple[str, str]], str | None]:
-    """(whether pieces are in the byte alphabet, what is replaced in a piece by what, how a piece of WordPiece begins
-    that begins no word), from the description's decoders. Raises ``TokenizerError`` for steps that are not done here.
+    """(whether pieces are in the byte alphabet, the replacements in a piece, the prefix of WordPiece pieces inside a
+    word), from the description's decoders. Raises ``TokenizerError`` for steps that are not supported.
     """
     listed = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     steps = [step for step in listed if isinstance(step, dict)] if isinstance(listed, list) else []
@@ -367,19 +368,19 @@ def _kind(decoder: object) -> tuple[bool, list[tuple[str, str]], str | None]:
 
 
 def _replaced(step: dict[str, Any], before: list[Any], place: str) -> tuple[str, str]:
-    """Text in a piece, and what it becomes."""
+    """A text in a piece, and its replacement."""
     pattern = step.get("pattern")
     old = pattern.get("String") if isinstance(pattern, dict) else None
     new = step.get("content")
     if not isinstance(old, str) or not isinstance(new, str):
         raise TokenizerError(f"{place}.pattern: it is {quoted(pattern)}; only a String is supported")
-    if (old, new) != (_SPACE, " ") and {"ByteFallback", "Fuse"} & {*before}:  # what several pieces make is searched
+    if (old, new) != (_SPACE, " ") and {"ByteFallback", "Fuse"} & {*before}:  # it would also match across pieces
         raise TokenizerError(f"{place}: Replace of {quoted(old)} is not supported after ByteFallback or Fuse")
     return old, new
 
 
 def _check_strip(step: dict[str, Any], place: str) -> None:
-    """The space that encoding put before the text is all that may go."""
+    """The space that encoding put before the text is all that may be removed."""
     for key, allowed in (("content", (" ",)), ("start", (0, 1)), ("stop", (0,))):
         value = step.get(key, allowed[0])
         if value not in allowed:

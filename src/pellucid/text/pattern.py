@@ -15,9 +15,9 @@ from ..errors import TokenizerError
 
 __all__ = ["Pattern"]
 
-_LONGEST = 20_000  # characters of an expression; the longest published one has 2,000
-_DEEPEST = 30  # groups inside each other
-_MOST_REPEATS = 1000  # of a counted repetition, those around it included; the largest published one is 512
+_LONGEST = 20_000  # of an expression; the longest published one has 2,000
+_DEEPEST = 30  # levels of nested groups
+_MOST_REPEATS = 1000  # of a counted repetition, times those around it; the largest published one is 512
 _MOST_WAYS = 20_000  # ways to match at one place, apart from the lengths of unbounded repetitions
 _UNBOUNDED = 1 << 30
 
@@ -35,33 +35,33 @@ class _Part(NamedTuple):
     least: int = 0
     most: int = 0
     can_fail: bool = False
-    ways: int = 1  # to match at one place, apart from the lengths of unbounded repetitions
-    degree: int = 0  # unbounded repetitions whose every length is tried if what follows fails
-    last: int = 0  # the same where nothing that can fail follows
-    loops: tuple[str, ...] = ()  # what is repeated without bound
+    ways: int = 1  # of matching at one place, apart from the lengths of unbounded repetitions
+    degree: int = 0  # unbounded repetitions that backtrack over every length if what follows fails
+    last: int = 0  # the same, if nothing that can fail follows
+    loops: tuple[str, ...] = ()  # expressions that are repeated without bound
     starts: frozenset[str] | None = None  # the first character, if it is one of a few literal ones
 
 
 class Pattern:
-    """Raises ``TokenizerError`` for an expression that is too large, cannot be read, or repeats a part whose length
-    varies.
+    """The cost of an expression. Raises ``TokenizerError`` for one that is too large, cannot be read, or repeats a part
+    whose length varies.
 
     ``least``: characters of the shortest match. ``degree``: 0 if the time grows with the text's length, 1 if it grows
-    with the square of a run's length, and so on. ``loops``: expressions for what is repeated without bound.
+    with the square of a run's length, and so on. ``loops``: expressions that are repeated without bound.
     """
 
     def __init__(self, source: str) -> None:
         if len(source) > _LONGEST:
             raise TokenizerError(f"an expression of {len(source)} characters; expected at most {_LONGEST}")
         self._source, self._at, self._depth = source, 0, 0
-        self._counts = 0  # characters that all counted repetitions match at most
+        self._counts = 0  # that all counted repetitions together match at most
         whole = self._alternatives()
         if self._at < len(source):
             raise self._error("an unmatched )")
         self.least, self.ways, self.degree, self.loops = whole.least, whole.ways, whole.last, whole.loops
 
     def cost(self, characters: int, runs: Iterable[int]) -> int:
-        """An upper bound of the steps that searching a text takes, by the lengths of the runs that ``loops`` match."""
+        """An upper bound of the steps for searching a text, by the lengths of the runs that ``loops`` match."""
         tried = sum(int(run ** (self.degree + 1)) for run in runs) if self.degree else 0
         return (self.ways + self._counts) * (characters + tried)
 
@@ -121,7 +121,7 @@ class Pattern:
         depth, source = 0, self._source
         while True:
             if self._at >= len(source):
-                raise self._error("a class without its end")
+                raise self._error("a class without an end")
             if match := _ESCAPE.match(source, self._at):
                 self._at = match.end()
                 continue
@@ -153,7 +153,7 @@ class Pattern:
                 return _Part()
         inner = self._alternatives()
         if not self._source.startswith(")", self._at):
-            raise self._error("a group without its end")
+            raise self._error("a group without an end")
         self._at += 1
         if kind in ("=", "!", "<=", "<!"):
             return inner._replace(least=0, most=0, can_fail=True, last=inner.degree, starts=None)

@@ -1,13 +1,14 @@
-"""Where chat templates run: Jinja without access to anything else, and with a budget for everything.
+"""The environment in which chat templates run: Jinja without access to anything else, and with a budget for everything.
 
-A template comes with a model file, so it is a program by a stranger. Jinja's own sandbox hides Python's attributes but
-lets a template run for ever. Here
+A template is part of a model file, so it is an untrusted program. Jinja's own sandbox hides Python's attributes but
+lets a template run forever. Here
 
-- only listed callables can be called: methods of plain values, a few functions, the filters that serve text;
+- only listed callables can be called: methods of plain values, a few functions, and filters for text;
 - every operator, call, filter, comparison, list and written value passes through the environment, which weighs it
-  (:class:`~pellucid.text.budget.Budget`); the compiler adds a check at the start of each block, so of each turn of a
-  loop and each call of a macro;
-- what would grow out of proportion (``*``, ``**``, ``replace``, ``center``, ``%10000d`` and the like) is refused first.
+  (:class:`~pellucid.text.budget.Budget`); the compiler adds a check at the start of each block, that is, of each turn
+  of a loop and each call of a macro;
+- operations whose result could be disproportionately large (``*``, ``**``, ``replace``, ``center``, ``%10000d`` and the
+like) is refused first.
 
 So each step is short, and a template ends by itself, on any thread, without signals, tracing or a separate process.
 """
@@ -37,7 +38,7 @@ from .filters import NUMBER, WIDEST, Filters
 
 __all__ = ["Sandbox"]
 
-MOST_PAIRS = 2000  # of a table made from a list: keys that share a hash take the square of their number; and arguments
+MOST_PAIRS = 2000  # of a table made from a list: keys with the same hash take quadratic time; also of arguments
 
 ATTRIBUTES: tuple[tuple[type, frozenset[str]], ...] = tuple(
     (kind, frozenset(names.split()))
@@ -77,7 +78,7 @@ _TIME = re.compile(r"(?:[^%]|%-?[a-zA-Z%])*")
 
 
 class _Generator(CodeGenerator):
-    """Adds the calls that count to the compiled template."""
+    """Adds budget calls to the compiled template."""
 
     def blockvisit(self, nodes: Any, frame: Frame) -> None:
         self.writeline("environment.tick()")
@@ -89,7 +90,7 @@ class _Generator(CodeGenerator):
         self.write(")")
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        if node.test is not None:  # which is read for values that no turn of the loop follows
+        if node.test is not None:  # evaluated also for values that the loop skips
             ticked = nodes.Call(nodes.EnvironmentAttribute("ticked"), [], [], None, None)
             node.test = nodes.And(ticked, node.test, lineno=node.test.lineno)
         super().visit_For(node, frame)
@@ -135,7 +136,7 @@ class _Generator(CodeGenerator):
         self.write(")")
 
     def signature(self, node: Any, frame: Frame, extra_kwargs: Any = None) -> None:
-        if node.dyn_args is not None:  # f(*values): as many arguments as there are values
+        if node.dyn_args is not None:  # f(*values): any number of arguments
             node.dyn_args = nodes.Call(nodes.EnvironmentAttribute("spread"), [node.dyn_args], [], None, None)
         super().signature(node, frame, extra_kwargs)
 
@@ -158,8 +159,8 @@ class _Generation(Extension):
 
 
 class Sandbox(Filters, ImmutableSandboxedEnvironment):
-    """An environment for templates of chats. Threads may render at the same time, each with the budget that it
-    gave to :meth:`use`."""
+    """An environment for chat templates. Threads may render at the same time, each with the budget that it passed to
+    :meth:`use`."""
 
     code_generator_class = _Generator
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
@@ -190,7 +191,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
         return found
 
     def use(self, budget: Budget) -> None:
-        """This thread renders with ``budget`` from now on."""
+        """Makes this thread render with ``budget`` from now on."""
         self._spending.budget = budget
 
     # ---- what compiled templates call -------------------------------------------------------------------------
@@ -281,7 +282,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
 
     def _check_method(self, name: str, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         budget, first = self.budget, args[0] if args else None
-        if hasattr(text, "__html__"):  # marked as safe: it writes its arguments, of any type
+        if hasattr(text, "__html__"):  # marked as safe: it also writes arguments of any other type
             for value in (*args, *kwargs.values()):
                 budget.text(value)
         if name in ("startswith", "endswith"):
@@ -315,7 +316,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
             budget.searched(text, first)
 
     def _check_search(self, name: str, owner: Any, args: tuple[Any, ...]) -> None:
-        """Methods of other values, which look for an argument."""
+        """Methods of other values that search for an argument."""
         budget = self.budget
         if name in ("index", "count") and isinstance(owner, (list, tuple)):
             budget.comparing("in", args[0], owner)
@@ -370,7 +371,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
 
 
 class _Namespace(Namespace, Opaque):
-    """Jinja's, whose values are weighed and whose text reveals nothing."""
+    """Jinja's namespace, but its values are weighed and its text reveals nothing."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -382,7 +383,7 @@ class _Namespace(Namespace, Opaque):
 
 
 class _Formatter(SandboxedFormatter):
-    """``str.format`` whose fields are counted."""
+    """``str.format`` that charges for its fields."""
 
     def __init__(self, env: Sandbox) -> None:
         super().__init__(env)

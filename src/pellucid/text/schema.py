@@ -1,4 +1,4 @@
-"""JSON schemas before they are compiled, and what is said of those that cannot be."""
+"""JSON schemas before they are compiled, and the errors for those that cannot be."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .disjoint import Disjoint
 
 __all__ = ["DATED", "checked", "checked_lark", "explained", "settled", "warnings"]
 
-# The automaton of a multiple has as many states: 0.2 s for 30,000.
+# The automaton of multiples of n has n states: 0.2 s for 30,000.
 MOST_MULTIPLE = 30_000
-# llguidance reads numbers as doubles: of larger integers it would allow others. Integers of more than 64 bits are not
-# written: a bound that excludes only those, or the last thousand of 64 bits, becomes one that it takes.
+# llguidance reads numbers as doubles: for larger integers it would allow wrong values. Integers of more than 64 bits
+# are not generated: a bound that excludes only those, or the last thousand of 64 bits, is changed to one that
+# llguidance supports.
 MOST_INTEGER, MOST_BOUND = 2**53, 2**63 - 1
-LARGE = 2**63 - 1024  # of 64 bits the last that is a double
+LARGE = 2**63 - 1024  # the largest 64-bit integer that is a double
 _LEAST, _MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-# Formats of integers, as OpenAPI and programs' types name them, and their bounds.
+# Formats of integers, as OpenAPI and programming languages name them, and their bounds.
 _INTEGERS = {f"int{n}": (-(2 ** (n - 1)), 2 ** (n - 1) - 1) for n in (8, 16, 32, 64)}
 _INTEGERS |= {f"uint{n}": (0, 2**n - 1) for n in (8, 16, 32, 64)}
 _INTEGERS |= {"int": _INTEGERS["int64"], "uint": _INTEGERS["uint64"]}
@@ -33,7 +34,7 @@ _LEAP = r"(\d{2}(0[48]|[2468][048]|[13579][26])|([2468][048]|0[48]|[13579][26])0
 _DATE = rf"({_YEAR}-(0[13-9]|1[0-2])-\d{{2}}|{_YEAR}-02-([01]\d|2[0-8])|{_LEAP}-02-29)"
 _TIME = r"\d{2}:\d{2}:[0-5]"
 DATED = {"date": f"^{_DATE}$", "time": f"^{_TIME}", "date-time": f"^{_DATE}[Tt]{_TIME}"}
-# Keywords that ask nothing, with these values, or beside none of these keywords.
+# Keywords that have no effect with these values, or without any of these keywords.
 _EMPTY: dict[str, tuple[Any, ...]] = {
     "uniqueItems": (False,),
     "not": (False,),
@@ -53,9 +54,9 @@ _BESIDE = {
     "else": ("if",),
     "if": ("then", "else"),
 }
-# Keywords of others. Beside a reference that leads back to itself llguidance takes none that it does not know.
+# Annotations. Beside a recursive reference, llguidance rejects keywords that it does not know.
 _NOTES = ("deprecated", "discriminator", "example", "externalDocs", "xml")
-# Keywords whose values are names and schemas, and those whose values are no schemas.
+# Keywords whose values map names to schemas, and those whose values are not schemas.
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DATA = ("const", "enum", "default", "examples", "example", "x-guidance")
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
@@ -67,8 +68,8 @@ FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4",
 
 
 def checked(text: str, strict: bool = True) -> dict[str, Any]:
-    """The schema in a JSON text, as an object that llguidance takes. Raises GrammarError where it allows nothing, and
-    as `settled`."""
+    """The schema in a JSON text, as an object that llguidance accepts. Raises GrammarError if it allows nothing, and as
+    `settled` does."""
     root = json.loads(text)
     if root is False:
         raise GrammarError("no text matches", place="schema")
@@ -76,13 +77,13 @@ def checked(text: str, strict: bool = True) -> dict[str, Any]:
 
 
 def checked_lark(lark: str) -> str:
-    """A grammar in Lark's syntax, with its schemas as `settled` has them."""
+    """A grammar in Lark's syntax, with its schemas rewritten by `settled`."""
     parts, at = [], 0
     for found in _JSON.finditer(lark):
         try:
             root, end = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
-            continue  # llguidance refuses it
+            continue  # llguidance rejects it
         options = root.get("x-guidance") if isinstance(root, dict) else None
         lenient = isinstance(options, dict) and options.get("lenient") is True
         made = _spelled(settled(root, "grammar", not lenient))
@@ -93,21 +94,21 @@ def checked_lark(lark: str) -> str:
 
 
 def settled(root: Any, place: str, strict: bool = True) -> Any:
-    """A schema that asks the same, or of the last numbers of 64 bits slightly more, and that llguidance takes. Raises
-    GrammarError, naming the keyword's place, where it has numbers that llguidance would not keep, or that would take
-    too long; where it is strict, also other keywords that llguidance takes and would not keep."""
+    """An equivalent schema that llguidance accepts (for the last 64-bit numbers, slightly stricter). Raises
+    GrammarError, naming the keyword's place, if it has numbers that llguidance would not enforce, or that would take
+    too long; with `strict`, also if it has other keywords that llguidance accepts but would not enforce."""
     _check(root, place)
     if strict:
         _check_free_keys(root, place)
-    root = json.loads(json.dumps(root))  # the caller's own stays as it is
+    root = json.loads(json.dumps(root))  # the caller's own stays unchanged
     nodes = [node for _, node in _nodes(root, place)]
     references = [node[key] for node in nodes for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
-    named = {part for one in references for part in one.split("/")}  # what a reference may lead through
+    named = {part for one in references for part in one.split("/")}  # parts of the paths of references
     tags = []
     for node in nodes:
         for key in node.keys() & _COUNTS:
             value = node[key]
-            if isinstance(value, float) and value.is_integer():  # 2.0 is an integer in JSON schemas
+            if isinstance(value, float) and value.is_integer():  # in JSON schemas, 2.0 is an integer
                 node[key] = int(value)
         tags.append(node.get("discriminator"))
         for key in [key for key in node if key not in named and _asks_nothing(key, node)]:
@@ -121,8 +122,8 @@ def settled(root: Any, place: str, strict: bool = True) -> Any:
 
 
 def _spelled(root: Any) -> Any:
-    """Asks for free keys by a pattern, in a schema that has no other: so llguidance writes each in one way alone. Else
-    it allows escapes, and with these another spelling of a key that has a schema of its own."""
+    """Allows keys that the schema does not name by a pattern, if it has no other pattern: llguidance then writes each
+    in one way only. Otherwise it would allow escapes, and so a second spelling of a key that the schema names."""
     nodes = [node for _, node in _nodes(root, "")]
     references = "".join(str(node.get("$ref", "")) for node in nodes)
     if any("patternProperties" in node for node in nodes) or "additionalProperties" in references:
@@ -139,8 +140,8 @@ def _spelled(root: Any) -> Any:
 
 
 def _one_is_any(root: Any, nodes: Iterable[tuple[dict[str, Any], Any]]) -> None:
-    """`oneOf` becomes `anyOf` where its alternatives have no value in common: llguidance finds that of few. A property
-    that tells them apart is required, though it may have a default. nodes: with their discriminators."""
+    """Replaces `oneOf` by `anyOf` if its alternatives have no value in common, which llguidance detects in few cases. A
+    property that distinguishes them becomes required even if it has a default. nodes: with their discriminators."""
     disjoint = Disjoint(root)
     for node, tag in nodes:
         some = node.get("oneOf")
@@ -155,7 +156,7 @@ def _one_is_any(root: Any, nodes: Iterable[tuple[dict[str, Any], Any]]) -> None:
 
 
 def _require(name: str, node: Any) -> None:
-    """An object must have a property that its schema describes."""
+    """Makes a property that an object's schema describes required."""
     if isinstance(node, dict) and isinstance(node.get("properties"), dict) and name in node["properties"]:
         required = node.setdefault("required", [])
         if isinstance(required, list) and name not in required:
@@ -163,7 +164,7 @@ def _require(name: str, node: Any) -> None:
 
 
 def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
-    """Whether a keyword, which llguidance may not know, asks nothing of a value."""
+    """Whether a keyword, which llguidance may not know, has no effect here."""
     if key in _NOTES or (key.startswith("x-") and key != "x-guidance"):
         return True
     if key in _BESIDE:
@@ -172,7 +173,7 @@ def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
 
 
 def _bound(node: dict[str, Any]) -> None:
-    """Says in bounds that llguidance takes what it would not take as a format or as bounds."""
+    """Converts formats and bounds that llguidance does not support to bounds that it does."""
     given = node.get("type")
     types = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)]
     whole, form = "integer" in types and "number" not in types, node.get("format")
@@ -190,8 +191,8 @@ def _bound(node: dict[str, Any]) -> None:
 
 
 def _open_ends(nodes: list[dict[str, Any]]) -> None:
-    """Moves an exclusive bound that is an integer, where the other bound is less than 1 away, by a billionth of the
-    last digit of that one: of 0 < x <= 0.5 llguidance would allow 0, too."""
+    """Moves an exclusive integer bound inward, by a billionth of the last digit of the other bound, if that is less
+    than 1 away: for 0 < x <= 0.5, llguidance would also allow 0."""
     for node in nodes:  # in draft 4 an exclusive bound is True, beside the bound
         for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
             if node.get(key) is True and _is_number(node.get(other)):
@@ -215,7 +216,7 @@ def _beside(bound: float, ends: set[float], sign: int) -> float:
 
 
 def _dated(node: dict[str, Any]) -> None:
-    """Says of dates and times what their formats leave out: Python and others know no year 0 and no second 60."""
+    """Adds patterns to the formats of dates and times, so that Python can read them: no year 0, no second 60."""
     form = node.get("format")
     if not isinstance(form, str) or form not in DATED:
         return
@@ -236,7 +237,7 @@ def _check(root: Any, place: str) -> None:
 
 
 def _check_free_keys(root: Any, place: str) -> None:
-    """A key that no schema names may come again and again, and would count each time."""
+    """A key that the schema does not name could be repeated, and would count each time."""
     for where, node in _nodes(root, place):
         least, required = node.get("minProperties"), node.get("required")
         named = len(set(map(str, required))) if isinstance(required, list) else 0
@@ -256,12 +257,12 @@ def _check_integers(root: Any, place: str) -> None:
         elif key in _MOST and _is_number(value) and (value < -MOST_INTEGER or MOST_INTEGER < value < MOST_BOUND):
             found = value
         if found is not None:
-            text = f"{shown(found)} cannot be kept: expected integers from -2**53 to 2**53"
+            text = f"{shown(found)} cannot be enforced: expected integers from -2**53 to 2**53"
             raise GrammarError(text, place=f"{where}.{key}")
 
 
 def _beyond(value: Any) -> int | None:
-    """The first integer within a value that a double may not hold."""
+    """The first integer in a value that a double may not represent."""
     todo = [value]
     while todo:
         one = todo.pop()
@@ -308,7 +309,7 @@ def _nodes(root: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def explained(message: str, structure: Structure) -> GrammarError:
-    """The error for what llguidance says of a structure, as one line."""
+    """The error for llguidance's message about a structure, as one line."""
     kind = structure.kind
     found = _KEYWORDS.search(message)
     if found is not None:
@@ -324,22 +325,22 @@ def explained(message: str, structure: Structure) -> GrammarError:
         text = f"not a regular expression in Rust's syntax: {one_line(found[1], 200)}"
         return GrammarError(text, place=_place(structure, "pattern", message))
     text = message.split("\n<non-verbose/>")[0]
-    text = re.split(r"\n\s+\d+ \| ", text)[0]  # the lines of the grammar
+    text = re.split(r"\n\s+\d+ \| ", text)[0]  # removes the quoted lines of the grammar
     text = " ".join(text.split())
     return GrammarError(one_line(text, 300) or "it is too complex", place=kind)
 
 
 def _place(structure: Structure, name: str, within: str) -> str:
-    """The first place of a keyword whose value, or the lines of it, are within a text; else the structure's kind."""
+    """The first place of a keyword whose value, line by line, occurs in a text; otherwise the structure's kind."""
     if structure.kind == "schema":
         for where, key, value in _keywords(json.loads(structure.text), structure.kind):
-            if key == name and isinstance(value, str) and all(line in within for line in value.splitlines()):
+            if key == name and isinstance(value, str) and value and all(line in within for line in value.splitlines()):
                 return f"{where}.{key}"
     return structure.kind
 
 
 def warnings(messages: list[str], structure: Structure) -> tuple[str, ...]:
-    """What llguidance says of a structure that it took, as lines."""
+    """The lines of llguidance's warnings about a structure that it accepted."""
     out = []
     for message in messages:
         found = _KEYWORDS.search(message)
@@ -350,11 +351,11 @@ def warnings(messages: list[str], structure: Structure) -> tuple[str, ...]:
 
 
 def _refused(names: list[str], structure: Structure, where: str = "") -> GrammarError:
-    """Keywords that llguidance does not know. place: that of the keyword, if there is one such."""
+    """The error for keywords that llguidance does not support. place: of the keyword, if there is only one."""
     kind = structure.kind
     quoted = ", ".join(json.dumps(name, ensure_ascii=False) for name in names)
     places = []
     if kind == "schema":
         places = [f"{at}.{key}" for at, key, _ in _keywords(json.loads(structure.text), kind) if key in names]
-    text = f"the keyword{'s' if len(names) > 1 else ''} {quoted} cannot be kept{where}"
+    text = f"the keyword{'s' if len(names) > 1 else ''} {quoted} cannot be enforced{where}"
     return GrammarError(text, place=places[0] if len(places) == 1 else kind)

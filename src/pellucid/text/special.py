@@ -1,4 +1,4 @@
-"""Special tokens: which of them end a generation, which may match in text, and how they are found there."""
+"""Special tokens: which of them end a generation, which may match in text, and how they are found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vocabulary import CONTROL, Vocabulary
 
 __all__ = ["END", "Finder", "counting", "end_ids", "ends_a_message", "looks_like_control", "looks_special"]
 
-# Spellings that end a turn, or begin another file or repository; model files name at most one of them as EOS.
+# Spellings that end a turn, or begin another file or repository; model files specify at most one of them as EOS.
 END = frozenset(
     {
         "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>",
@@ -20,7 +20,7 @@ END = frozenset(
         "<|file_sep|>",
     }
 )  # fmt: skip
-# They do so only if the file says that they are control tokens: in Gemma, "</s>" is an HTML tag.
+# These do only if the file marks them as control tokens: in Gemma, "</s>" is an HTML tag.
 _END_IF_CONTROL = frozenset({"</s>", "<eos>", "[EOS]", "<PAD>", "[PAD]", "<REPO>"})
 _CONTROL = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
 
@@ -31,7 +31,7 @@ def looks_like_control(text: str) -> bool:
 
 
 def looks_special(text: str) -> bool:
-    """True for ``<...>``, ``[...]`` and the spellings in END: a token of this kind is no word of a text."""
+    """True for ``<...>``, ``[...]`` and the spellings in END: a token of this kind is not a word."""
     return re.fullmatch(r"[<\[].+[>\]]", text, re.DOTALL) is not None or text in END
 
 
@@ -58,8 +58,8 @@ def ends_a_message(known: Mapping[str, int]) -> bool:
 
 
 def counting(text: str, marked: str, always: Container[str] = ()) -> Callable[[int, int], bool]:
-    """For :meth:`Finder.split`: those count that `marked`, the text with some characters replaced, has too. always:
-    spellings that count everywhere."""
+    """A condition for :meth:`Finder.split`: spellings count if `marked`, the text with some characters replaced, has
+    them, too. always: spellings that count everywhere."""
 
     def counts(start: int, end: int) -> bool:
         spelled = text[start:end]
@@ -71,7 +71,7 @@ def counting(text: str, marked: str, always: Container[str] = ()) -> Callable[[i
 class Finder:
     """Finds the given texts inside a longer one: leftmost first, and of those the longest.
 
-    One regular expression of their first characters proposes places, and a table decides: thousands of special tokens
+    One regular expression of their first characters finds candidates, and a table decides: thousands of special tokens
     cost nothing in text that has none.
     """
 
@@ -85,9 +85,9 @@ class Finder:
         self._starts = re.compile("|".join(map(re.escape, self._lengths))) if lengths else None
 
     def split(self, text: str, counts: Callable[[int, int], bool] | None = None) -> Iterator[tuple[int, str | int]]:
-        """Yield ``(position, part)`` in order: an id for a special text, a non-empty string for what lies between.
+        """Yield ``(position, part)`` in order: an id for a special text, a non-empty string for text in between.
 
-        counts: whether a special text from the first position to the second is one; by default, all are.
+        counts: whether a special text between two positions counts; by default, all do.
         """
         done = at = 0
         while self._starts is not None and (match := self._starts.search(text, at)) is not None:

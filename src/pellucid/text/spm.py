@@ -1,16 +1,16 @@
 """SentencePiece vocabularies, over the ``sentencepiece`` package: byte-pair (Llama 2, Gemma) and unigram.
 
-A model file keeps only pieces, scores and types; ``_spm`` writes the model that the package reads from them. Pairs are
+A model file keeps only pieces, scores and types; ``_spm`` builds from them the model that the package reads. Pairs are
 merged in the order of the merged piece's score, over the whole text: there are no words. A unigram vocabulary's scores
-are logarithms of probabilities instead, and the likeliest cut is taken. Spaces are U+2581 in pieces; characters without
-a piece become their bytes.
+are logarithms of probabilities instead, and the most probable segmentation is used. Spaces are U+2581 in pieces;
+characters without a piece become their bytes.
 
-Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; that is for the ``tokenizers`` package. In
-mmBERT's (2025), which is Gemma 2's, every space begins a word, and so does what follows a line's end or a user-defined
-token; ``decode`` gives a space there, too.
+Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; it is handled by the ``tokenizers`` package.
+In mmBERT's (2025), which is Gemma 2's, every space begins a word, and so does text after the end of a line or after a
+user-defined token; ``decode`` puts a space there, too.
 
-A U+2581 in the text itself would be decoded as a space. It is encoded as its three bytes instead if the vocabulary
-has bytes, so that decoding is exact; other runtimes give the space's piece.
+A U+2581 in the text itself would be decoded as a space. It is encoded as its three bytes instead if the vocabulary has
+bytes, so that decoding is exact; other runtimes use the space's piece.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 
 _SPACE = "\u2581"
-_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, in place of the value written before
+_UNIGRAM = b"\x12\x02\x18\x01"  # trainer_spec.model_type = 1, overrides an earlier value
 _BYTE_SPELLING = re.compile("<0x([0-9A-Fa-f]{2})>")
 _WORDS = f"\n+|{_SPACE}[^{_SPACE}\n]*"  # what a text that begins every line with a space is cut into
 _LINE = re.compile(rf"(?:\A|(?<=\n))(?=[^{_SPACE}\n])")
@@ -83,7 +83,7 @@ class SpmTokenizer(VocabularyTokenizer):
             types[i] = CONTROL
         pieces: list[str] | list[bytes] = list(vocabulary.pieces)  # type: ignore[assignment]
         scores = np.ascontiguousarray(vocabulary.scores, np.float32)
-        # The package wants exactly one unknown piece. Where there is none, one past the end stands for "impossible".
+        # The package requires exactly one unknown piece. If there is none, one past the end stands for "impossible".
         unknown = vocabulary.unk if vocabulary.unk is not None else next(iter(vocabulary.ids_of(UNKNOWN)), None)
         if unknown is None:
             spare: Any = "<impossible>" if isinstance(pieces[0], str) else b"<impossible>"
@@ -102,11 +102,11 @@ class SpmTokenizer(VocabularyTokenizer):
             return sentencepiece.SentencePieceProcessor(model_proto=proto)
         except Exception as error:
             self._explain(vocabulary)
-            raise vocabulary.error("pieces", f"refused by sentencepiece: {error}") from error
+            raise vocabulary.error("pieces", f"rejected by sentencepiece: {error}") from error
 
     @staticmethod
     def _normalizer(vocabulary: Vocabulary) -> bytes:
-        """The fields of normalizer_spec that take the place of those written before."""
+        """The fields of normalizer_spec that override earlier values."""
         spec = b""
         if vocabulary.charsmap:
             try:
@@ -114,9 +114,9 @@ class SpmTokenizer(VocabularyTokenizer):
             except TokenizerError as error:
                 raise vocabulary.error("charsmap", error.message) from None
             if growth > MOST_GROWTH:
-                raise vocabulary.error("charsmap", f"with it, a text may become more than {MOST_GROWTH} times as long")
+                raise vocabulary.error("charsmap", f"a text may become more than {MOST_GROWTH} times as long by it")
             spec += b"\x12" + _varint(len(vocabulary.charsmap)) + vocabulary.charsmap
-        if vocabulary.squeezes:  # the package then removes a space that is put before the text, but not its own
+        if vocabulary.squeezes:  # the package then removes a space put before the text, but not its own
             spec += b"\x20\x01" + (b"\x18\x01" if vocabulary.add_space_prefix else b"")
         return b"\x1a" + _varint(len(spec)) + spec if spec else b""
 
@@ -162,7 +162,7 @@ class SpmTokenizer(VocabularyTokenizer):
 
     def _first_unknown(self, text: str) -> int:
         known, done = 0, len(text)
-        while known + 1 < done:  # the shortest beginning with an unknown in it ends in it
+        while known + 1 < done:  # the shortest prefix with an unknown piece ends in it
             half = (known + done) // 2
             if self.vocab_size in self._model.encode(text[:half]):
                 done = half
@@ -179,14 +179,14 @@ class SpmTokenizer(VocabularyTokenizer):
 class MergedSpmTokenizer(SpmTokenizer):
     """SentencePiece's pieces, spaces and bytes, with a list of merges in place of scores. All 256 bytes are needed.
 
-    Text is not cut into words, but for the pre-tokenizer "mmbert".
+    Text is not cut into words, except with the pre-tokenizer "mmbert".
     """
 
     def _load(self, vocabulary: Vocabulary) -> Any:
         from .bpe import load_merges, number_pieces
 
         if self._byte_ids is None:
-            raise vocabulary.error("pieces", "not all of the 256 bytes <0x00> to <0xFF> are there")
+            raise vocabulary.error("pieces", "some of the 256 bytes <0x00> to <0xFF> are missing")
         self._user = Finder(self._always)
         made = load_merges(vocabulary, number_pieces(vocabulary)[1], self._control(), byte_fallback=True)
         self._cuts = vocabulary.pre == "mmbert"

@@ -12,19 +12,19 @@ __all__ = ["TextStream", "spell_out"]
 
 
 class TextStream:
-    """Turns ids into text that can be shown at once.
+    """Turns ids into text that can be displayed immediately.
 
     ``piece``: the bytes of an id (a tokenizer's ``piece``). ``stop``: strings that end the text, or one ``str``. A
     character is held back until all of its bytes have arrived, and the end of the text until it can no longer begin a
-    stop string. The stop string that is complete first wins, and of several that are complete at the same character the
-    longest; how the text is cut into tokens makes no difference.
+    stop string. The stop string that is complete first wins, and the longest of several that are complete at the same
+    character; the division of the text into tokens makes no difference.
 
     Without a stop, the joined results of ``push`` and ``flush`` are the joined pieces decoded as UTF-8, with U+FFFD for
     bytes that are not UTF-8. No space is dropped at the start, because the text continues another.
 
     ``stopped``: the stop string that was found, or None. ``settled``: how many of the ids pushed so far have all of
     their text shown, and end with a whole character, so that no later stop string can reach into them. ``tail``: the
-    text shown after those. Raises ``ValueError`` for an empty stop string, ``TypeError`` for one that is not a string.
+    text shown after them. Raises ``ValueError`` for an empty stop string, ``TypeError`` for one that is not a string.
     """
 
     # fmt: off
@@ -43,7 +43,7 @@ class TextStream:
         self._piece = piece
         self._stops = stops
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._begun = False  # a character, of which bytes are to come
+        self._begun = False  # of a character, whose other bytes are to come
         self._held = ""
         self._decoded = self._shown = 0  # characters
         self._ends: list[
@@ -68,7 +68,7 @@ class TextStream:
         return text
 
     def _decode(self, raw: bytes) -> str:
-        """The characters that end with these bytes."""
+        """The characters completed by these bytes."""
         if not self._begun:
             try:
                 return raw.decode()
@@ -109,7 +109,7 @@ class TextStream:
         return text[: len(text) - keep]
 
     def _beginning(self, text: str) -> int:
-        """Length of the longest suffix of ``text`` that a stop string begins with."""
+        """Length of the longest suffix of ``text`` with which a stop string begins."""
         longest = max(map(len, self._stops)) - 1
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):
@@ -123,9 +123,9 @@ class _Encoder(Protocol):
 
 
 def spell_out(tokenizer: _Encoder, text: str) -> list[int]:
-    """Ids whose joined pieces are exactly this text; none where the vocabulary cannot write it."""
+    """Ids whose joined pieces are exactly this text; none if the vocabulary cannot represent it."""
     wanted = text.encode()
-    for before in ("", "\n"):  # some vocabularies put a space before what they encode
+    for before in ("", "\n"):  # some vocabularies put a space before the text
         try:
             ids = tokenizer.encode(before + text, add_special=False)
         except TokenizerError:

@@ -26,8 +26,8 @@ class Vocabulary:
     ``model``: "bpe" (byte-level byte-pair encoding, as GPT-2), "spm" (SentencePiece, merges ranked by score),
     "unigram" (SentencePiece, the most probable segmentation) or "wordpiece" (BERT; a piece that begins a word starts
     with U+2581).
-    ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default". Of "spm" with merges: "mmbert"; any
-    other means none.
+    ``pre``: name of the pre-tokenizer of a "bpe" vocabulary; None means "default". For "spm" with merges: "mmbert"; any
+    other value means none.
     ``pieces``: one spelling per id, all ``str`` or all UTF-8 ``bytes``.
     ``scores``: float32 (n,), for "spm" and "unigram"; ``types``: int32 (n,), the constants of this module, or None:
     all are normal.
@@ -35,12 +35,12 @@ class Vocabulary:
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those that are known by their spelling.
     ``strips``, ``strips_before``: ids of tokens that remove the white space after and before them: control tokens where
     these are parsed, user-defined ones always.
-    ``prefixes_once``: of ``add_space_prefix``: no space is put after tokens within the text, or before a space.
-    ``charsmap``: of "unigram": the table of characters that text is normalised by; ``squeezes``: spaces at its ends
+    ``prefixes_once``: with ``add_space_prefix``: no space is put after tokens within the text, or before a space.
+    ``charsmap``: for "unigram": the table of characters by which text is normalised; ``squeezes``: spaces at its ends
     are removed, and runs of spaces become one.
-    ``lowercase``, ``strip_accents``: of "wordpiece": what is done to text before it is cut. None: lower case where no
-    piece has a capital letter; accents go with capitals.
-    ``names``: the source file's names of the fields, and ``source``: its path; only for error messages.
+    ``lowercase``, ``strip_accents``: for "wordpiece": normalisation of text before it is cut. None: lower case if no
+    piece has a capital letter; accents are stripped together with capitals.
+    ``names``: the source file's names of the fields, and ``source``, its path: only for error messages.
 
     Raises ``TokenizerError`` naming the field, if lengths disagree or an id is out of range.
     """
@@ -101,7 +101,7 @@ class Vocabulary:
         return len(self.pieces)
 
     def error(self, name: str, message: str) -> TokenizerError:
-        """An error about the field ``name``, which it calls by the source file's name."""
+        """An error about the field ``name``, which it gives under the source file's name."""
         where = self.names.get(name, name)
         return TokenizerError(f"{self.source}: {where}: {message}" if self.source else f"{where}: {message}")
 

@@ -1,8 +1,8 @@
 """WordPiece (BERT, 2018), over the ``tokenizers`` package.
 
 Text is cleaned, cut at spaces and punctuation, and each word is cut into the longest pieces from left to right. Pieces
-that begin a word start with U+2581, as GGUF files have them; the others continue one. Where the vocabulary says so, or
-no piece has a capital letter, text becomes lower case without accents: ``decode`` does not give it back.
+that begin a word start with U+2581, as GGUF files have them; the others continue one. If the vocabulary specifies it,
+or no piece has a capital letter, text becomes lower case without accents, and ``decode`` does not restore it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class WordPieceTokenizer(VocabularyTokenizer):
         check_room(len(pieces), 400)
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-        with package_errors("refused by tokenizers"):
+        with package_errors("rejected by tokenizers"):
             made = Tokenizer(models.WordPiece(vocab=pieces, unk_token=unknown))
             made.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
             made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -2,7 +2,7 @@ r"""How each family of byte-level vocabularies cuts text into words, by the GGUF
 
 A model file names its pre-tokenizer but does not describe it; the description is in the family's published
 ``tokenizer.json``, which the comments of the table name. Where that is not public, the comment says "by GGUF": the
-entry is then what readers of GGUF files agree on.
+entry then follows the consensus of GGUF readers.
 
 The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs.
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 __all__ = ["KNOWN", "LINEAR", "WORDS", "Words", "adds_bos", "ascii_words", "make_splitter"]
 
-# Steps are applied one after the other, each to every part that the one before left: a regular expression, whose
-# matches become parts of their own, or one of the package's own steps.
+# Steps are applied one after the other, each to every part from the step before: a regular expression, whose matches
+# become separate parts, or one of the package's own steps.
 BYTES, GPT2, DIGITS, DIGIT_RUNS, MARK, MARKS = "<bytes>", "<gpt2>", "<digits>", "<digit runs>", "<mark>", "<marks>"
 
 
@@ -44,7 +44,7 @@ _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_U
 
 
 def _cased(contraction: str, digits: str, breaks: str = r"[\r\n/]*", but: str = "") -> str:
-    """Words that end where a capital begins (GPT-4o's manner)."""
+    """Words that end where a capital letter begins (as in GPT-4o)."""
     words = _CASED % (but, but, contraction, but, but, contraction)
     return rf"{words}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{breaks}|{_SPACES}"
 
@@ -60,7 +60,7 @@ _THREES = r"\A\d{1,2}(?=(?:\d{3})++\z)|(?:\A(?=\d++\z)|\G(?!\A))\d{3}"
 _THREES_TO_BOUNDARY, _THREES_TO_END = r"\d{1,3}(?=(?:\d{3})*\b)", r"\d{1,3}(?=(?:\d{3})*(?!\d))"
 _BEFORE_THREES, _SPACES_AT_END = r"(?=(\d{3})+(?!\d))", r"\s+$"
 # Expressions whose time grows with the square of a run's length, and equivalent steps that take linear time: an
-# expression, and what is done with its matches.
+# expression, and how its matches are treated.
 LINEAR = {
     _SPACES_AT_END: ((r"(?<!\s)(?:\s++\z|\s+(?=\n))", "isolated"),),
     _THREES_TO_BOUNDARY: ((r"(?<!\d)\d++\b", "isolated"), (_THREES, "isolated")),
@@ -75,7 +75,7 @@ _CJK, _KANA = r"\x{4E00}-\x{9FA5}", r"\x{3040}-\x{309F}\x{30A0}-\x{30FF}"
 _DEEPSEEK_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
 _DEEPSEEK3 = (r"\p{N}{1,3}", f"[{_CJK}{_KANA}]+", rf"{_DEEPSEEK_MARKS}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}")
 _DEEPSEEK_CJK = r"[\x{4E00}-\x{9FA5}\x{0800}-\x{4E00}\x{AC00}-\x{D7FF}]+"
-# Cased letters of the Unicode of its day; hexadecimal ranges.
+# Cased letters of the Unicode version of its time; hexadecimal ranges.
 _DEEPSEEK_LETTERS = "".join(
     "-".join(rf"\x{{{end}}}" for end in part.split("-"))
     for part in """
@@ -165,7 +165,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
             whole=True,
         ),
     ),
-    # tiiuae/falcon-7b; the last two steps see bytes, of which some are written with the digits of U+00B2 to U+00BE
+    # tiiuae/falcon-7b; the last two steps see bytes, some of which are written with the digits of U+00B2 to U+00BE
     ("falcon", Words((MARKS, GPT2, DIGIT_RUNS, "[0-9][0-9][0-9]"))),
     # moonshotai/Kimi-K2-Base, its tokenization_kimi.py
     ("kimi-k2", Words((_KIMI,))),
@@ -227,7 +227,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     ("laguna", Words((r"[^\n]+|[\n]+", _QWEN2))),
     # qwen2's without contractions, by GGUF
     ("ufakzeka", Words((_QWEN2.removeprefix(_CONTRACTION + "|"),))),
-    # where the file names none, by GGUF
+    # if the file names none, by GGUF
     ("default", Words((_FALCON_MARKS, _GPT2_TEXT, r"\p{N}+", "[0-9][0-9][0-9]"))),
 )
 WORDS = {name: words for names, words in _TABLE for name in names.split()}
@@ -238,7 +238,7 @@ KNOWN = frozenset(step for _, words in _TABLE for step in words.steps) - LINEAR.
 
 
 def adds_bos(pre: str | None) -> bool:
-    """Whether BOS comes first if the file does not say."""
+    """Whether BOS is put first if the file does not specify it."""
     return pre in WORDS and WORDS[pre].adds_bos
 
 

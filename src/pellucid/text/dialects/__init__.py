@@ -1,4 +1,4 @@
-"""Families of models, and how each writes calls of tools and reasoning."""
+"""Families of models, and how each writes tool calls and reasoning."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .tagged import Glm, QwenCoder, Seed
 
 __all__ = ["ALL", "CallPart", "Dialect", "Parser", "Said", "Shape", "Thinking", "Written", "find", "spaced", "thinking"]
 
-_GENERIC = Generic()  # which fits every template
-# The more particular ones first: several have tags in common.
+_GENERIC = Generic()  # fits every template
+# The more specific ones first: some tags occur in several.
 ALL: tuple[Dialect, ...] = (
     Harmony(),
     Kimi(),
@@ -41,12 +41,12 @@ ALL: tuple[Dialect, ...] = (
 
 
 def find(source: str) -> Dialect:
-    """The dialect of a chat template, by marks in its source; the generic one, where none is known."""
+    """The dialect of a chat template, by marks in its source; the generic one if none is recognised."""
     return next(one for one in ALL if one.fits(source))
 
 
 def thinking(dialect: Dialect, source: str) -> Thinking | None:
-    """The tags of reasoning that a template's models write; None, where there are none."""
+    """The tags of reasoning that a template's models write; None if there are none."""
     if dialect.thinks is not None and (dialect.name == "harmony" or dialect.thinks.opens in source):
         return dialect.thinks
     return THINK if "</think>" in source else None

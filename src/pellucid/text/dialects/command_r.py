@@ -4,8 +4,8 @@
         {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}
     ]<|END_ACTION|>
 
-Answers are in ``<|START_RESPONSE|>``. Command R+ writes ``Action:`` and a list in a block of JSON, in which the tool
-"directly-answer" means that there is no call.
+Answers are in ``<|START_RESPONSE|>``. Command R+ writes ``Action:`` and a list in a block of JSON, where the tool
+"directly-answer" means no call.
 Sources: the templates of CohereForAI/c4ai-command-r7b-12-2024 and c4ai-command-r-plus; vLLM's cohere_command parser.
 """
 

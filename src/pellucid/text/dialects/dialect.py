@@ -1,4 +1,4 @@
-"""What the families of models have in common: how an answer is read, and how calls are written."""
+"""The common part of the families of models: how an answer is read, and how calls are written."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["THINK", "Dialect", "Marker", "Shape", "Thinking", "Written", "instru
 
 
 class Thinking(NamedTuple):
-    """The tags of reasoning. closing: what is written where it is to end. anywhere: whether it may also begin within an
-    answer. always: whether an answer begins with it, and each part of it is a message of its own."""
+    """The tags of reasoning. closing: the text written to end reasoning. anywhere: whether it may also begin within an
+    answer. always: whether an answer begins with it, and each part of it is a separate message."""
 
     opens: str
     closes: str
@@ -27,19 +27,19 @@ THINK = Thinking("<think>", "</think>", "\n</think>\n\n")
 
 
 class Written(NamedTuple):
-    """A call as it was given: arguments are JSON."""
+    """A call as it was passed in: arguments are JSON."""
 
     name: str
     arguments: str
 
 
 class Marker(str):
-    """A tag in a shape, which may be a token of its own."""
+    """A tag in a shape, which may be a single token."""
 
 
 class Shape(NamedTuple):
     """How a call of one tool is spelled. before, after: texts and markers around the arguments. values: texts around
-    each argument, where arguments are not an object in JSON (see `grammar`)."""
+    each argument, if arguments are not a JSON object (see `grammar`)."""
 
     before: tuple[str, ...]
     after: tuple[str, ...]
@@ -48,15 +48,14 @@ class Shape(NamedTuple):
 
 
 class Dialect:
-    """A family's way of writing calls and reasoning.
+    """A family's format of calls and reasoning.
 
-    marks: what the source of such a template has, each of them one of several alternatives. opens: texts with which
-    calls begin, none of which contains another; ends_thinking: those that end reasoning, too. triggers: texts after
-    which the rest of a call can be bound to a grammar, however much white space they have where they have some;
-    trigger_first: only where the answer begins with one. layout: tags around content. tags: all that may be control
-    tokens, and are spelled in the text to be read. first, last, joint: what stands before, after and between several
-    calls. declines: the name, in place of a tool's, with which the model says that it calls none; such a dialect has
-    `first`.
+    marks: what the source of such a template contains, each of them one of several alternatives. opens: texts with
+    which calls begin, none of which contains another; ends_thinking: those that end reasoning, too. triggers: texts
+    after which a grammar can constrain the rest of a call; white space in them stands for any amount of it;
+    trigger_first: only if the answer begins with one. layout: tags around content. tags: all those that may be control
+    tokens and are spelled out in the text to be read. first, last, joint: text before, after and between several calls.
+    declines: the tool name with which the model states that it calls none; such a dialect has `first`.
     """
 
     name: ClassVar[str] = ""
@@ -71,16 +70,16 @@ class Dialect:
     first: ClassVar[tuple[str, ...]] = ()
     last: ClassVar[tuple[str, ...]] = ()
     joint: ClassVar[tuple[str, ...]] = ("\n",)
-    id_length: ClassVar[int] = 24  # letters and digits of a call's id, after `id_prefix`
+    id_length: ClassVar[int] = 24  # length of a call's id, in letters and digits, after `id_prefix`
     id_prefix: ClassVar[str] = "call_"
     single: ClassVar[bool] = False  # a message has one call
     results_as_user: ClassVar[bool] = False
-    says_or_thinks: ClassVar[bool] = False  # a message with calls has content or reasoning, not both
-    thinks: ClassVar[Thinking | None] = None  # its own tags of reasoning
-    value_ends: ClassVar[tuple[str, ...]] = ()  # tags at which a value ends that is not in JSON
+    says_or_thinks: ClassVar[bool] = False  # a message with calls has either content or reasoning
+    thinks: ClassVar[Thinking | None] = None  # the tags of its reasoning
+    value_ends: ClassVar[tuple[str, ...]] = ()  # tags that end a value that is not in JSON
 
     def fits(self, source: str) -> bool:
-        """Whether a template's source is of this family."""
+        """Whether a template's source belongs to this family."""
         return all(any(one in source for one in several) for several in self.marks)
 
     def may_call(self, before: bytes, said: bool) -> bool:
@@ -90,7 +89,7 @@ class Dialect:
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, r: Reader, tools: Mapping[str, Any] | None, thinking: Thinking | None) -> Wait[None]:
-        """Reads an answer. tools: their schemas by name; None: there are no calls. `r.thinking` says whether the answer
+        """Reads an answer. tools: their schemas by name; None: no calls are read. `r.thinking`: whether the answer
         begins within reasoning."""
         opens = self.opens if tools is not None else ()
         if thinking is not None:
@@ -121,7 +120,7 @@ class Dialect:
 
     @staticmethod
     def think_first(r: Reader, thinking: Thinking) -> Wait[None]:
-        """Reads the tag that begins reasoning, where the answer begins with it."""
+        """Reads the tag that begins reasoning, if the answer begins with it."""
         at = yield from r.space(0)
         opened = yield from r.looking_at((thinking.opens,), at)
         if opened is not None:
@@ -130,8 +129,7 @@ class Dialect:
             r.think(0)
 
     def read_call(self, r: Reader, opened: str, tools: Mapping[str, Any]) -> Wait[bool]:
-        """Reads a call, or several, that begin with what `opened` says -> whether there was one; nothing is read
-        otherwise."""
+        """Reads one or several calls that begin with `opened` -> whether there was one; if not, nothing is read."""
         raise NotImplementedError
         yield
 
@@ -142,7 +140,7 @@ class Dialect:
         raise NotImplementedError
 
     def write(self, calls: Sequence[Written]) -> list[str]:
-        """Calls as the model writes them, in parts of which the tags are markers, for templates that do not."""
+        """Calls in the model's format, as parts in which tags are markers, for templates that do not write them."""
         parts: list[str] = list(self.first)
         for i, call in enumerate(calls):
             shape = self.shape(call.name)
@@ -153,24 +151,25 @@ class Dialect:
         return [call.arguments]
 
     def call_id(self, id: object, name: str, index: int) -> str | None:
-        """The id by which the model knows a call, the index-th of its message, or its result; None: the one it has."""
+        """The id by which the model knows a call, the index-th of its message, or its result; None: the id that it
+        has."""
         return None
 
     def describe(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        """Text for the system message that says which tools there are and how they are called, for templates that do
+        """Text for the system message that lists the tools and describes how to call them, for templates that do
         not."""
         example = self.write([Written("NAME", '{"ARGUMENT": "VALUE"}')])
         return instructions(tools, "".join(example))
 
 
 def spaced(trigger: AnyStr) -> re.Pattern[AnyStr]:
-    """Finds a trigger, with any white space, or none, where it has some."""
+    """Finds a trigger; white space in it matches any amount of white space, including none."""
     space = r"\s*" if isinstance(trigger, str) else rb"\s*"
     return re.compile(space.join(map(re.escape, trigger.split())))
 
 
 def instructions(tools: Iterable[Mapping[str, Any]], example: str) -> str:
-    """A description of tools. example: of a call."""
+    """A description of tools. example: a call."""
     lines = "\n".join(json.dumps(one, ensure_ascii=False) for one in tools)
     return (
         "You may call functions to answer the user. These are available, each with a JSON schema of its parameters:\n"

@@ -2,8 +2,8 @@
 
     <|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]
 
-Some versions write ``<tool_call>`` instead. Thoughts are in ``<think>``, and the answer then in ``<response>``.
-Granite 4 writes as Hermes.
+Some versions write ``<tool_call>`` instead. Thoughts are in ``<think>``, and the answer then in ``<response>``. Granite
+4 uses the format of Hermes.
 Sources: the template of ibm-granite/granite-3.3-2b-instruct; vLLM's tests of its granite parser.
 """
 

@@ -50,7 +50,7 @@ class Harmony(Dialect):
 
     def read(self, r: Reader, tools: Mapping[str, Any] | None, thinking: Thinking | None) -> Wait[None]:
         r.thinking = False
-        said: set[bool] = set()  # whether there was content, reasoning
+        said: set[bool] = set()  # whether there was content; whether there was reasoning
         while not r.full:
             at = yield from r.space(0)
             head = None
@@ -76,14 +76,14 @@ class Harmony(Dialect):
 
     @staticmethod
     def _say(r: Reader, said: set[bool]) -> Wait[None]:
-        """Reads the text of a message, as another paragraph of what was said before."""
+        """Reads the text of a message, as another paragraph after earlier ones."""
         if r.thinking in said:
             r.paragraph()
         said.add(r.thinking)
         while True:
             stop = yield from r.until(_STOPS)
             if stop in (_START, _CHANNEL):
-                if (yield from r.before((_MESSAGE,), 0, 256)) is None:  # it begins no message
+                if (yield from r.before((_MESSAGE,), 0, 256)) is None:  # it does not begin a message
                     r.say(len(stop))
                     continue
             elif stop is not None:
@@ -101,6 +101,6 @@ class Harmony(Dialect):
 
 
 def _called(recipient: str, header: str) -> bool:
-    """Whether it is a function; models leave out the prefix at times, but not for the tools that they have of their
-    own, which they call in the analysis."""
+    """Whether the recipient is a function. Models sometimes leave out the prefix, but not for their built-in tools,
+    which they call in the analysis channel."""
     return recipient.startswith("functions.") or ("." not in recipient and f"{_CHANNEL}commentary" in header)

@@ -35,7 +35,7 @@ class Hermes(Dialect):
 
 
 class Generic(Hermes):
-    """For templates that know no tools: as Hermes, with the tools in the system message."""
+    """For templates without support for tools: as Hermes, with the tools in the system message."""
 
     name = "generic"
     marks = ()

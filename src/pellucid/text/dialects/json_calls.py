@@ -1,4 +1,4 @@
-"""Calls that are written as objects in JSON: ``{"name": "f", "arguments": {...}}``, one or a list of them."""
+"""Calls written as JSON objects: ``{"name": "f", "arguments": {...}}``, one or a list of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NAME", "read_calls", "read_object"]
 NAME = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
-_FIRST_KEYS = (*_NAMES, *_ARGUMENTS, "type", "id")  # the keys of an object that stands without a tag
+_FIRST_KEYS = (*_NAMES, *_ARGUMENTS, "type", "id")  # the keys of an object without a tag
 _LITERAL = re.compile(r"[\w.+-]*", re.ASCII)
 _MOST_DEPTH = 60
 
@@ -21,10 +21,10 @@ _MOST_DEPTH = 60
 def read_calls(
     r: Reader, at: int, closes: Sequence[str] = (), *, known: Container[str] | None = None, bare: bool = False
 ) -> Wait[bool]:
-    """Reads one call or several, in a list or one after the other, from an offset on, and the tag that closes them
-    -> whether there was one; nothing is read otherwise.
+    """Reads one call or several, in a list or one after the other, from an offset on, with the tag that closes them ->
+    whether there was one; if not, nothing is read.
 
-    known: names, of which a call must have one. bare: there is no tag before it, so that it must have arguments.
+    known: names, one of which a call must have. bare: there is no tag before it, so it must have arguments.
     """
     at = yield from r.space(at)
     listed = (yield from r.char(at)) == "["
@@ -43,7 +43,7 @@ def read_calls(
 
 
 def _end(r: Reader, listed: bool, closes: Sequence[str]) -> Wait[None]:
-    """Reads what closes calls. Before a closing tag, brackets too many are dropped."""
+    """Reads the end of calls. Before a closing tag, surplus brackets are dropped."""
     at = yield from r.space(0)
     first = yield from r.char(at)
     n = at + 1 if first == ("]" if listed else ";") else 0
@@ -51,7 +51,7 @@ def _end(r: Reader, listed: bool, closes: Sequence[str]) -> Wait[None]:
         while (yield from r.char(at)) in ("]", "}", ",", ";"):
             at = yield from r.space(at + 1)
         close = yield from r.looking_at(closes, at)
-        if close is None:  # or its beginning, where the answer was cut
+        if close is None:  # or its beginning, if the answer was cut off
             rest = r.peek(at, at + max(map(len, closes)))
             close = rest if rest and any(one.startswith(rest) for one in closes) else None
         n = n if close is None else at + len(close)
@@ -59,11 +59,11 @@ def _end(r: Reader, listed: bool, closes: Sequence[str]) -> Wait[None]:
 
 
 def read_object(r: Reader, at: int, known: Container[str] | None = None, bare: bool = False) -> Wait[bool]:
-    """Reads a call that is an object at an offset -> whether there was one; nothing is read otherwise."""
+    """Reads a call that is an object at an offset -> whether there was one; if not, nothing is read."""
     if (yield from r.char(at)) != "{":
         return False
     name: str | None = None
-    given: str | None = None  # arguments that stand before the name
+    given: str | None = None  # arguments before the name
     called = False
     at += 1
     while True:
@@ -118,7 +118,7 @@ def read_object(r: Reader, at: int, known: Container[str] | None = None, bare: b
 
 
 def _plain(given: str | None) -> str:
-    """Arguments as JSON of an object, where they are; a text may hold it."""
+    """Arguments as the JSON text of an object, if they are one; they may be in a string."""
     if given is None or given == "null":
         return "{}"
     if given.startswith('"'):
@@ -131,7 +131,7 @@ def _plain(given: str | None) -> str:
 
 
 def _text(r: Reader, at: int) -> Wait[tuple[str, int] | None]:
-    """(the text of a JSON string at an offset, the offset after it); None where there is none."""
+    """(the text of a JSON string at an offset, the offset after it); None if there is none."""
     if (yield from r.char(at)) != '"':
         return None
     end = yield from r.string_end(at)
@@ -144,7 +144,7 @@ def _text(r: Reader, at: int) -> Wait[tuple[str, int] | None]:
 
 
 def _value_end(r: Reader, at: int) -> Wait[int]:
-    """The offset after a JSON value at an offset; -1 where there is none."""
+    """The offset after a JSON value at an offset; -1 if there is none."""
     closing: list[str] = []
     while True:
         at = yield from r.space(at)

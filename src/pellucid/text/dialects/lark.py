@@ -1,4 +1,4 @@
-"""Grammars of calls, in Lark's syntax as llguidance has it: the tools' names, and what their schemas allow."""
+"""Grammars of calls, in Lark's syntax as llguidance reads it: the names of tools, and what their schemas allow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .values import alternatives, declared, types, whole
 
 __all__ = ["calls_grammar"]
 
-# Without white space an object cannot be endless.
+# Without white space, an object cannot be endless.
 _COMPACT = {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False, "whitespace_pattern": None}
-# Of arguments, and of texts among them, that are not written in JSON.
+# Limits on arguments that are not written in JSON, and on texts among them.
 _UNKEPT = ("pattern", "format", "not", "if", "then", "else", "$ref", "$dynamicRef", "anyOf", "oneOf", "allOf")
 _UNKEPT_OF_OBJECTS = (
     *_UNKEPT[2:],
@@ -36,12 +36,12 @@ def calls_grammar(
     several: bool = True,
     content: str | None = None,
 ) -> str:
-    """The grammar of a call of one of the tools, or of several calls.
+    """The grammar of one call of one of the tools, or of several calls.
 
-    tools: (name, schema of the parameters, whether all of it must be kept). specials: tags that are single tokens.
-    ends: tokens that end an answer, which no grammar names. trigger: what is written already, of what a call begins
-    with. content: what begins content, which may stand in place of calls, and whose grammar is another, @content; None:
-    there are calls alone.
+    tools: (name, schema of the parameters, whether all of it must be enforced). specials: tags that are single tokens.
+    ends: tokens that end an answer; no grammar contains them. trigger: the beginning of a call that is already written.
+    content: the beginning of content, which may take the place of calls and has its own grammar, @content; None: only
+    calls are allowed.
     """
     made = _Maker(dialect, specials, ends)
     names = []
@@ -72,7 +72,7 @@ def calls_grammar(
 
 
 def _after(parts: Sequence[str], trigger: str) -> list[str]:
-    """What comes after the trigger."""
+    """What follows the trigger."""
     found, seen, mark = [], "", spaced(trigger)
     for part in parts:
         before, seen = seen, seen + part
@@ -93,7 +93,7 @@ class _Maker:
         self._tags = re.compile("(" + "|".join(map(re.escape, tags)) + ")") if tags else None
 
     def parts(self, parts: Sequence[str]) -> str:
-        """Texts one after the other. Tags that are tokens of their own are named by their numbers."""
+        """Concatenates texts. Tags that are single tokens are referred to by number."""
         return " ".join(filter(None, (self._spelled(one) for one in parts)))
 
     def _spelled(self, text: str) -> str:
@@ -105,7 +105,7 @@ class _Maker:
         )
 
     def arguments(self, i: int, schema: dict[str, Any], shape: Shape, strict: bool) -> str:
-        """The name of a rule for the arguments of the i-th tool, or an expression."""
+        """The name of a rule, or an expression, for the arguments of the i-th tool."""
         if shape.values is None:
             self.rules.append(f"arguments_{i}: {_json(schema, strict)}")
             return f"arguments_{i}"
@@ -127,10 +127,10 @@ class _Maker:
         return self._list(i, len(names), len(required), self._spelled(shape.between))
 
     def _list(self, i: int, n: int, required: int, between: str) -> str:
-        """Arguments with something between them: those that are required, then any of the others, in their order."""
+        """Arguments with a separator: the required ones, then any of the others, in order."""
         if not n:
             return ""
-        for j in range(n - 1, required - 1, -1):  # from this one on, where there is one
+        for j in range(n - 1, required - 1, -1):  # beginning with this one, if it is there
             later = "" if j == n - 1 else f" | list_{i}_{j + 1}"
             more = "" if j == n - 1 else f" ({between} list_{i}_{j + 1})?"
             self.rules.append(f"list_{i}_{j}: argument_{i}_{j}{more}{later}")
@@ -140,7 +140,7 @@ class _Maker:
         return f"{first} ({between} list_{i}_{required})?" if required else f"list_{i}_0?"
 
     def _value(self, i: int, j: int, name: str, schema: dict[str, Any], after: str, strict: bool) -> str:
-        """A value, with what comes after it: a text as it is, all else in JSON."""
+        """A value followed by `after`: text as it is, everything else in JSON."""
         own = schema["properties"][name]
         shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         if not after or "string" not in declared(schema, name):
@@ -159,7 +159,7 @@ class _Maker:
         return f"({' | '.join(parts)})"
 
     def _text(self, rule: str, schema: Mapping[str, Any], after: str, strict: bool) -> str:
-        """A text, with what comes after it. Raises GrammarError."""
+        """A text followed by `after`. Raises GrammarError."""
         _check_kept(schema, _UNKEPT, strict)
         low, high = _length(schema, "minLength") or 0, _length(schema, "maxLength")
         text = f"/(.|\\n){{{low},{'' if high is None else high}}}/"
@@ -173,13 +173,13 @@ class _Maker:
 
 
 def _listed(schema: Mapping[str, Any]) -> list[Any] | None:
-    """The values that a schema allows, where it lists them."""
+    """The values that a schema allows, if it lists them."""
     listed = [schema["const"]] if "const" in schema else schema.get("enum")
     return list(listed) if isinstance(listed, (list, tuple)) and listed else None
 
 
 def _settled(name: str, schema: Mapping[str, Any], strict: bool) -> Mapping[str, Any]:
-    """The parameters of a tool as `settled` has them. Raises GrammarError."""
+    """The parameters of a tool, rewritten by `settled`. Raises GrammarError."""
     try:
         found: Mapping[str, Any] = settled(schema, "parameters", strict)
         return found
@@ -188,11 +188,11 @@ def _settled(name: str, schema: Mapping[str, Any], strict: bool) -> Mapping[str,
 
 
 def _check_kept(schema: Mapping[str, Any], unkept: Sequence[str], strict: bool) -> None:
-    """Raises GrammarError where all of a schema must be kept, and it has some of these keywords."""
+    """Raises GrammarError if all of a schema must be enforced and it has any of these keywords."""
     own = schema.get("pattern") not in DATED.values()  # that of a format is not the client's
     lost = ", ".join(f'"{word}"' for word in unkept if word in schema and (own or word != "pattern"))
     if strict and lost:
-        raise GrammarError(f"the keywords {lost} cannot be kept where arguments are not written in JSON", place="tools")
+        raise GrammarError(f"the keywords {lost} cannot be enforced in arguments that are not JSON", place="tools")
 
 
 def _length(schema: Mapping[str, Any], word: str) -> int | None:

@@ -1,4 +1,4 @@
-"""LFM2: a list of calls in Python's form, or in JSON.
+"""LFM2: a list of calls in Python's syntax, or in JSON.
 
     <|tool_call_start|>[get_weather(city="Paris", days=3)]<|tool_call_end|>
 
@@ -22,7 +22,7 @@ __all__ = ["Lfm2"]
 _OPEN, _CLOSE = Marker("<|tool_call_start|>"), Marker("<|tool_call_end|>")
 _NAME = re.compile(r"[^\W\d]\w*")
 _ARGUMENT = re.compile(rf"\s*({_NAME.pattern})\s*=(?!=)")
-_PLAIN = re.compile(r"[\w\s.+,:=-]*")  # what literals and names have beside brackets and strings
+_PLAIN = re.compile(r"[\w\s.+,:=-]*")  # characters of literals and names, besides brackets and strings
 
 
 class Lfm2(Dialect):
@@ -81,13 +81,14 @@ class Lfm2(Dialect):
 
 
 def _keyword(name: str) -> str:
-    """The name of an argument; one that Python could not have is in quotes."""
+    """The name of an argument; a name that is not valid in Python is in quotes."""
     return name if _NAME.fullmatch(name) is not None else json.dumps(name, ensure_ascii=False)
 
 
 def _closing(r: Reader, at: int) -> Wait[int]:
-    """The offset of the bracket that closes arguments; -1 where there is none. It ends at the first character that no
-    literal has outside its strings, so at the next tag: text that opens many calls is not read from each to its end."""
+    """The offset of the bracket that closes arguments; -1 if there is none. Stops at the first character that no
+    literal has outside its strings, such as the next tag, so that text that opens many calls is not read to its end for
+    each one."""
     depth = 1
     while True:
         at = yield from r.past(_PLAIN, at)
@@ -106,8 +107,8 @@ def _closing(r: Reader, at: int) -> Wait[int]:
 
 
 def _arguments(text: str, schema: Any) -> str | None:
-    """Arguments in JSON; those without names get the names of the tool's schema in their order. None where they are
-    none."""
+    """Arguments in JSON; those without names get the names in the tool's schema, in order. None if they are not
+    arguments."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     names = list(properties) if isinstance(properties, Mapping) else []
     literal = Literal(text)
@@ -128,7 +129,7 @@ def _arguments(text: str, schema: Any) -> str | None:
 
 
 def _named(literal: Literal) -> str | None:
-    """Reads the name of an argument, and what stands between it and the value; None, where there is none."""
+    """Reads the name of an argument and the text between it and the value; None if there is none."""
     match = _ARGUMENT.match(literal.text, literal.at)
     if match is not None:
         literal.at = match.end()

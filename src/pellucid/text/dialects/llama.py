@@ -1,4 +1,4 @@
-"""Llama 3.1 and 3.2: an object alone, which has the key "parameters"; several with semicolons between them.
+"""Llama 3.1 and 3.2: a bare object with the key "parameters", or several with semicolons between them.
 
     {"name": "get_weather", "parameters": {"city": "Paris"}}
 

@@ -1,8 +1,8 @@
-"""Conversations with tools, for chat templates that know little of them, or nothing.
+"""Conversations with tools, for chat templates that support them in part or not at all.
 
-What a template does with tools, calls and results is found by trying it with small ones, since templates do not say.
-What it does not write is written for it: descriptions of tools into the system message, calls into the content of their
-message, results into a message of the user, a developer's messages as the system's.
+Whether a template writes tools, calls and results is found by trying it with small ones, since templates do not declare
+it. What it does not write is added: descriptions of tools to the system message, calls to the content of their message,
+results to a user message, and developer messages as system messages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FUNCTION = {"name": _NAME, "description": "probe", "parameters": _SCHEMA}
 _SPARSE = {"type": "object", "properties": {"pellucid": {"type": ["object", "null"]}}}
 _TYPES = frozenset(("string", "number", "integer", "boolean", "array", "object"))
 _MOST_DEPTH = 20
-_STAND_INS = range(0xF0000, 0xFFFFE)  # of private use
+_STAND_INS = range(0xF0000, 0xFFFFE)  # a private-use area
 
 
 class _Template(Protocol):
@@ -34,7 +34,7 @@ class _Template(Protocol):
 
 
 class Prepared(NamedTuple):
-    """What a template is given. tags: characters in the messages that stand for tags of the model."""
+    """The input for a template. tags: characters in the messages that stand for tags of the model."""
 
     messages: Any
     tools: Any
@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
 
 class Writer:
     """Prepares conversations for a template. specials: spellings of its special tokens. for_tools: it is the model's
-    for conversations with tools, and gets them whatever it writes of them."""
+    template for conversations with tools, and is given them even if it does not write them."""
 
     def __init__(
         self, template: _Template, dialect: Dialect, specials: Sequence[str], *, for_tools: bool = False
@@ -55,10 +55,10 @@ class Writer:
         self._forms: dict[bool, tuple[str, str | None]] = {}
 
     def prepare(self, messages: Any, tools: Any, name: str = "messages") -> Prepared:
-        """Messages and tools as the template takes them. Raises TypeError or ValueError naming the place of a wrong
-        call."""
+        """Messages and tools in the form that the template accepts. Raises TypeError or ValueError naming the place of
+        a wrong call."""
         if not isinstance(messages, (list, tuple)) or not all(isinstance(one, Mapping) for one in messages):
-            return Prepared(messages, tools, {})  # whose place the template's reader names
+            return Prepared(messages, tools, {})  # the template's reader names the place of the error
         read = [_read(one, f"{name}[{i}]") for i, one in enumerate(messages)]
         developed = any(_role(one) == "developer" for one in read) and not self._writes_developer
         if developed:
@@ -82,7 +82,7 @@ class Writer:
     # ---- what the template does ----------------------------------------------------------------------------------
 
     def _try(self, messages: list[dict[str, Any]], tools: Any = None) -> str:
-        """What it makes of a conversation; "" where it refuses it."""
+        """What the template writes for a conversation; "" if it rejects it."""
         try:
             text, back = self._template.render(messages, tools=tools)
         except (ChatTemplateError, ValueError, TypeError):
@@ -91,7 +91,7 @@ class Writer:
 
     @cached_property
     def _writes_tools(self) -> str:
-        """In which form it writes tools: "nested" in OpenAI's, "flat" ones alone, or "" """
+        """The form in which it writes tools: "nested", OpenAI's; "flat", only flat ones; or "" """
         if _NAME in self._try([_USER], [{"type": "function", "function": _FUNCTION}]):
             return "nested"
         if _NAME in self._try([_USER], [_FUNCTION]):
@@ -100,8 +100,8 @@ class Writer:
 
     @cached_property
     def _writes_any(self) -> bool:
-        """Whether it writes parameters without a description, of several types, or of objects that say nothing of
-        their values."""
+        """Whether it writes parameters without a description, of several types, or of objects whose schema does not
+        describe their values."""
         return _NAME in self._try([_USER], [_nested({**_FUNCTION, "parameters": _SPARSE})])
 
     @cached_property
@@ -114,7 +114,7 @@ class Writer:
         return self._forms[content]
 
     def _find_form(self, content: bool) -> tuple[str, str | None]:
-        """(in which form it writes the arguments of calls, beside content or alone: "text" as it is, an "object" in
+        """(the form in which it writes the arguments of calls, with or without content: "text" as it is, an "object" in
         JSON, or ""; what stands for no content)."""
         before = self._try([_USER], self._tool).count(_NAME)
         for form, arguments in (("text", _TEXT), ("object", json.loads(_TEXT))):
@@ -135,13 +135,12 @@ class Writer:
 
     @cached_property
     def _alternates(self) -> bool:
-        """Whether it refuses a second message of the user's in a row."""
+        """Whether it rejects two consecutive user messages."""
         return _PROBE not in self._try([_USER, {"role": "user", "content": _PROBE}])
 
     @cached_property
     def _writes_developer(self) -> bool:
-        """Whether it has words of its own for a developer's message, also after the system's, and not those for any
-        role."""
+        """Whether it has its own text for developer messages, also after the system's, which other roles do not get."""
         own, other = ([{"role": role, "content": _PROBE}, _USER] for role in ("developer", _NAME))
         if _PROBE not in self._try([{"role": "system", "content": "x"}, *own]):
             return False
@@ -149,7 +148,7 @@ class Writer:
 
     @cached_property
     def _writes_systems(self) -> bool:
-        """Whether it writes two messages of the system at the start; many write the first or the last alone."""
+        """Whether it writes two system messages at the start; many write only the first or the last."""
         said = [{"role": "system", "content": one} for one in (_PROBE, _TEXT)]
         text = self._try([*said, _USER], self._tool)
         return _PROBE in text and _TEXT in text
@@ -161,7 +160,7 @@ class Writer:
     # ---- what is done for it -------------------------------------------------------------------------------------
 
     def _ids(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Ids of calls as the models of this family know them."""
+        """Ids of calls in the form that models of this family use."""
         known: dict[Any, str] = {}
         for n, message in enumerate(messages):
             for i, call in enumerate(message.get("tool_calls") or ()):
@@ -205,7 +204,7 @@ class Writer:
         return messages
 
     def _marks(self, messages: list[dict[str, Any]]) -> dict[str, str]:
-        """A character for each tag that is a token of its own."""
+        """A character for each tag that is a single token."""
         own = [tag for tag in self._dialect.tags if tag in self._specials]
         if not own:
             return {}
@@ -220,7 +219,7 @@ class Writer:
                     message["content"] = _text(message["content"])
             return messages
         made: list[dict[str, Any]] = []
-        joins = False  # what comes next from the user, or a tool, with the last message
+        joins = False  # whether the next message of the user or a tool is joined to the last message
         for message in messages:
             text = _text(message.get("content"))
             if _role(message) == "tool":
@@ -258,10 +257,10 @@ class Writer:
         return [{"role": "user", "content": text}, *made], None
 
     def _written(self, tool: Mapping[str, Any]) -> dict[str, Any]:
-        """A tool as it is given where the template writes it so, as transformers would; else with the keys that it
+        """A tool as it is given if the template writes it like that, as in transformers; else with the keys that it
         reads."""
         given, nested = _given(tool), _nested(tool)
-        if given is not None and given != nested:  # it lacks something
+        if given is not None and given != nested:  # it lacks some keys
             if str(given["function"].get("name")) in self._try([_USER], [given]):
                 return given
         return nested if self._writes_any or self._try([_USER], [nested]) else _filled(nested)
@@ -277,13 +276,13 @@ def _calling(content: str | None, arguments: Any, result: str) -> list[dict[str,
 
 
 def _role(message: Mapping[str, Any]) -> str:
-    """The role of a message; "" for what is none, whose place the template's reader names."""
+    """The role of a message; "" if it is not a message: the template's reader names its place."""
     role = message.get("role")
     return role if isinstance(role, str) else ""
 
 
 def _read(message: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """A copy of a message with checked calls; without a list of none."""
+    """A copy of a message with validated calls; without an empty list."""
     copy = dict(message)
     if "tool_calls" not in copy:
         return copy
@@ -300,7 +299,7 @@ def _read(message: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The system's messages at the start as a single one, since most templates write no other there."""
+    """The system's messages at the start as a single one, since most templates write no more than one there."""
     first = list(takewhile(lambda one: _role(one) == "system", messages))
     content = "\n\n".join(_text(one.get("content")) for one in first)
     return [{**first[0], "content": content}, *messages[len(first) :]]
@@ -325,7 +324,7 @@ def _call(call: Any, place: str) -> dict[str, Any]:
 
 
 def _arguments(arguments: Any, form: str) -> Any:
-    """Arguments as JSON text, or as an object where they are one."""
+    """Arguments as JSON text, or as an object if they are one."""
     if form == "text":
         return arguments if isinstance(arguments, str) else json.dumps(dict(arguments), ensure_ascii=False, default=str)
     if not isinstance(arguments, str):
@@ -338,7 +337,7 @@ def _arguments(arguments: Any, form: str) -> Any:
 
 
 def _split(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A message for each call, with its results after it, for templates that take one call in a message."""
+    """A message for each call, with its results after it, for templates that accept only one call per message."""
     made: list[dict[str, Any]] = []
     at = 0
     while at < len(messages):
@@ -363,7 +362,7 @@ def _split(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _thought(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with calls whose content is a part of its reasoning, where it has both."""
+    """A message with calls whose content becomes part of its reasoning, if it has both."""
     name = next((one for one in ("reasoning_content", "thinking", "reasoning") if message.get(one)), None)
     if not message.get("tool_calls") or not message.get("content") or name is None:
         return message
@@ -372,7 +371,7 @@ def _thought(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _given(tool: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A tool in OpenAI's form, with the keys that it has, in their order, which models have learnt."""
+    """A tool in OpenAI's form, with only the keys that it has, in the order that models were trained on."""
     function = tool.get("function", tool)
     if not isinstance(function, Mapping):
         return None
@@ -396,8 +395,8 @@ def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool of `_nested` for a template that writes each parameter itself, as a function's in Python: with all that it
-    reads, and no type that it does not know."""
+    """A tool of `_nested` for a template that writes each parameter itself, like a Python function's: with everything
+    that it reads, and only types that it knows."""
     function = tool.get("function")
     if not isinstance(function, Mapping) or not isinstance(function["parameters"]["properties"], Mapping):
         return tool
@@ -407,7 +406,7 @@ def _filled(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(schema: Any, root: Any, depth: int = 0) -> dict[str, Any]:
-    """A schema with the type that it declares, a list of several, or None, which such templates write as any."""
+    """A schema with its declared type: one, a list of several, or None, which such templates write as any."""
     given = schema if isinstance(schema, Mapping) and depth < _MOST_DEPTH else {}
     known = types(given, root) - {"null"}
     if known == {"object"}:

@@ -1,4 +1,4 @@
-"""Mistral: up to version 7 of its tokenizer a list after a tag, later a tag, a name and arguments for each call.
+"""Mistral: up to version 7 of its tokenizer, a list after a tag; later, a tag, a name and arguments for each call.
 
     [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]
     [TOOL_CALLS]get_weather[CALL_ID]a1B2c3D4e[ARGS]{"city": "Paris"}

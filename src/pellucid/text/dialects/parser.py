@@ -12,13 +12,13 @@ __all__ = ["CallPart", "Parser", "Said"]
 
 
 class Parser:
-    """Tells content, reasoning and calls of an answer apart, as it comes.
+    """Separates content, reasoning and calls of an answer, as it arrives.
 
-    tools: their schemas by name; None: there are no calls. thinking: the tags of reasoning; None: there is none.
-    begun: whether the answer begins within reasoning. most: calls, after which the answer ends. either: it is calls or
-    content, so that nothing within content is a call.
+    tools: their schemas by name; None: no calls are read. thinking: the tags of reasoning; None: there is none. begun:
+    whether the answer begins within reasoning. most: maximum number of calls, after which the answer ends. either: it
+    is calls or content, so that nothing within content is a call.
 
-    The joined results do not depend on how the text is cut. Nothing is lost: what is no call is content.
+    The joined results do not depend on where the text is cut. Nothing is lost: anything that is not a call is content.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Parser:
         self._reader = Reader(most, either)
         self._reader.thinking = begun
         self._run = dialect.read(self._reader, tools, thinking)
-        self.done = False  # all calls that there may be are read
+        self.done = False  # the maximum number of calls was read
         self._advance()
 
     @property
     def thinking(self) -> bool:
-        """Whether what comes next is reasoning."""
+        """Whether the next text is reasoning."""
         return self._reader.thinking
 
     @property
@@ -48,7 +48,7 @@ class Parser:
         return self._reader.calls
 
     def push(self, text: str) -> Said:
-        """What is known after more text."""
+        """Takes more text -> what can be decided after it."""
         if text and not self.done:
             self._reader.feed(text)
             self._advance()

@@ -1,7 +1,8 @@
-"""Reading an answer as it comes: text that is cut anywhere, to content, reasoning and calls.
+"""Reading an answer as it arrives: text that is cut anywhere becomes content, reasoning and calls.
 
-A dialect reads as a coroutine: it looks ahead in the text, and where the text does not reach, it yields until more has
-come or the text has ended. It decides nothing before it can, so that the result is the same however the text is cut.
+A dialect reads as a coroutine: it looks ahead in the text, and where the text is too short, it yields until more has
+arrived or the text has ended. It decides only what it can be sure of, so that the result is the same wherever the text
+is cut.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CLOSES = {"{": "}", "[": "]"}
 
 
 class CallPart(NamedTuple):
-    """Something of a call. name: in the first part of a call alone."""
+    """A part of a call. name: only in the first part of a call."""
 
     index: int  # type: ignore[assignment]  # in place of tuple.index
     name: str | None
@@ -34,7 +35,7 @@ class CallPart(NamedTuple):
 
 @dataclass(slots=True)
 class Said:
-    """What was read since it was last asked."""
+    """What was read since the last `take`."""
 
     content: str = ""
     reasoning: str = ""
@@ -42,24 +43,24 @@ class Said:
 
 
 class Reader:
-    """The text of an answer that was not read yet, and what was made of it.
+    """The text of an answer that is still unread, and the results so far.
 
-    Offsets count from the first character that was not read. White space beside a call, a tag or reasoning is layout,
-    and is dropped; all other text becomes content, reasoning, or a call's arguments.
+    Offsets count from the first unread character. White space beside a call, a tag or reasoning is layout and is
+    dropped; all other text becomes content, reasoning, or a call's arguments.
     """
 
     def __init__(self, most: int | None = None, either: bool = False) -> None:
-        """most: calls; None: any number. either: what is read has calls or content, not both."""
+        """most: maximum number of calls; None: any. either: the answer has calls or content, not both."""
         self.either = either
         self.said = False  # there was content
         self.ended = False
-        self.thinking = False  # what comes is reasoning
+        self.thinking = False  # the next text is reasoning
         self.thought = False  # there was reasoning
         self.calls = 0
         self._most = most
         self._text = ""
         self._at = 0
-        self._content: list[str] = []  # what was read since `take`, in parts, as the next two
+        self._content: list[str] = []  # what was read since `take`, in parts; likewise the next two
         self._reasoning: list[str] = []
         self._calls: list[tuple[int, str | None, list[str]]] = []
         self._space = ""  # white space that is content if content follows
@@ -77,13 +78,13 @@ class Reader:
 
     @property
     def full(self) -> bool:
-        """Whether there are as many calls as there may be."""
+        """Whether the maximum number of calls was read."""
         return self._most is not None and self.calls >= self._most
 
     # ---- looking ahead --------------------------------------------------------------------------------------------
 
     def more(self) -> Wait[bool]:
-        """Waits for more text -> whether there is."""
+        """Waits for more text -> whether more arrived."""
         n = len(self._text) - self._at
         while len(self._text) - self._at == n:
             if self.ended:
@@ -103,7 +104,7 @@ class Reader:
         return (yield from self.past(_SPACE, at))
 
     def past(self, characters: re.Pattern[str], at: int) -> Wait[int]:
-        """The offset of the first character from `at` on that is none of these: a class of characters, repeated."""
+        """The offset of the first character from `at` on that `characters`, a class with a star, does not match."""
         while True:
             match = characters.match(self._text, self._at + at)
             assert match is not None
@@ -112,7 +113,7 @@ class Reader:
                 return at
 
     def looking_at(self, options: Sequence[str], at: int = 0) -> Wait[str | None]:
-        """The one of these texts that is there. None of them may contain another."""
+        """Which of these texts is at an offset. None of them may contain another."""
         while True:
             rest = self._text[self._at + at : self._at + at + max(map(len, options))]
             found = next((one for one in options if rest.startswith(one)), None)
@@ -122,8 +123,8 @@ class Reader:
                 return None
 
     def before(self, stops: Sequence[str], at: int, most: int) -> Wait[tuple[str, str] | None]:
-        """(the text from an offset up to the first of these stops, the stop); None where the text has more than `most`
-        characters before it, or ends."""
+        """(the text from an offset up to the first of these stops, the stop); None if there are more than `most`
+        characters before it, or the text ends."""
         find, longest = _finder(tuple(stops)), max(map(len, stops))
         while True:
             start = self._at + at
@@ -134,11 +135,11 @@ class Reader:
                 return None
 
     def peek(self, start: int, end: int) -> str:
-        """The text between two offsets, which was seen before."""
+        """The text between two offsets, which has arrived."""
         return self._text[self._at + start : self._at + end]
 
     def string_end(self, at: int) -> Wait[int]:
-        """The offset after the string, of JSON or Python, whose quote is at an offset; -1 where the text ends in it."""
+        """The offset after the string, of JSON or Python, whose quote is at an offset; -1 if the text ends in it."""
         quote = self._text[self._at + at]
         at += 1
         while True:
@@ -162,7 +163,7 @@ class Reader:
         self._space, self._fresh = "", True
 
     def say(self, n: int) -> None:
-        """Reads n characters as reasoning where `thinking`, else as content."""
+        """Reads n characters as reasoning if `thinking`, else as content."""
         text = self.peek(0, n)
         self._at += n
         if self._fresh:
@@ -175,21 +176,21 @@ class Reader:
         (self._reasoning if self.thinking else self._content).append(kept)
 
     def paragraph(self) -> None:
-        """What comes is another paragraph of what was said."""
+        """Makes the next text another paragraph of the same kind."""
         self._space, self._fresh = "\n\n", True
 
     def think(self, n: int) -> None:
-        """Reads a tag of n characters, after which reasoning comes."""
+        """Reads a tag of n characters, after which reasoning begins."""
         self.layout(n)
         self.thinking = self.thought = True
 
     def stop_thinking(self, n: int) -> None:
-        """Reads a tag of n characters, after which reasoning ends."""
+        """Reads a tag of n characters, with which reasoning ends."""
         self.layout(n)
         self.thinking = False
 
     def until(self, stops: Sequence[str]) -> Wait[str | None]:
-        """Reads content, or reasoning, up to the first of these stops, which is not read -> the stop; None at the
+        """Reads content, or reasoning, up to but not including the first of these stops -> the stop; None at the
         end."""
         find = _finder(tuple(stops))
         while True:
@@ -222,8 +223,8 @@ class Reader:
             self._calls[-1][2].append(text)
 
     def arguments(self, stops: Sequence[str] = ()) -> Wait[None]:
-        """Reads arguments as they are written: an object or a list in JSON up to its end, other text up to one of the
-        stops, without the white space around it."""
+        """Reads arguments as written: a JSON object or list up to its end, other text up to one of the stops, without
+        surrounding white space."""
         self.drop((yield from self.space(0)))
         if (yield from self.char(0)) in ("{", "["):
             yield from self._balanced()
@@ -245,8 +246,8 @@ class Reader:
                 return
 
     def value(self, stops: Sequence[str], write: Callable[[str], None], newline: bool) -> Wait[str | None]:
-        """Reads text up to the first of these stops, which is not read, and writes it as it comes -> the stop; None at
-        the end. newline: whether a line's end on either side is layout."""
+        """Reads text up to but not including the first of these stops, and writes it as it arrives -> the stop; None at
+        the end. newline: whether a newline on either side is layout."""
         find = _finder(tuple(stops))
         if newline and (yield from self.char(0)) == "\n":
             self.drop(1)
@@ -268,7 +269,7 @@ class Reader:
                 return None
 
     def _balanced(self) -> Wait[None]:
-        """Reads an object or a list. Of a broken one, what comes before a tag or a wrong bracket."""
+        """Reads an object or a list; a broken one, up to a tag or a wrong bracket."""
         closing: list[str] = []
         quoted = False
         while True:
@@ -316,12 +317,12 @@ class Reader:
 
 @lru_cache(maxsize=256)
 def _finder(stops: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds the first of these texts, of which none contains another; nothing, where there are none."""
+    """Finds the first of these texts, none of which contains another; with no texts, finds nothing."""
     return re.compile("|".join(map(re.escape, stops)) if stops else r"(?!)")
 
 
 def _beginning(text: str, at: int, stops: Sequence[str]) -> int:
-    """Length of the longest end of a text, from `at` on, that a stop begins with."""
+    """Length of the longest suffix of a text, from `at` on, with which a stop begins."""
     longest = min(max(map(len, stops), default=1) - 1, len(text) - at)
     for size in range(longest, 0, -1):
         end = text[-size:]
@@ -331,5 +332,5 @@ def _beginning(text: str, at: int, stops: Sequence[str]) -> int:
 
 
 def whole_characters(text: str) -> str:
-    """With U+FFFD for lone surrogates, which escapes can write."""
+    """The text with U+FFFD for lone surrogates, which escapes can produce."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""Qwen3 Coder, Qwen 3.5, Seed-OSS, and GLM 4.5 and later: arguments between tags, which are no JSON.
+"""Qwen3 Coder, Qwen 3.5, Seed-OSS, and GLM 4.5 and later: arguments between tags, not in JSON.
 
     <tool_call>                                       <tool_call>get_weather
     <function=get_weather>                            <arg_key>city</arg_key>
@@ -8,8 +8,8 @@
     </function>
     </tool_call>
 
-They become JSON by the types of the tool's schema; texts are passed on while they come. Where the schema does not say,
-what is JSON is that, and all else is text.
+They are converted to JSON by the types in the tool's schema; texts are passed on as they arrive. If the schema does not
+specify a type, valid JSON is kept as it is, and anything else is text.
 Sources: the templates of Qwen/Qwen3.5-4B, ByteDance-Seed/Seed-OSS-36B-Instruct and zai-org/GLM-4.6; vLLM's tests of its
 qwen3_coder and glm47 parsers.
 """
@@ -31,7 +31,7 @@ _MOST_NAME = 128
 
 
 class _Tagged(Dialect):
-    newline = False  # values stand on lines of their own
+    newline = False  # values are on separate lines
 
     def _argument(self, r: Reader, name: str, schema: Any, first: bool) -> Wait[str | None]:
         """Reads a value -> what it stopped at."""
@@ -61,7 +61,7 @@ class _Tagged(Dialect):
 
 
 def _name(written: str, schema: Any) -> str:
-    """The name of an argument, without quotes that are not its own."""
+    """The name of an argument, without quotes that are not part of it."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     name = written.strip()
     return name if isinstance(properties, Mapping) and name in properties else name.strip("\"'")
@@ -71,7 +71,7 @@ class QwenCoder(_Tagged):
     name = "qwen coder"
     marks: ClassVar[tuple[tuple[str, ...], ...]] = (("<tool_call>",), ("<function=",), ("<parameter=",))
     opens = ("<tool_call>", "<function=")
-    triggers = ("<tool_call>", "<function=")  # models leave out the tag around a call at times
+    triggers = ("<tool_call>", "<function=")  # models sometimes leave out the tag around a call
     tags: ClassVar[tuple[str, ...]] = (Marker("<tool_call>"), Marker("</tool_call>"))
     newline = True
     value_ends = ("</parameter>", "</function>")

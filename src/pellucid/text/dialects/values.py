@@ -1,4 +1,4 @@
-"""Arguments that are not written in JSON: as JSON, by the types that a tool's schema declares."""
+"""Arguments that are not written in JSON, converted to JSON by the types that a tool's schema declares."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _WORDS = {"true": "true", "false": "false", "null": "null", "none": "null"}
 _MOST_DEPTH = 60
 _MOST_BRANCHES = 200  # of a schema
 _BRANCHES = ("$ref", "anyOf", "oneOf", "allOf")
-_TOLD = ("title", "description", "default", "examples", "$comment", "$defs", "definitions")  # which bind nothing
+_TOLD = ("title", "description", "default", "examples", "$comment", "$defs", "definitions")  # without constraints
 
 
 def declared(schema: Any, name: str) -> frozenset[str]:
-    """The JSON types that a schema of an object declares for a property; none, where it does not say."""
+    """The JSON types that a schema of an object declares for a property; none if it does not specify any."""
     schema = whole(schema)
     properties = schema.get("properties")
     return types(properties.get(name) if isinstance(properties, Mapping) else None, schema)
 
 
 def whole(schema: Any) -> Mapping[str, Any]:
-    """A schema of an object with what it refers to, where that is one."""
+    """An object's schema, merged with what it refers to if that leaves a single alternative."""
     if not isinstance(schema, Mapping):
         return {}
     found = alternatives(schema, schema) if any(word in schema for word in _BRANCHES) else [schema]
@@ -34,7 +34,8 @@ def whole(schema: Any) -> Mapping[str, Any]:
 
 
 def types(schema: Any, root: Any) -> frozenset[str]:
-    """The JSON types that a schema declares; none, where it does not say. root: the schema its references are in."""
+    """The JSON types that a schema declares; none if it does not specify any. root: the schema that its references
+    refer to."""
     found: set[str] = set()
     seen: set[int] = set()  # references may go in circles
     left = [schema]
@@ -61,8 +62,8 @@ def types(schema: Any, root: Any) -> frozenset[str]:
 
 
 def alternatives(schema: Any, root: Any) -> list[Mapping[str, Any]]:
-    """The schemas of which a value must match one, without references and branches. Where there are too many, or some
-    contradict each other, they keep these. root: the schema its references are in."""
+    """Schemas one of which a value must match, with references and branches expanded. If that makes too many, or some
+    contradict each other, these stay unexpanded. root: the schema that its references refer to."""
     steps = 0
 
     def apart(one: Any) -> list[Mapping[str, Any]]:
@@ -89,7 +90,7 @@ def alternatives(schema: Any, root: Any) -> list[Mapping[str, Any]]:
 
 
 def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two schemas have a keyword with different values, which both must be kept."""
+    """Whether two schemas have a keyword with different values, which must both hold."""
     return any(a[k] != b[k] for k in a.keys() & b.keys() if k not in _TOLD)
 
 
@@ -110,12 +111,12 @@ def quoted(text: str) -> str:
 
 
 def key(name: str, first: bool) -> str:
-    """A key of an object, with what stands before it."""
+    """A key of an object, with the punctuation before it."""
     return f'{"{" if first else ", "}"{quoted(name)}": '
 
 
 def value(text: str, kinds: frozenset[str]) -> str:
-    """A value that a model wrote as bare text, as JSON: of a declared type if it can be, as it is written; else a
+    """A bare text written by a model as a JSON value: of a declared type if possible, written the same way; else a
     string."""
     bare = text.strip()
     written = _WORDS.get(bare.lower(), bare)
@@ -126,7 +127,7 @@ def value(text: str, kinds: frozenset[str]) -> str:
     if kind != "string" and (fits or (not kinds and written == bare)):
         return written
     if kind == "string" and bare[:1] in ("{", "[") and kinds & {"object", "array"}:
-        literal = Literal(bare)  # a dict or list in Python's form
+        literal = Literal(bare)  # a dict or list in Python's syntax
         found = literal.value()
         if found is not None and literal.ended():
             return found
@@ -134,7 +135,7 @@ def value(text: str, kinds: frozenset[str]) -> str:
 
 
 def _kind(text: str) -> str:
-    """The JSON type of a text; "string", where it is no JSON."""
+    """The JSON type of a text; "string", if it is not JSON."""
     try:
         found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -143,7 +144,7 @@ def _kind(text: str) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text is a string in JSON."""
+    """Whether a text is a JSON string."""
     try:
         return text[:1] == '"' and isinstance(json.loads(text), str)
     except ValueError:
@@ -155,7 +156,7 @@ def _no_constant(name: str) -> Any:
 
 
 class Literal:
-    """Reads literals of Python, and of JSON, from a text, and writes them in JSON."""
+    """Reads Python and JSON literals from a text, and writes them in JSON."""
 
     _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "a": "\a", "\n": ""}
     _CODES = {"x": 2, "u": 4, "U": 8}
@@ -174,7 +175,7 @@ class Literal:
         return not self.space()
 
     def take(self, mark: str) -> bool:
-        """Reads a mark, if it comes next."""
+        """Reads a given character, if it is next."""
         found = self.space() == mark
         self.at += found
         return found
@@ -187,7 +188,7 @@ class Literal:
         return text[start : self.at]
 
     def value(self, depth: int = 0) -> str | None:
-        """Reads a literal -> it in JSON; None where there is none."""
+        """Reads a literal -> its JSON; None if there is none."""
         c = self.space()
         if c in ("'", '"'):
             text = self.string()
@@ -210,7 +211,7 @@ class Literal:
         while not self.take(close):
             if parts and not self.take(","):
                 return None
-            if self.take(close):  # after a comma
+            if self.take(close):  # after a trailing comma
                 break
             one = self.value(depth + 1)
             if one is None:
@@ -229,7 +230,7 @@ class Literal:
         return "{" + text + "}" if opened == "{" and table is not False else "[" + text + "]"
 
     def string(self) -> str | None:
-        """Reads a string of Python or JSON, which may span lines -> its text; None where it does not end."""
+        """Reads a string of Python or JSON, which may span lines -> its text; None if it does not end."""
         mark, text = self.text[self.at], self.text
         self.at += 1
         parts: list[str] = []
