@@ -243,7 +243,7 @@ def _check_free_keys(root: Any, place: str) -> None:
         named = len(set(map(str, required))) if isinstance(required, list) else 0
         free = node.get("additionalProperties") is not False or node.get("patternProperties")
         if isinstance(least, (int, float)) and least > named + 1 and free:
-            text = f"{shown(least)} cannot be kept: keys without names in the schema may come twice"
+            text = f"{shown(least)} cannot be enforced: keys that the schema does not name may be repeated"
             raise GrammarError(text, place=f"{where}.minProperties")
 
 
