@@ -1,14 +1,14 @@
 """Builds the C core, one static library per instruction set, and links it into every Cython module.
 
-A folder of csrc/kernels is compiled with its own tier's flags and nothing else is, so no instruction outside
-the baseline can leak into code that every processor runs. Objects are rebuilt when their source, a header they
-include or their command line changes. Metadata and dependencies: pyproject.toml.
+A folder of csrc/kernels is compiled with its own tier's flags, and nothing else is, so no instruction outside the
+baseline can leak into code that every processor runs. Objects are rebuilt when their source, a header they include or
+their command line changes. Metadata and dependencies: pyproject.toml.
 
 PELLUCID_CFLAGS is appended to every compile and link line (sanitizers); CC chooses the compiler.
-PELLUCID_KERNELS=1 puts what only tests and benchmarks need into wheels too: the package `_kernels`, and AVX-VNNI in
+PELLUCID_KERNELS=1 also includes in wheels what only tests and benchmarks need: the package `_kernels`, and AVX-VNNI in
 the encodings of AVX-512.
 PELLUCID_OPENMP=0 builds without OpenMP: the team is then one of POSIX threads (csrc/cpu/region.c).
-PELLUCID_ABI3=0 builds modules for this Python alone, to measure what its stable interface costs (benchmarks/abi3.py).
+PELLUCID_ABI3=0 builds modules for only this Python, to measure the cost of its stable interface (benchmarks/abi3.py).
 
 A wheel for another processor: the variables of Python's own cross builds, _PYTHON_HOST_PLATFORM=linux-aarch64 and
 _PYTHON_SYSCONFIGDATA_NAME, and CC (packaging/cross).
@@ -36,21 +36,21 @@ CSRC = Path("csrc")
 PACKAGES = Path("src")
 MACOS = sys.platform == "darwin"
 BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "kernels/scalar")
-# What runs once for a model, and computes nothing: compiled to be small.
+# Files that run once per model and compute nothing: compiled for size.
 ONCE = ("engine/error.c", "engine/forms.c", "engine/model.c", "engine/plan.c", "cpu/detect.c", "cpu/topology.c")
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread")
-# Functions that take or return wide vectors are all inlined: how they would be passed is no concern.
+# Functions that take or return wide vectors are all inlined: the convention for passing them does not matter.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
 # Threads' stacks may be small (kernels/kernels.h): frames above the limit are errors; large frames touch every page.
 FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
-# Compiled to be small: 180 KB less, and a pass takes 0.2 us more.
+# Compiled for size: 180 KB less, and a pass takes 0.2 us more.
 GENERATED = shlex.split("-Os -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
-# No object of C can be pickled, and nobody looks into its methods: code for either only takes room.
+# No C object can be pickled, and methods are not introspected: code for either would only take space.
 DIRECTIVES = {"language_level": 3, "auto_pickle": False, "binding": False}
-# Modules use the stable interface of this Python and run in every later one; free-threaded ones have none yet.
+# Modules use the stable interface of this Python and run in every later one; free-threaded Pythons have none yet.
 STABLE = None if sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("PELLUCID_ABI3") == "0" else (3, 11)
 
 
@@ -63,7 +63,7 @@ class Isa:
     flags: str
     header: str
     probe: str
-    folder: str = ""  # if not `name`: a tier whose sources are built a second time, for tests
+    folder: str = ""  # if it is not `name`: a tier whose sources are built a second time, for tests
 
     @property
     def sources(self) -> str:
@@ -99,7 +99,7 @@ TIERS = (
 
 
 def machine() -> str:
-    """The processor family that is built for, as named in TIERS."""
+    """The processor family of the build, as named in TIERS."""
     host = os.environ.get("_PYTHON_HOST_PLATFORM", "").rpartition("-")[2]
     name = (host or platform.machine()).lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
@@ -115,13 +115,13 @@ def extra_flags() -> list[str]:
 
 
 def openmp() -> list[str]:
-    """The flag for OpenMP, or what takes its place."""
+    """The flag for OpenMP, or its replacement."""
     without = MACOS or os.environ.get("PELLUCID_OPENMP") == "0"
     return ["-DPL_REGION_PTHREADS"] if without else ["-fopenmp"]
 
 
 def all_in_wheels() -> bool:
-    """Whether wheels have what only tests need."""
+    """Whether wheels include what only tests need."""
     return os.environ.get("PELLUCID_KERNELS") == "1"
 
 
@@ -131,7 +131,7 @@ def only_tests_need(package: str) -> bool:
 
 
 def find_compiler() -> list[str]:
-    """The compiler's command: $CC, else the one that Python was built with, else cc, gcc or clang."""
+    """The compiler's command: $CC, else the one with which Python was built, else cc, gcc or clang."""
     asked = os.environ.get("CC")
     for command in [asked] if asked else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]:
         words = shlex.split(command or "")
@@ -167,7 +167,7 @@ def check_toolchain(cc: list[str], include: list[str]) -> None:
 
 
 def stack_flags(cc: list[str], extra: list[str]) -> list[str]:
-    """The flags that keep frames small, in the compiler's spelling; the frames of a sanitizer are its own."""
+    """The flags that keep frames small, in the compiler's spelling; a sanitizer's frames are exempt."""
     frame = "int g(char *);\nint f(void) { char a[%d]; return g(a); }"
     flags = [CLASH] if compiles(cc, ["-Werror", CLASH], frame % 64) else []
     if any(flag.startswith("-fsanitize") for flag in extra):
@@ -209,7 +209,7 @@ def stable_abi() -> list[str]:
 
 
 def stale(target: Path, command: str) -> bool:
-    """Whether `target` is missing, was built by another command, or is older than a file in its .d list."""
+    """Whether `target` is missing, was built with another command, or is older than a file in its .d list."""
     try:
         if target.with_suffix(".cmd").read_text() != command:
             return True
@@ -236,7 +236,7 @@ def compile_object(cc: list[str], flags: list[str], source: Path, folder: Path) 
     target = folder / ("_".join(source.with_suffix("").parts[-4:]) + ".o")
     command = [*cc, *flags, "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
     if stale(target, shlex.join(command)):
-        print(f"cc {source} -> {folder.name}\n", end="", flush=True)  # one write: other threads print too
+        print(f"cc {source} -> {folder.name}\n", end="", flush=True)  # one write, since other threads print too
         run(target, command)
     return target
 
@@ -253,7 +253,7 @@ def make_archive(target: Path, objects: list[Path]) -> Path:
 
 
 class BuildPy(build_py):
-    """Leaves out of a wheel what only tests need; a development build finds that in src."""
+    """Leaves out of a wheel what only tests need; a development build finds them in src."""
 
     packages: list[str]
 
@@ -309,11 +309,11 @@ class BuildExt(build_ext):
             # The libraries need each other: the selector names every tier, tiers use the formats.
             grouped = archives if MACOS else ["-Wl,--start-group", *archives, "-Wl,--end-group"]
             ext.extra_link_args = [*grouped, *openmp(), "-pthread", "-lm", *strip, *extra_flags()]
-        self.compiler.force = True  # its own check considers only objects, not archives
+        self.compiler.force = True  # its own check ignores archives
         super().build_extensions()
 
     def copy_extensions_to_source(self) -> None:
-        """Also deletes what earlier builds named otherwise: Python could prefer those modules to the new ones."""
+        """Also deletes modules that earlier builds named differently: Python could prefer them to the new ones."""
         super().copy_extensions_to_source()
         for ext in self.extensions:
             made = Path(self.get_ext_fullpath(ext.name))
@@ -328,7 +328,7 @@ class BuildExt(build_ext):
             from Cython.Compiler import Options
         except ImportError:
             raise fail("Cython is not installed", "pip install cython") from None
-        Options.docstrings = bool(self.in_source)  # of private modules: a wheel does without
+        Options.docstrings = bool(self.in_source)  # of private modules; wheels do without
         made = cythonize(list(self.extensions), build_dir=str(folder), include_path=[str(PACKAGES)],
                          compiler_directives=DIRECTIVES, quiet=True)  # fmt: skip
         return {ext.name: Path(ext.sources[0]) for ext in made}

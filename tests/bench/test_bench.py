@@ -86,7 +86,7 @@ def test_table(document: dict[str, Any]) -> None:
     headings = [row[0] for row in report.rows(document) if len(row) == 1 and row[0].startswith("a pass of ")]
     passes = ("decode", "4 sequences", "16 sequences", "prefill")
     assert [heading.partition(";")[0] for heading in headings] == [
-        f"a pass of {p}, each operation by itself" for p in passes
+        f"a pass of {p}, each operation separately" for p in passes
     ]
     assert sum(row[0] == "all products" for row in text) == 4
 

@@ -164,7 +164,7 @@ def test_what_differs_is_said(part: str, key: str, old: Any, said: str) -> None:
     earlier[part][key] = old
     text = [row[0] for row in history.rows(history.compare(document(), earlier), "old.json", 8)]
     assert len([line for line in text if line.startswith(said)]) == 1
-    assert "so the ratios below do not compare the versions alone" in text
+    assert "so the ratios below do not compare only the versions" in text
 
 
 def test_texts_of_the_file_are_shown_as_one_short_line() -> None:

@@ -1,4 +1,4 @@
-"""Documents of `pellucid bench` that were kept: writing, reading and comparing them."""
+"""Stored documents of `pellucid bench`: writing, reading and comparing them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["SCHEMA", "Document", "commit", "compare", "read", "rows", "save", "t
 
 SCHEMA = 2
 MOST_BYTES = 16 << 20  # of a document; a real one has a hundredth of it
-_NAME = 100  # characters of a text of another document that are shown
+_NAME = 100  # characters shown of a text from another document
 
 Document = dict[str, Any]
 
-# What must agree for two documents to differ by their version alone -> what it is called.
+# Fields that must agree for two documents to differ only in their version -> their names in messages.
 _MACHINE = {
     "cpu": "processor",
     "processor": "processor",
@@ -43,7 +43,7 @@ _MODEL = {
 
 
 def commit() -> str:
-    """The commit of the checkout that this runs from, with a + where the program differs from it; "" elsewhere."""
+    """The commit of the checkout that this runs from, with a + if the program differs from it; "" if there is none."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return ""
@@ -55,7 +55,7 @@ def commit() -> str:
     try:
         found = git("rev-parse", "--short=10", "HEAD")
         changed = git("status", "--porcelain", "-uno", "--", "src", "csrc", "setup.py")
-    except OSError:  # no git
+    except OSError:  # git is not installed
         return ""
     return found + ("+" if found and changed else "")
 
@@ -64,7 +64,7 @@ def commit() -> str:
 
 
 def target(path: str | Path) -> Path:
-    """The folder or file that `save` will write to. Raises ValueError where it cannot."""
+    """The folder or file that `save` will write to. Raises ValueError if it cannot."""
     if not str(path):
         raise ValueError("expected a file or folder")
     found = Path(path)
@@ -80,14 +80,14 @@ def target(path: str | Path) -> Path:
 
 def save(doc: Document, path: str | Path) -> Path:
     """Writes a document to a file, which is replaced as a whole, or into a folder under a name made of the version, the
-    commit, the machine and the model; without the folders of this machine, for it may be read elsewhere. -> the file.
-    Raises ValueError as `target` does, ModelFileError where the file cannot be written."""
+    commit, the machine and the model; without the folders of this machine, since it may be read elsewhere. -> the file.
+    Raises ValueError as `target` does, ModelFileError if the file cannot be written."""
     path = target(path)
     machine = {key: value for key, value in doc["machine"].items() if key != "tuning_why"}
     doc = {**doc, "machine": machine, "model": {**doc["model"], "path": Path(doc["model"]["path"]).name}}
     if path.is_dir():
         m, model = doc["machine"], Path(doc["model"]["path"])
-        # Virtual machines give different processors one name; family, model and stepping tell them apart.
+        # Virtual machines give different processors one name; family, model and stepping distinguish them.
         numbers = "-".join(re.findall(r"0x[0-9a-f]+|\d+", m["processor"]))
         words = (doc["pellucid"], doc["commit"], m["cpu"], numbers, m["isa"], f"{m['threads']}t", model.stem)
         path = path / (re.sub(r"[^a-z0-9.+]+", "-", "-".join(filter(None, words)).lower())[:200] + ".json")
@@ -98,9 +98,9 @@ def save(doc: Document, path: str | Path) -> Path:
 
 
 def read(path: str | Path) -> Document:
-    """Reads a document that `pellucid bench` wrote. Raises ValueError, which says what is wrong with the file; OSError.
+    """Reads a document that `pellucid bench` wrote. Raises ValueError that describes the fault in the file; OSError.
 
-    Everything that a comparison uses is checked, for the file may be anything.
+    Everything that a comparison uses is checked, since the file may contain anything.
     """
     with open(path, "rb") as file:
         data = file.read(MOST_BYTES + 1)
@@ -159,7 +159,7 @@ _KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
 
 
 class _Fields:
-    """Checks of a document from a file; each raises ValueError, which names the file and the field."""
+    """Checks of a document from a file; each raises ValueError naming the file and the field."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -194,10 +194,10 @@ class _Fields:
 
 
 def compare(doc: Document, earlier: Document) -> Document:
-    """Ratios new / old of the medians that both have.
+    """Ratios new / old of the medians in both documents.
 
     phases: {name: {"tokens_per_second", "fraction" of the limit, "by_bandwidth"}}; fraction: None for a phase without a
-    limit; by_bandwidth: the ratios of runs at about the same bandwidth, where both have some. limits: {kind: ratio}.
+    limit; by_bandwidth: the ratios of runs at about the same bandwidth, if both have some. limits: {kind: ratio}.
     differs: what else differs, {name: [old, new]}. missing, added: phases that only the earlier or only this one has.
     """
     old = {p["name"]: p for p in earlier["phases"]}
@@ -247,7 +247,7 @@ def _differences(doc: Document, earlier: Document) -> dict[str, list[Any]]:
         for key, name in names.items():
             pair = [earlier[part][key], doc[part][key]]
             if pair[0] != pair[1]:
-                found.setdefault(name, pair)  # a processor's name, or its numbers where the names agree
+                found.setdefault(name, pair)  # a processor's name, or its numbers if the names agree
     old, new = earlier["machine"]["tuning"], doc["machine"]["tuning"]
     if other := sorted(key for key in {**old, **new} if old.get(key) != new.get(key)):
         found["tuning"] = [", ".join(f"{key} {given[key]}" for key in other if key in given) for given in (old, new)]
@@ -255,7 +255,7 @@ def _differences(doc: Document, earlier: Document) -> dict[str, list[Any]]:
 
 
 def rows(compared: Document, path: str, columns: int) -> list[list[str]]:
-    """A comparison as rows of a table with so many columns. Rows of one cell are headings."""
+    """A comparison as rows of a table with `columns` columns. Rows of one cell are headings."""
     source = compared["with"]
     version = ", ".join(one_line(source[key], _NAME) for key in ("pellucid", "commit", "date") if source[key])
     out = [[""], [f"compared with {path} ({version})"]]
@@ -263,7 +263,7 @@ def rows(compared: Document, path: str, columns: int) -> list[list[str]]:
         [f"another {name}: {_shown(old)} there, {_shown(new)} here"] for name, (old, new) in compared["differs"].items()
     ]
     if compared["differs"]:
-        out.append(["so the ratios below do not compare the versions alone"])
+        out.append(["so the ratios below do not compare only the versions"])
 
     def row(*cells: str) -> list[str]:
         return [*cells, *[""] * (columns - len(cells))]

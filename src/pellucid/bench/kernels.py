@@ -1,8 +1,8 @@
-"""Matrix kernels alone: what products of weights reach without a model around them, on several threads at once.
+"""Matrix kernels on their own: the speed of products without a model around them, on several threads.
 
-Each thread multiplies weights of its own, in 2 MB pages where the system has them, without waiting for the others. So
-what a product of a model takes longer is the cost of its surroundings: laying out and quantising activations, shares
-of tiles, barriers, other operations.
+Each thread multiplies its own weights, in 2 MB pages if the system has them, without waiting for the others. So any
+extra time of a product in a model is the cost of its surroundings: laying out and quantising activations, shares of
+tiles, barriers, other operations.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pellucid.processor import processors
 __all__ = ["Kernels"]
 
 SECONDS = 0.05  # of one run, in which the bandwidth rarely changes
-TILE = 16  # rows of a packed matrix that lie together
-FEW = 16  # up to this many rows a product reads weights about as fast as it computes
-CALL_BYTES = 16 << 20  # of weights per call with few rows: a millisecond, so that Python's part does not count
+TILE = 16  # rows of a packed matrix that are stored together
+FEW = 16  # up to this many rows, a product reads weights about as fast as it computes
+CALL_BYTES = 16 << 20  # of weights per call with few rows: a millisecond, so that Python's share is negligible
 CALL_OPERATIONS = 1e9  # per call with many rows: two milliseconds
-AT_ONCE = 96  # rows of many that a kernel may also take at a time; the faster way counts
+AT_ONCE = 96  # rows that a kernel may also process at a time, of many; the faster way counts
 _HUGE = 2 << 20
 
 
 class _Weights:
-    """Memory of a thread, filled with random weights of one shape."""
+    """The memory of a thread, filled with random weights of one shape."""
 
     def __init__(self, size: int) -> None:
         try:
@@ -43,24 +43,24 @@ class _Weights:
         except OSError:
             raise OutOfMemoryError(f"no memory for {size >> 20} MB of weights") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
+            with suppress(OSError):  # without huge pages
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
         flat = np.frombuffer(self._memory, np.uint8)
         self.flat = flat[-flat.ctypes.data % _HUGE :][:size]
 
     def fill(self, tiles: npt.NDArray[np.uint8]) -> None:
-        """Copies of the same tiles, as many as there is room for: of random codes, no copy is faster than another."""
+        """As many copies of the same tiles as fit: with random codes, no copy is faster than another."""
         times = max(len(self.flat) // len(tiles), 1)
-        if len(tiles) > len(self.flat):  # a few rows of a matrix wider than the memory
+        if len(tiles) > len(self.flat):  # a few rows of a matrix that is larger than the memory
             self.flat = np.empty_like(tiles)
         self.packed = self.flat[: times * len(tiles)]
         self.packed.reshape(times, -1)[:] = tiles
 
 
 class Kernels:
-    """Multiplies on `threads` threads with the kernels of tier `isa`. size: bytes of weights per thread; default: those
-    of a Prober's buffer, divided among the threads. tuning: {name: value}, as in ModelInfo; default: what follows from
-    the processor. Raises OutOfMemoryError, as `rate` does."""
+    """Multiplies on `threads` threads with the kernels of tier `isa`. size: bytes of weights per thread; default: a
+    Prober's buffer, divided among the threads. tuning: {name: value}, as in ModelInfo; default: by processor. Raises
+    OutOfMemoryError, as `rate` does."""
 
     def __init__(
         self, isa: str, threads: int, size: int | None = None, tuning: Mapping[str, int] | None = None
@@ -81,9 +81,9 @@ class Kernels:
     def rate(self, product: Product) -> float:
         """Bytes of packed weights per nanosecond, of all threads together, in products repeated for SECONDS.
 
-        With few rows of activations a thread reads its memory from end to end. With more it multiplies as many rows
-        of weights as its share of the matrix has, timed by the processor's clock of the thread; of more threads than
-        processors, as many count as there are processors.
+        With few rows of activations a thread reads its memory from end to end. With more it multiplies as many rows of
+        weights as its share of the matrix has, timed by the thread's processor time; threads beyond the number of
+        processors are not counted.
         """
         self.load(product.format, product.k)
         x = np.random.default_rng(2).standard_normal((product.n, product.k), np.float32)
@@ -93,7 +93,7 @@ class Kernels:
             try:
                 running = [pool.submit(self._run, one, start, product, trial) for one in self._weights]
             except RuntimeError:
-                start.abort()  # those that run wait for all
+                start.abort()  # running threads wait for all of them
                 raise OutOfMemoryError(f"the system allows no {len(self._weights)} more threads") from None
             rate = sum(one.result() for one in running)
         return rate if product.n <= FEW else rate * min(1.0, processors() / len(self._weights))
@@ -127,7 +127,7 @@ class Kernels:
             start.abort()
             raise
         scratch = room[-room.ctypes.data % 64 :][: trial.scratch_bytes]
-        # Memory is shared as it is; a thread that computes and waits for a processor is none the slower.
+        # Memory bandwidth is shared as it is; a computing thread that waits for a processor is not slower for it.
         now = time.perf_counter_ns if product.n <= FEW else time.thread_time_ns
         try:
             start.wait()
@@ -143,7 +143,7 @@ class Kernels:
 
 
 def _raw(format: str, rows: int, k: int) -> npt.NDArray[np.uint8]:
-    """Random bytes of a file's rows, of which each is a number neither tiny nor huge where it belongs to a float."""
+    """Random bytes of a file's rows, with floats in them that are neither tiny nor huge."""
     size = (rows, row_bytes(format, k))
     codes = np.random.default_rng(1).integers(0, 256, size, np.uint8)
     codes = codes & np.uint8(0x9F) | np.uint8(0x20)

@@ -26,19 +26,19 @@ UNITS = {
 }
 _REPEAT = 3  # runs per limit; the best one counts
 _PEAK_NS = 5_000_000  # nanoseconds of one run that measures a peak
-_CACHES = 8  # a buffer is this many times the last-level caches, which then serve at most an eighth of the reads
+_CACHES = 8  # size of a buffer in last-level caches, which then serve at most an eighth of the reads
 _SMALLEST, _LARGEST = 64 << 20, 2 << 30  # bytes of a buffer
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """One measurement, of all threads together: reads in GB/s (1e9 bytes), peaks in Gop/s (two operations a product);
-    clock: GHz of a thread's core, the mean.
+    clock: mean GHz of the threads' cores.
 
-    read_2m: None where the system gives no 2 MB pages; bf16: None where the tier has no such instruction; int8_wide: of
-    codes of eight bits, None where their products are added up as those of others are. Peaks and clock are per second
-    of processor time, so that a thread that waits for a processor does not count as a slow one; peaks are those of as
-    many threads as there are processors for.
+    read_2m: None if the system has no 2 MB pages; bf16: None if the tier has no such instruction; int8_wide: for
+    eight-bit codes, None if their products are summed like those of others. Peaks and clock are per second of processor
+    time, so that a thread that waits for a processor does not count as slow; peaks are for as many threads as can run
+    at the same time.
     """
 
     read_4k: float
@@ -59,7 +59,7 @@ class Limits:
         return tuple(asdict(self).values())
 
     def computing(self, best: Limits) -> Limits:
-        """These reads beside the peaks of another measurement."""
+        """These reads combined with the peaks of another measurement."""
         return replace(best, read_4k=self.read_4k, read_2m=self.read_2m)
 
     def read(self, huge: bool) -> float:
@@ -67,7 +67,7 @@ class Limits:
         return self.read_2m if huge and self.read_2m is not None else self.read_4k
 
     def peak(self, kind: str) -> float:
-        """Gop/s of "int8", "int8_wide", "bf16" or "f32"; where the tier has no bf16 instruction, bf16 counts as f32."""
+        """Gop/s of "int8", "int8_wide", "bf16" or "f32"; if the tier has no bf16 instruction, bf16 counts as f32."""
         if kind.startswith("int8"):
             return self.int8_wide if kind == "int8_wide" and self.int8_wide is not None else self.int8
         return self.bf16 if kind == "bf16" and self.bf16 is not None else self.f32
@@ -94,7 +94,7 @@ class Prober:
         found = {kind: self._best(kind) if self._probe.has(kind) else None for kind in _engine.PROBES}
         assert found["clock"] is not None
         found["clock"] /= self.threads
-        share = min(1.0, processors() / self.threads)  # of the threads that can compute at the same time
+        share = min(1.0, processors() / self.threads)  # share of the threads that can compute at the same time
         found = {k: x if x is None or UNITS[k] != "Gop/s" else x * share for k, x in found.items()}
         limits = Limits(**found)  # type: ignore[arg-type]
         self.best = limits if self.best is None else Limits.better(self.best, limits)
@@ -107,7 +107,7 @@ class Prober:
         return limits.computing(self.best)
 
     def read(self) -> float:
-        """The current read bandwidth in GB/s: memory is read once, in huge pages where the system has them."""
+        """The current read bandwidth in GB/s: memory is read once, in huge pages if the system has them."""
         done, ns = self._probe.run("read_2m" if self.huge else "read_4k", 1)
         return done / max(ns, 1)
 
@@ -117,7 +117,7 @@ class Prober:
         return max(done / max(ns, 1) for done, ns in runs)
 
     def _calibrate(self, kind: str) -> int:
-        """How many rounds take about _PEAK_NS."""
+        """The number of rounds that take about _PEAK_NS."""
         n = 1000
         while True:
             _, ns = self._probe.run(kind, n)
@@ -129,7 +129,7 @@ class Prober:
 
 
 def last_cache(root: Path = Path("/")) -> int | None:
-    """Bytes of the largest caches of all processors together, for each thread reads its share of a buffer; None where
+    """Bytes of the largest caches of all processors together, since each thread reads its share of a buffer; None if
     the system does not report them."""
     found: dict[str, int] = {}  # by the processors that share a cache
     for processor in root.glob("sys/devices/system/cpu/cpu[0-9]*"):
@@ -149,7 +149,7 @@ def last_cache(root: Path = Path("/")) -> int | None:
 
 def buffer_size() -> int:
     """Bytes of a buffer that is read from memory: 8 times the last-level caches, within an eighth of the memory
-    available, to a container where it is in one."""
+    available to the system or container."""
     size = min(max(_CACHES * (last_cache() or 32 << 20), _SMALLEST), _LARGEST)
     left = memory.available()
     return size if left is None else max(min(size, left // 8), 4096)

@@ -1,8 +1,8 @@
-"""Runs told apart by the memory bandwidth of their moment.
+"""Groups runs by the memory bandwidth at their time.
 
-On a shared machine the bandwidth goes up and down within seconds, and the more there is, the less of it a kernel takes:
-a median over all runs depends on how many of them met which. So memory is read right before and right after every run,
-runs whose two readings differ are left out, and the others are grouped by what was read.
+On a shared machine the bandwidth varies within seconds, and the more there is, the smaller the fraction of it that a
+kernel uses: a median over all runs depends on how many of them met which bandwidth. So memory is read right before and
+right after every run, runs whose two readings differ are left out, and the others are grouped by these readings.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from collections.abc import Iterable, Sequence
 
 __all__ = ["divide", "edges", "steady"]
 
-APART = 0.1  # readings around a run that differ by more of the larger one: the bandwidth changed in between
-WIDTH = 1.25  # the largest reading of a group is at most this many times its smallest
+APART = 0.1  # relative difference of the readings around a run above which the bandwidth has changed in between
+WIDTH = 1.25  # maximum ratio of the largest to the smallest reading of a group
 FEWEST = 0.05  # of all readings: a smaller group joins the nearest one
 
 
 def steady(before: float, after: float) -> float | None:
-    """The mean of the readings before and after a run; None where the bandwidth changed in between."""
+    """The mean of the readings before and after a run; None if the bandwidth changed in between."""
     return (before + after) / 2 if abs(before - after) <= APART * max(before, after) else None
 
 
 def edges(reads: Iterable[float]) -> list[float]:
-    """The bandwidths at which groups of readings divide, ascending; empty where all lie close together.
+    """The bandwidths at which groups of readings divide, ascending; empty if all are close together.
 
-    A group that is too wide is divided where the two parts vary least by themselves (least squares of logarithms).
+    A group that is too wide is divided so that the variation within the two parts is least (least squares of
+    logarithms).
     """
     values = sorted(reads)
     cuts = sorted(_cuts(values, 0, len(values))) if values else []

@@ -28,10 +28,10 @@ def passes(
     repeat: int = 5,
 ) -> list[tuple[npt.NDArray[np.int64], float]]:
     """`repeat` passes over the ids of each prompt from `before` on: nanoseconds of each operation (n_ops), and the
-    better of what `read` gives right before and right after it. The keys and values of the ids before are in the cache;
-    each prompt's last row asks for logits.
+    better of the results of `read` right before and right after it. The keys and values of the ids before are in the
+    cache; each prompt's last row requests logits.
 
-    Every operation runs separately here, so that the sum is a little more than the time of a pass.
+    Every operation runs separately here, so the sum is a little more than the time of a pass.
     """
     starts = [_engine.Sequence(engine) for _ in prompts]
     for start, ids in zip(starts, prompts, strict=True):

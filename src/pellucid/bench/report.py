@@ -69,7 +69,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _limit(kind: str, unit: str, limits: Sequence[Limits], cores: float) -> Document:
-    """A limit's spread; of a peak also the operations per cycle of a core. cores: at work at the same time."""
+    """A limit's spread; for a peak, also the operations per cycle of a core. cores: that work at the same time."""
     out: Document = {"unit": unit, **_spread([x for x in (getattr(m, kind) for m in limits) if x is not None])}
     if unit == "Gop/s":
         out["per_cycle"] = _spread([getattr(m, kind) / (m.clock * cores) for m in limits])
@@ -110,7 +110,7 @@ def _phase(run: Run, edges: Sequence[float] | None) -> Document:
 
 
 def _by_bandwidth(run: Run, edges: Sequence[float]) -> Document:
-    """The runs of a phase that memory bounds, grouped by the bandwidth beside them (pellucid.bench.moments)."""
+    """The runs of a memory-bound phase, grouped by the bandwidth measured beside them (pellucid.bench.moments)."""
     steady = [(one, one.read) for one in run.once if one.read is not None]
     groups = moments.divide([read for _, read in steady], edges)
     return {
@@ -151,7 +151,7 @@ def _op(op: Op, limits: Sequence[Limits], huge: bool) -> Document:
 
 
 def rows(doc: Document) -> Rows:
-    """A table for people, of COLUMNS columns. Rows of one cell are headings."""
+    """A readable table of COLUMNS columns. Rows of one cell are headings."""
     m, model = doc["machine"], doc["model"]
     memory = "2 MB pages" if m["huge_pages"] else "4 KB pages"
     name = model["name"] or Path(model["path"]).name
@@ -173,7 +173,7 @@ def rows(doc: Document) -> Rows:
         if changed := sum(p["bandwidth_changed"] for p in grouped):
             out.append([f"left out: {changed} run{'s' if changed > 1 else ''} in which the bandwidth changed"])
     for (phase, read), ops in groupby(doc["operations"], key=lambda o: (o["phase"], o["read_gb_per_second"])):
-        out += [[""], [f"a pass of {phase}, each operation by itself; {read:.1f} GB/s beside it"]]
+        out += [[""], [f"a pass of {phase}, each operation separately; {read:.1f} GB/s beside it"]]
         out += [["operation", "us", "%", "limit", "of it", "GB/s", "Gop/s", "of kernel"]]
         out += op_rows(list(ops))
     return out
@@ -263,7 +263,7 @@ def _op_row(o: Document, total: float) -> list[str]:
 
 
 def number(x: float) -> str:
-    """In at most five characters up to 10^9: a column of the table has no room for more."""
+    """A number in at most five characters, up to 10^9: a column of the table has no room for more."""
     if x >= 99_999.5:
         return f"{x / 1e6:.2f}M" if 999_500 <= x < 9_995_000 else f"{x / 1e6:.0f}M" if x >= 1e6 else f"{x / 1e3:.0f}k"
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}"

@@ -1,6 +1,6 @@
 """The phases that are timed, each with the memory bandwidth measured right before and after it.
 
-Prompts are random token ids, new ones every time, so that no cache holds them.
+Prompts are random token ids, new ones each time, so that no cache holds them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pellucid.results import Completion
 
 __all__ = ["Bench", "Once", "Op", "Phase", "Run", "phases"]
 
-STEPS = 16  # tokens of a decode phase: few, since the limits of a shared machine soon change
+STEPS = 16  # tokens of a decode phase: few, since the limits of a shared machine change quickly
 SEQUENCES = (4, 16)
 DEMO_PROMPT, DEMO_TOKENS = 5, 100
 COLD_PROMPT = "The capital of France is"
@@ -45,8 +45,8 @@ with Model.load(source, **options) as model:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Something to time. run: runs it once -> seconds. passes: its forward passes; None: it is not compared with a
-    limit. tokens: their number, for tokens/s."""
+    """Something to time. run: runs it once -> seconds. passes: its forward passes; None: not compared with a limit.
+    tokens: number of tokens, for tokens/s."""
 
     name: str
     about: str
@@ -57,8 +57,8 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """One run of a phase. around: the reads measured before and after it, the better ones. read: GB/s right beside it;
-    None where the bandwidth changed in between."""
+    """One run of a phase. around: the better of the reads measured before and after it. read: GB/s right beside it;
+    None if the bandwidth changed in between."""
 
     seconds: float
     around: Limits
@@ -67,8 +67,8 @@ class Once:
 
 @dataclass(slots=True)
 class Run:
-    """The measurements of a phase, and the limits that they are compared with: the reads of each moment, and `best`,
-    the highest peaks of the session."""
+    """The measurements of a phase, and the limits that they are compared with: the reads at each time, and `best`, the
+    highest peaks of the session."""
 
     phase: Phase
     work: Work | None
@@ -81,7 +81,7 @@ class Run:
         return [one.seconds for one in self.once]
 
     def least(self, one: Once, read: float | None = None) -> tuple[float, float]:
-        """The least seconds of reading and of computing; read: GB/s, default those around the run."""
+        """The least seconds of reading and of computing; read: GB/s; default: those around the run."""
         assert self.work is not None and self.best is not None
         reading, computing = self.work.seconds(one.around.computing(self.best), self.huge)
         return (reading if read is None else self.work.bytes / (read * 1e9)), computing
@@ -89,8 +89,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """All operations of one name in one pass: how many there are, their nanoseconds in total, and their least work.
-    read: GB/s beside the pass; kernel_ns: of their products by the kernels alone; None where they have none."""
+    """All operations of one name in a pass: their number, total nanoseconds and least work. read: GB/s beside the pass;
+    kernel_ns: of their products with only the kernels; None if they have no products."""
 
     phase: str
     kind: str
@@ -137,11 +137,11 @@ class Bench:
     # ---- each runs its phase once and returns seconds ------------------------------------------------------------
 
     def prefill(self, n: int) -> float:
-        """A prompt of n tokens, up to the first new token."""
+        """Processes a prompt of n tokens, up to the first new token."""
         return self._generate(self.ids(n), 1).timings.prefill
 
     def decode(self, depth: int, n: int) -> float:
-        """n tokens, one after another; the first is computed at slot `depth` + 1."""
+        """Decodes n tokens, one after another; the first is computed at slot `depth` + 1."""
         if depth not in self._deep:
             context = self.model.context()
             context.append(self.ids(depth))
@@ -154,24 +154,25 @@ class Bench:
         return done.timings.decode
 
     def together(self, sequences: int, n: int) -> float:
-        """n tokens of each of several sequences, in the same passes."""
+        """Decodes n tokens of each of several sequences, in the same passes."""
         prompts = [self.ids(1) for _ in range(sequences)]
         done = self.model.generate(prompts, max_tokens=n + 1, temperature=0, ignore_eos=True, speculate=False)
         return max(one.timings.decode for one in done)
 
     def demonstration(self, cache: bool) -> float:
-        """A short prompt and 100 tokens; without the cache, everything is recomputed for each of them."""
+        """Processes a short prompt and decodes 100 tokens; without the cache, everything is recomputed for each of
+        them."""
         t = self._generate(self.ids(DEMO_PROMPT), DEMO_TOKENS, cache=cache).timings
         return t.prefill + t.decode
 
     def cold_start(self) -> float:
-        """A new process, from its start to the first token of a short prompt."""
+        """Runs a new process, from its start to the first token of a short prompt."""
         info = self.info
         prompt: Any = COLD_PROMPT if self.model.tokenizer is not None else self.ids(DEMO_PROMPT)
         options = {"threads": info.threads, "isa": info.isa, "kv": info.kv, "precision": info.precision}
         start = time.perf_counter()
-        # -P: no module of the current folder is imported. A process group of its own: Ctrl-C interrupts this process
-        # alone, which then ends the other one.
+        # -P: no module of the current folder is imported. In its own process group, so that Ctrl-C interrupts only this
+        # process, which then ends the other one.
         command = [sys.executable, "-P", "-c", _COLD, json.dumps([info.path, prompt, options])]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0) as process:
             try:
@@ -201,8 +202,8 @@ class Bench:
         self, chosen: Sequence[Phase], prober: Prober, repeat: int, progress: Callable[[str], None]
     ) -> tuple[list[Run], list[Limits]]:
         """Runs `repeat` rounds over all phases -> (runs, limits). Limits are measured before and after each phase, and
-        the bandwidth once more right beside it. A phase that fails, as where its keys and values have no room, is left
-        out, or that run alone if there was one before. Raises the error of the last one if all do."""
+        the bandwidth once more right beside it. A phase that fails, for example because its keys and values do not fit,
+        is left out; if an earlier run succeeded, only that run is. Raises the error of the last one if all do."""
         huge = self.info.huge_pages
         runs = [Run(p, None if p.passes is None else self.count(p.passes), huge) for p in chosen]
         limits = [prober.measure()]
@@ -231,7 +232,7 @@ class Bench:
         return runs, limits
 
     def _run(self, phase: Phase) -> float:
-        """Runs a phase; where it fails, once more without the contexts that other runs left."""
+        """Runs a phase; if it fails, once more without the contexts left by other runs."""
         try:
             return phase.run()
         except PellucidError:
@@ -251,7 +252,7 @@ class Bench:
 
     def timed_passes(self, prober: Prober, progress: Callable[[str], None], repeat: int = 5) -> list[TimedPass]:
         """The fastest pass of each kind: a decode step, one of several sequences, and a full pass of prefill. One that
-        fails, as where its keys and values have no room, is left out."""
+        fails, for example because its keys and values do not fit, is left out."""
         found = []
         for name, parts in self.passes():
             progress(f"operations: {name}")
@@ -265,7 +266,7 @@ class Bench:
         return found
 
     def operations(self, timed: Sequence[TimedPass], kernels: Kernels, progress: Callable[[str], None]) -> list[Op]:
-        """The operations of these passes, and their products by the kernels alone."""
+        """The operations of these passes, and their products with only the kernels."""
         plan, found = self.engine.plan, []
         for one in timed:
             progress(f"kernels alone: {one.name}")
@@ -287,7 +288,7 @@ class Bench:
         return [("decode", [Part(0, 1, 1)]), *together, ("prefill", [Part(0, rows, 1)])]
 
     def _alone(self, kernels: Kernels, parts: Pass) -> dict[int, float]:
-        """Operation -> nanoseconds of its products by the kernels alone."""
+        """Operation -> nanoseconds of its products with only the kernels."""
         found: dict[int, float] = {}
         known: dict[Product, float] = {}
         each = [
@@ -295,7 +296,7 @@ class Bench:
             for i, op in enumerate(self.engine.plan.ops)
             for _, product in work.products(self.engine.plan, op, parts, self.cost)
         ]
-        each.sort(key=lambda one: (one[0].format, one[0].k))  # whose weights are made once
+        each.sort(key=lambda one: (one[0].format, one[0].k))  # so that equal weights are made only once
         for product, i in each:
             if product not in known:
                 known[product] = kernels.fastest(product)

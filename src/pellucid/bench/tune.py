@@ -1,4 +1,4 @@
-"""Measures the whole tuning at length: what a load measures too, and what shows only in whole passes of a model."""
+"""Measures the whole tuning thoroughly: what a load measures, and what only shows in whole passes of a model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pellucid.tuning import Timing
 
 __all__ = ["tune"]
 
-PROMPT = 512  # tokens of a pass that is bound by computing
+PROMPT = 512  # tokens of a compute-bound pass
 STEPS = 16  # passes of one token
-FEW = 4  # tokens of a pass of which it is not clear what binds it
-TURNS = 3  # of each candidate, at least
+FEW = 4  # tokens of a pass for which it is unclear whether memory or computing limits it
+TURNS = 3  # minimum for each candidate
 
 
 def _candidates(default: Mapping[str, int], name: str, *factors: float) -> tuple[Mapping[str, int], ...]:
@@ -25,9 +25,9 @@ def _candidates(default: Mapping[str, int], name: str, *factors: float) -> tuple
 
 
 def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda text: None) -> tuning.Tuning:
-    """Measures for about `seconds`, half of them on the kernels alone and half on passes of the model, and keeps what
-    was fastest for every later load. Three turns of the passes may take longer: how long, `note` is told. Raises
-    OutOfMemoryError; PellucidError, before measuring, where the result could not be kept."""
+    """Measures for about `seconds`, half of them on kernels and half on passes of the model, and stores the fastest
+    settings for every later load. Three turns of the passes may take longer; then `note` is called with the time.
+    Raises OutOfMemoryError; PellucidError, before measuring, if the result could not be stored."""
     tuning.check_folder()
     engine, facts = model.core.open(), model.core.facts
     isa = engine.info()["isa"]
@@ -61,7 +61,7 @@ def tune(model: Model, seconds: float, note: Callable[[str], object] = lambda te
 
 
 def _ids(model: Model, rows: int) -> list[int]:
-    """So many tokens, or as many as a pass can have."""
+    """n tokens, or as many as a pass can have."""
     engine = model.core.open()
     return random.Random(1).choices(range(engine.vocab), k=min(rows, model.context_length, engine.max_rows))
 
@@ -89,7 +89,7 @@ def _time(
 
 
 def _pass(engine: _engine.Engine, ids: list[int]) -> float:
-    # A sequence for each: where tokens see later ones, a sequence is one pass.
+    # One sequence each: if tokens attend to later ones, a sequence is one pass.
     sequences = [_engine.Sequence(engine) for _ in range(STEPS if len(ids) == 1 else 1)]
     start = time.perf_counter()
     for sequence in sequences:

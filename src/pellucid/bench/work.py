@@ -1,7 +1,8 @@
 """The least work of a pass: bytes to read and operations to compute, counted from the plan.
 
 Bytes: each matrix of the pass once, as the model file stores it; one row of the embedding per token; the keys and
-values that the rows see, once per sequence and layer; the state of each sequence and recurrent layer, read and written
+values that the rows attend to, once per sequence and layer; the state of each sequence and recurrent layer, read and
+written
 once. Operations: two per product, seven per number of a recurrence's state. Activations, norms and writes to the
 cache are not counted: they stay in the processor's caches or are few.
 """
@@ -23,7 +24,7 @@ _KV_OPERATIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class Part(NamedTuple):
-    """The rows of one sequence in a pass: slots start .. start + n - 1, of which `wants` ask for logits."""
+    """The rows of one sequence in a pass: slots start .. start + n - 1, of which `wants` request logits."""
 
     start: int
     n: int
@@ -34,7 +35,8 @@ Pass = Sequence[Part]
 
 
 class Product(NamedTuple):
-    """n rows of activations, quantised ones in `terms` int8 terms, times a matrix (rows, k) in a format."""
+    """n rows of activations, quantised to `terms` int8 terms if the format is quantised, times a matrix (rows, k) in a
+    format."""
 
     format: str
     rows: int
@@ -63,15 +65,16 @@ class Work:
         )
 
     def seconds(self, limits: Limits, huge: bool) -> tuple[float, float]:
-        """(least seconds of reading, least seconds of computing). Both overlap: the limit is the larger of the two."""
+        """(least seconds of reading, least seconds of computing). They overlap, so the limit is the larger of the
+        two."""
         compute = sum(n / (limits.peak(kind) * 1e9) for kind, n in self.operations.items())
         return self.bytes / (limits.read(huge) * 1e9), compute
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """How a model was loaded. kv: type of the cache; kv_bytes: bytes per cached number; least_terms: int8
-    terms of activations, at least."""
+    """How a model was loaded. kv: type of the cache; kv_bytes: bytes per cached number; least_terms: minimum int8 terms
+    of activations."""
 
     kv: str
     kv_bytes: float
@@ -79,7 +82,7 @@ class Cost:
 
 
 def prefill_passes(n: int, rows: int, start: int = 0) -> list[Pass]:
-    """n tokens of one sequence, `rows` per pass; the last row asks for logits."""
+    """n tokens of one sequence, `rows` per pass; the last row requests logits."""
     ends = [min(at + rows, n) for at in range(0, n, rows)]
     return [[Part(start + at, end - at, int(end == n))] for at, end in zip(range(0, n, rows), ends)]
 
@@ -118,7 +121,8 @@ def count(plan: Plan, passes: Iterable[Pass], cost: Cost, op: int | None = None)
 
 
 def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, Product]]:
-    """The matrix products of an operation in a pass. Of a stack of experts' matrices, each row meets `top_k`."""
+    """The matrix products of an operation in a pass. In a stack of experts' matrices, each row is multiplied by
+    `top_k`."""
     n = sum(p.wants if op.kind.wanted else p.n for p in parts)
     if op.kind.lookup or not n:
         return []
@@ -132,7 +136,7 @@ def products(plan: Plan, op: Op, parts: Pass, cost: Cost) -> list[tuple[Matrix, 
 
 
 def _met(experts: int, top_k: int, rows: int) -> float:
-    """The part of all experts that rows meet, if each is as likely as any other."""
+    """The expected share of experts that rows use, if all are equally likely."""
     return 1.0 - (1.0 - top_k / experts) ** rows
 
 
@@ -145,12 +149,12 @@ def _first(group: CacheGroup, slot: int) -> int:
 
 
 def _keys(group: CacheGroup, parts: Pass) -> int:
-    """Number of slots that the rows of each part see, counted once per part."""
+    """Number of slots that the rows of each part attend to, counted once per part."""
     return sum(p.start + p.n - _first(group, p.start) for p in parts)
 
 
 def _scores(group: CacheGroup, parts: Pass) -> int:
-    """Number of pairs of a row and a slot that it sees."""
+    """Number of pairs of a row and a slot that it attends to."""
     total = 0
     for p in parts:
         end = p.start + p.n

@@ -1,1 +1,1 @@
-"""Model files made from others: Hugging Face folders as GGUF files."""
+"""Making model files from others: Hugging Face folders as GGUF files."""

@@ -1,8 +1,8 @@
-"""A Hugging Face folder as a GGUF file.
+"""Converts a Hugging Face folder to a GGUF file.
 
-A folder is read as a loaded one is: under GGUF's keys and names, with every key and tensor checked
-(weights/huggingface.py). What is left to do: tensors in the form that the architecture's GGUF files have (forms.py),
-the keys of such files (keys.py), kinds of the keys' values, the tokenizer, and the weights' formats.
+A folder is read as it is for loading: under GGUF's keys and names, with every key and tensor checked
+(weights/huggingface.py). It remains to put tensors into the form of the architecture's GGUF files (forms.py), to
+convert the keys (keys.py), the types of their values and the tokenizer, and to quantise the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pellucid.weights.writer import Progress, Value
 
 __all__ = ["convert_folder"]
 
-# Keys whose values are numbers with a fraction, even where a configuration writes them without one.
+# Keys whose values are floats, even if a configuration has them as integers.
 _FRACTION = re.compile(
     r"freq_base|epsilon|factor|scale|softcapping|beta|clamp|multiplier|attention\.scale|\.weights_|time_step_m"
 )
@@ -45,7 +45,7 @@ def convert_folder(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Writes a folder's model as a GGUF file -> name of each tensor: its format.
+    """Writes a folder's model as a GGUF file -> {name of a tensor: its format}.
 
     Raises what loading the folder raises; UnsupportedModelError for a model or tokenizer that has no GGUF form.
     """
@@ -53,7 +53,7 @@ def convert_folder(
         if file.format.startswith("GGUF"):
             raise UnsupportedModelError(feature=f"{file.path}: a GGUF file", supported="a Hugging Face folder")
         halves = bool(file.metadata.pop("pellucid.rope_halves", True))
-        interleave = f"{file.architecture}.rope.interleave"  # no key of GGUF
+        interleave = f"{file.architecture}.rope.interleave"  # not a GGUF key
         halves = not file.get_bool(interleave, not halves)
         file.metadata.pop(interleave, None)
         formats = frozenset(_engine.format_names())
@@ -61,7 +61,7 @@ def convert_folder(
         file.metadata.update(_numbers(file))
         made = gguf_model(file, config, gguf_tensors(file.tensors, config, halves))
         add_embedder(file, config, made)
-        arch.build(made, formats)  # what is written can be read
+        arch.build(made, formats)  # so that what is written can be read
         metadata = {**_metadata(made, mixture), **tokenizer_metadata(file.path, config.vocab)}
         forbidden = suppressed(file, config.vocab)
         if forbidden:
@@ -81,7 +81,7 @@ def convert_folder(
 
 
 def _numbers(file: ModelFile) -> dict[str, list[float]]:
-    """The parameters of xIELU, which folders have as tensors of one number and files as lists, out of the tensors."""
+    """Takes xIELU's parameters, which folders have as tensors of one number and files as lists, out of the tensors."""
     found: dict[str, list[float]] = {}
     for name in sorted((name for name in file.tensors if ".xielu_" in name), key=lambda name: int(name.split(".")[1])):
         value = float(floats(file.tensors.pop(name)).item())
@@ -90,7 +90,7 @@ def _numbers(file: ModelFile) -> dict[str, list[float]]:
 
 
 def _metadata(made: ModelFile, mixture: str) -> dict[str, Value]:
-    """The keys with the kinds of their values."""
+    """The keys, with the types of their values."""
     name = made.architecture
     general = {
         "general.architecture": Value("string", name),
@@ -103,7 +103,7 @@ def _metadata(made: ModelFile, mixture: str) -> dict[str, Value]:
 
 
 def _value(key: str, value: Any) -> Value:
-    """A key's value with its kind."""
+    """A key's value with its type."""
     if isinstance(value, (list, tuple, np.ndarray)):
         items = np.asarray(value).tolist()
         kind = _value(key, items[0]).kind if items else "string"

@@ -1,4 +1,4 @@
-"""What GGUF says of a model's embeddings and scores: how hidden states are pooled, the layers after that."""
+"""A model's embeddings and scores in GGUF's form: the pooling of hidden states, and the layers after it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pellucid.weights.sentences import read_embedder
 __all__ = ["add_embedder"]
 
 _POOLINGS = {"mean": 1, "first": 2, "last": 3}  # GGUF's pooling_type ...
-_RANK = 4  # ... and that of models that score two texts
-_DENSE = "gemma-embedding"  # whose files may have dense layers
+_RANK = 4  # ... and the value for models that score two texts
+_DENSE = "gemma-embedding"  # its files may have dense layers
 
 
 def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
-    """Adds to a model in GGUF's terms what its folder says of embeddings.
+    """Adds a folder's settings for embeddings to a model under GGUF's keys.
 
-    Raises UnsupportedModelError for what GGUF has no key or tensor for, and for a model without a head that is no
-    embedder.
+    Raises UnsupportedModelError for settings without a key or tensor in GGUF, and for a model without a head that is
+    not an embedder.
     """
     found = read_embedder(file.path, c.dim, scores=bool(c.scorer))
     if found.answers is not None:
@@ -43,11 +43,11 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
         if name == "modern-bert":
             keys["classifier.pooling_type"] = _POOLINGS[c.scorer_pooling]
         if not (c.sigmoid if found.sigmoid is None else found.sigmoid):
-            keys["classifier.sigmoid"] = False  # no published key: other readers give the score itself
+            keys["classifier.sigmoid"] = False  # no published key: other readers return the unmodified score
     elif found.pooling is not None:
         keys["pooling_type"] = _POOLINGS[found.pooling]
     elif c.headless and not c.attention.causal:
-        pass  # an encoder whose folder leaves the pooling to its user
+        pass  # an encoder whose folder leaves pooling to the user
     elif c.headless:
         raise UnsupportedModelError(
             feature="converting a model without a head", supported="models that predict tokens, embed or score texts"
@@ -56,11 +56,11 @@ def add_embedder(file: ModelFile, c: Config, made: ModelFile) -> None:
     made.metadata.update({f"{name}.{key}": value for key, value in keys.items()})
     if found.dimensions is not None:
         logging.getLogger("pellucid").warning(
-            "%s: GGUF has no key for truncate_dim: embeddings need dimensions=%d", file.path, found.dimensions
+            "%s: GGUF has no key for truncate_dim: use dimensions=%d for embeddings", file.path, found.dimensions
         )
     if found.prompts:
         logging.getLogger("pellucid").warning(
-            "%s: GGUF has no key for prompts (%s): texts need them in front", file.path, ", ".join(found.prompts)
+            "%s: GGUF has no key for prompts (%s): put them before texts", file.path, ", ".join(found.prompts)
         )
 
 

@@ -1,7 +1,7 @@
-"""Tensors in the form that GGUF files have them, where it is not that of folders; and importances of their columns.
+"""Tensors in the form of GGUF files, if it differs from that of folders; and importances of their columns.
 
-A new form is a tensor whose bytes are made when they are asked for, all at once. What converters do is taken from
-llama.cpp's (conversion/*.py): recurrent layers hold A = -exp(A_log), value heads of Qwen3.5 lie in another order,
+A new form is a tensor whose bytes are computed when they are read, all together. The rules are those of llama.cpp's
+converters (conversion/*.py): recurrent layers hold A = -exp(A_log), value heads of Qwen3.5 are in another order,
 Falcon-H1's multipliers are in its weights, gate and up are two matrices.
 """
 
@@ -36,13 +36,14 @@ _FUSED = ("gemma4", "granite_swa", "mistral4")  # files have gate and up of expe
 
 
 def gguf_tensors(tensors: dict[str, Tensor], c: Config, halves: bool) -> dict[str, Tensor]:
-    """A folder's tensors under GGUF's names -> those of the file. halves: the folder's rotary pairs are (i, i + n/2).
+    """A folder's tensors under GGUF's names -> those of a GGUF file. halves: the folder's rotary pairs are (i, i +
+    n/2).
 
-    Raises UnsupportedModelError for queries and keys whose rows cannot be put into the file's order.
+    Raises UnsupportedModelError for queries and keys whose rows cannot be converted to the file's order.
     """
     forms = _Forms(c, halves)
     if c.architecture == "falcon-h1" and (c.embed_scale, c.logit_scale) != (1.0, 1.0):
-        tensors = {"output.weight": tensors["token_embd.weight"], **tensors}  # a tied head has a multiplier of its own
+        tensors = {"output.weight": tensors["token_embd.weight"], **tensors}  # the copy gets its own multiplier
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
@@ -59,7 +60,7 @@ def gguf_tensors(tensors: dict[str, Tensor], c: Config, halves: bool) -> dict[st
 
 def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[str, Importance]:
     """Importances of a folder's matrices, under GGUF's names -> those of the file's matrices, with the columns in the
-    file's order. What becomes several matrices gives each a copy: they read the same input."""
+    file's order. A matrix that is split gives each part a copy: they read the same input."""
     forms = _Forms(c, halves=True)
     found: dict[str, Importance] = {}
     for name, importance in importances.items():
@@ -77,14 +78,14 @@ def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[s
 
 
 def _lazy(tensor: Tensor, shape: Sequence[int], type: str, make: Callable[[], Any], size: int | None = None) -> Tensor:
-    """size: bytes, of types that GGUF does not have."""
+    """size: in bytes, for types that GGUF does not have."""
     size = tensor_bytes(type, shape) if size is None else size
     data = Made(lambda first, end: np.ascontiguousarray(make()).reshape(-1).view(np.uint8), max(size, 1), size)
     return tensor._replace(shape=tuple(shape), type=type, data=data)
 
 
 def _rows(tensor: Tensor, order: Order, shape: Sequence[int] | None = None) -> Tensor:
-    """The tensor with its rows, or those of its matrices one after another, in another order; or with some of them."""
+    """The tensor with its rows, or those of its consecutive matrices, in another order, or with some of them."""
     count = int(np.prod(tensor.shape[:-1])) if len(tensor.shape) > 1 else tensor.shape[0]
 
     def make() -> Any:
@@ -130,13 +131,14 @@ def _cut(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Forms:
-    """What becomes of each tensor of a model."""
+    """The conversion of each tensor of a model."""
 
     c: Config
     halves: bool
 
     def names(self, stem: str, tensors: Container[str]) -> tuple[str, ...]:
-        """The names without the layer of what a matrix becomes. tensors: the folder's, or all of its matrices."""
+        """The names, without the layer, of the tensors that a matrix is converted to. tensors: the folder's, or all of
+        its matrices."""
         arch, end = self.c.architecture, stem.rpartition(".")[2]
         if arch == "qwen3next" and stem == "ssm_in.weight":
             return "attn_qkv.weight", "attn_gate.weight"
@@ -144,7 +146,7 @@ class _Forms:
             return (stem,)
         if stem.startswith("ffn_gate_up_exps."):
             return f"ffn_gate_exps.{end}", f"ffn_up_exps.{end}"
-        if arch.startswith("granite"):  # beside experts, its feed-forward network is the shared one
+        if arch.startswith("granite"):  # without experts, its feed-forward network is the shared one
             which = "_shexp" if self.c.experts is not None else ""
             if stem == "ffn_down.weight":
                 return (f"ffn_down{which}.weight",)
@@ -154,21 +156,21 @@ class _Forms:
         return (stem,)
 
     def columns(self, stem: str) -> Order | None:
-        """The order in which a matrix has its columns; None: as in the folder."""
+        """The new order of a matrix's columns; None: as in the folder."""
         if self.tiles and stem == "ssm_out.weight":
             return self.heads(self.c.memory.dv)
         return None
 
     def of(self, stem: str, t: Tensor, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors that a tensor becomes, by their names without the layer. stem: its own name."""
+        """The tensors that a tensor is converted to, by their names without the layer. stem: its own name."""
         c, r = self.c, self.c.memory
         arch = c.architecture
         if arch == "falcon-h1":
             t = self.multiplied(stem, t)
             if stem == "ffn_norm.weight":
-                stem = "ffn_norm"  # as its files have it
+                stem = "ffn_norm"  # as in its files
         if arch == "bert":
-            stem = stem.replace("pooler.", "cls.")  # both are a layer with tanh before the last
+            stem = stem.replace("pooler.", "cls.")  # both are a layer with tanh before the last one
             if stem == "position_embd.weight" and c.first_position:
                 rows = np.arange(c.first_position, t.shape[0])
                 t = _rows(t, rows, (len(rows), t.shape[1]))
@@ -202,7 +204,7 @@ class _Forms:
         yield from zip(names, parts, strict=True)
 
     def by_kind(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Qwen3-Next's ssm_in, which has queries, keys, values and gates of one key head after another."""
+        """Qwen3-Next's ssm_in, which has queries, keys, values and gates grouped by key head."""
         r = self.c.memory
         each = r.n_v // r.n_k * r.dv
         parts = np.split(np.arange(t.shape[0]).reshape(r.n_k, -1), np.cumsum([r.dk, r.dk, each]), axis=1)
@@ -212,7 +214,7 @@ class _Forms:
 
     @property
     def tiles(self) -> bool:
-        """Whether value heads change their order."""
+        """Whether value heads are reordered."""
         return self.c.architecture in _TILED and self.c.memory.n_v != self.c.memory.n_k
 
     def heads(self, width: int, first: int = 0) -> Order:
@@ -222,7 +224,7 @@ class _Forms:
         return np.concatenate([np.arange(first), first + n])
 
     def tiled(self, stem: str, t: Tensor) -> Tensor:
-        """The tensor with its value heads in the order (number within the key head, key head)."""
+        """The tensor with its value heads in the order (index within the key head, key head)."""
         r, name = self.c.memory, stem.partition(".")[0]
         if name in ("ssm_a", "ssm_dt", "ssm_alpha", "ssm_beta"):
             return _rows(t, self.heads(1))
@@ -238,7 +240,7 @@ class _Forms:
         c, r, m = self.c, self.c.memory, self.c.multipliers
         name, _, end = stem.rpartition(".")
         weight = end == "weight"
-        by = m["attention_in"][0] if weight else 1.0  # of what a matrix reads, which its bias is not multiplied by
+        by = m["attention_in"][0] if weight else 1.0  # of the input of a matrix; it does not apply to the bias
         if name == "ssm_in":
             inner, keys = r.n_v * r.dv, r.n_k * r.dk
             factors = np.repeat(np.asarray(m["ssm"], np.float32), [inner, inner, keys, keys, r.n_v])
@@ -257,13 +259,13 @@ class _Forms:
         return _times(t, factor)
 
     def order(self, stem: str, t: Tensor) -> Order | None:
-        """The order of the rows of queries and keys: where GGUF files of an architecture rotate neighbours, and folders
-        the two halves of a head, row i of a pair's first half and row i of its second lie side by side."""
+        """The order of the rows of queries and keys: if GGUF files of an architecture rotate adjacent rows, and folders
+        the two halves of a head, rows i of the first and the second half are placed side by side."""
         c = self.c
         if c.rope.halves == self.halves or not c.rope.freq:
             return None
         if not self.halves:
-            raise UnsupportedModelError(feature=f"a folder of {c.architecture} whose rotary pairs are neighbours")
+            raise UnsupportedModelError(feature=f"a folder of {c.architecture} whose rotary pairs are adjacent")
         if re.search(r"attn_(qkv|[qk]_norm)\.", stem):
             raise UnsupportedModelError(feature=f"converting {t.name} of {c.architecture}")
         n = 2 * len(c.rope.freq)

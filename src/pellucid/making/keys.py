@@ -1,7 +1,7 @@
-"""The keys of a folder's model as converters to GGUF write them.
+"""The keys of a folder's model in the form that converters to GGUF write.
 
-A folder is read with a few keys that no published file has (weights/huggingface.py). Such a key is left out wherever
-the file means the same without it, which is found by reading the configuration again.
+A folder is read with a few keys that no published file has (weights/huggingface.py). Such a key is left out if the file
+means the same without it, which is determined by reading the configuration again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MULTIPLIERS = (
     "attention_in_multiplier", "attention_out_multiplier", "embedding_multiplier", "key_multiplier",
     "lm_head_multiplier", "mlp_multipliers", "ssm_in_multiplier", "ssm_multipliers", "ssm_out_multiplier",
 )  # fmt: skip
-# Of rotations with several positions, where a folder does not say; they make no difference for text.
+# For rotations with several positions, if a folder does not specify them; they make no difference for text.
 _SECTIONS = {
     "qwen2vl": [16, 24, 24, 0],
     **dict.fromkeys(("qwen3vl", "qwen3vlmoe"), [24, 20, 20, 0]),
@@ -37,9 +37,9 @@ _SECTIONS = {
 
 
 def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelFile:
-    """The model of a folder, read as `file`, as that of a GGUF file. tensors: as making/forms.py has them.
+    """The model of a folder, read as `file`, converted to that of a GGUF file. tensors: as made by making/forms.py.
 
-    Raises UnsupportedModelError for what no key of GGUF says.
+    Raises UnsupportedModelError for anything without a GGUF key.
     """
     name = _architecture(c, tensors)
     keys = {**_sizes(c), **_given(file, c)}
@@ -51,11 +51,11 @@ def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelF
         keys["attention.causal"] = False
     if name == "bert" and keys.pop("first_position", 0):  # the rows before it are left out
         keys["context_length"] = c.context
-    keys.pop("token_types", None)  # a key of the tokenizer says it
-    for key in ("classifier.pooler", "classifier.pooling", "classifier.sigmoid"):  # making/embedder.py says it
+    keys.pop("token_types", None)  # given by a key of the tokenizer
+    for key in ("classifier.pooler", "classifier.pooling", "classifier.sigmoid"):  # written by making/embedder.py
         keys.pop(key, None)
-    keys.pop("attention.k_eq_v", None)  # the tensors say it, and reading the folder has compared both
-    bases = {*keys.get("rope.layer_freq_bases", ())} - {0.0}  # 0: no rotation, which another key says as well
+    keys.pop("attention.k_eq_v", None)  # the tensors decide, and reading the folder has compared both
+    bases = {*keys.get("rope.layer_freq_bases", ())} - {0.0}  # 0: no rotation, for which there is another key
     if len(bases) == 1:
         keys["rope.freq_base"] = bases.pop()
     if name == "mistral4" and c.query_every:
@@ -72,7 +72,7 @@ def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelF
 
 
 def _architecture(c: Config, tensors: Mapping[str, Tensor]) -> str:
-    """The name that converters give a model of several."""
+    """The name under which converters write a model with several names."""
     if c.architecture == "nemotron_h" and c.experts is not None:
         return "nemotron_h_moe"
     if c.architecture == "granitehybrid" and not any(c.recurrent) and all(c.rotated):
@@ -81,7 +81,7 @@ def _architecture(c: Config, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _sizes(c: Config) -> dict[str, Any]:
-    """Sizes that other readers have other defaults of."""
+    """Sizes for which other readers have other defaults."""
     if not c.rope.freq:
         return {}
     return {
@@ -104,7 +104,7 @@ def _given(file: ModelFile, c: Config) -> dict[str, Any]:
         found["block_count"] = c.layers
         found |= {key: value[: c.layers] for key, value in found.items() if _is_list(value) and len(value) == layers}
     for key in ("attention.head_count_kv", "feed_forward_length"):
-        if _is_list(found.get(key)) and len({*found[key]}) == 1 and found[key][0]:  # of all layers
+        if _is_list(found.get(key)) and len({*found[key]}) == 1 and found[key][0]:  # the same for all layers
             found[key] = found[key][0]
     found["vocab_size"] = c.vocab
     return found
@@ -136,7 +136,7 @@ def _experts(keys: dict[str, Any], c: Config, name: str) -> None:
 
 
 def _regular(sparse: tuple[bool, ...]) -> dict[str, int]:
-    """Which layers have experts: every step-th one after the first dense ones; {} where they are not so."""
+    """Which layers have experts: every step-th one after the first dense ones; {} if there is no such pattern."""
     for step in range(1, len(sparse) + 1):
         for dense in range(len(sparse)):
             if all(one == (i >= dense and (i + 1) % step == 0) for i, one in enumerate(sparse)):
@@ -145,14 +145,14 @@ def _regular(sparse: tuple[bool, ...]) -> dict[str, int]:
 
 
 def _recurrent(keys: dict[str, Any], c: Config, name: str) -> None:
-    keys.pop("ssm.v_heads_grouped", None)  # making/forms.py puts them into the file's order
+    keys.pop("ssm.v_heads_grouped", None)  # making/forms.py puts the heads into the file's order
     if name in ("granite", "granitemoe"):
         for key in [key for key in keys if key.startswith("ssm.")]:
             del keys[key]
         keys.pop("rope.scaling.finetuned", None)
         keys["attention.head_count_kv"] = c.attention.n_kv
     if name.startswith("nemotron_h"):
-        keys["attention.layer_norm_epsilon"] = c.eps  # llama.cpp wants both, and reads the other
+        keys["attention.layer_norm_epsilon"] = c.eps  # llama.cpp requires both, and uses the other one
     if name.startswith("qwen3") and any(c.recurrent):
         interval = c.recurrent.index(False) + 1 if not all(c.recurrent) else c.layers + 1
         if all(own == ((i + 1) % interval != 0) for i, own in enumerate(c.recurrent)):
@@ -160,7 +160,7 @@ def _recurrent(keys: dict[str, Any], c: Config, name: str) -> None:
 
 
 def _configured(made: ModelFile) -> Config | None:
-    """The configuration that the file's reader gets; None where it refuses the file."""
+    """The configuration as read from the file; None if the reader refuses the file."""
     try:
         return arch.configure(made)
     except (ModelFileError, UnsupportedModelError):
@@ -180,7 +180,7 @@ def _leave_out(made: ModelFile, names: tuple[str, ...]) -> None:
 
 
 def _same(a: Config, b: Config) -> bool:
-    """Whether two configurations differ in no more than the rounding of scales."""
+    """Whether two configurations differ only in the rounding of scales."""
     if not (_near(a.attention.scale, b.attention.scale) and _near(a.local_attention.scale, b.local_attention.scale)):
         return False
     attention = replace(a.attention, scale=b.attention.scale)
@@ -193,8 +193,8 @@ def _near(a: float | None, b: float | None) -> bool:
 
 
 def _yarn(made: ModelFile, c: Config, given: Mapping[str, Any], weight: float) -> None:
-    """Puts YaRN's parameters in the place of its factors, where they give the same rotation. Architectures differ in
-    what they take from the weight (mscale_all_dim): it is found by trying."""
+    """Replaces YaRN's factors by its parameters if they give the same rotation. Architectures differ in their use of
+    the weight (mscale_all_dim), so it is found by trying."""
     name, before = made.architecture, dict(made.metadata)
     factors = made.tensors.pop("rope_freqs.weight")
     for key in ("attention.scale", "rope.scaling.attn_factor"):
@@ -217,7 +217,7 @@ def _weights(weight: float) -> Iterator[dict[str, float]]:
     yield {}
     if weight:
         yield {"yarn_log_multiplier": weight}
-        yield {"yarn_log_multiplier": 0.1 * weight}  # of DeepSeek's files
+        yield {"yarn_log_multiplier": 0.1 * weight}  # in DeepSeek's files
 
 
 def _same_rotation(a: Config, b: Config) -> bool:

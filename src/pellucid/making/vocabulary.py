@@ -1,7 +1,8 @@
 """A folder's tokenizer as GGUF's metadata.
 
-GGUF names how text is cut into words instead of describing it. The name is found by trying: a vocabulary of the same
-pieces and merges, under each name, must give the ids of the folder's own tokenizer on a text with everything in it.
+GGUF names how text is cut into words instead of describing it. The name is found by trying: a vocabulary with the same
+pieces and merges, under the right name, gives the same ids as the folder's own tokenizer on a text that exercises all
+rules.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pellucid.weights.writer import Value
 __all__ = ["tokenizer_metadata"]
 
 _PREFIX = "tokenizer.ggml."
-# What differs between the ways of cutting words: contractions, runs of digits, of spaces and of marks, capitals, lines,
+# Differences between the ways of cutting words: contractions, runs of digits, of spaces and of marks, capitals, lines,
 # scripts, words with marks before and after them.
 _PROBE = (
     "Hello, I'm sure they'VE said it's 12345678 o'clock; don't   we?\n\n\n\tdef f(x):\n        return x[1]**2 != 3.14"
@@ -44,7 +45,7 @@ _TEXTS = (_PROBE, " leading", "trailing ", "", "a", "\n", "  ", "1 22 333 4444 5
 
 
 def tokenizer_metadata(folder: str, rows: int) -> dict[str, Value]:
-    """The metadata of a folder's tokenizer, or that of none, where the folder has none. rows: of the embedding: the
+    """The metadata of a folder's tokenizer, or of no tokenizer if the folder has none. rows: of the embedding; the
     vocabulary is padded with unused pieces up to it.
 
     Raises TokenizerError for a broken tokenizer, UnsupportedModelError for one that no GGUF vocabulary reproduces.
@@ -62,7 +63,7 @@ def tokenizer_metadata(folder: str, rows: int) -> dict[str, Value]:
         if _agrees(vocabulary, own):
             return _metadata(vocabulary, own, folder, rows)
     raise UnsupportedModelError(
-        feature=f"the tokenizer of {folder}, whose way of cutting words no GGUF vocabulary has,",
+        feature=f"the tokenizer of {folder}, which cuts words in a way that no GGUF vocabulary has,",
         supported="byte-level BPE with a published way of cutting words, SentencePiece, WordPiece",
     )
 
@@ -76,7 +77,8 @@ def _agrees(vocabulary: Vocabulary, own: Tokenizer) -> bool:
 
 
 def _from_sentencepiece(folder: str, rows: int, only: bool) -> Iterator[Vocabulary]:
-    """only: the folder has no other vocabulary; else a tokenizer.model that is not SentencePiece's is no error."""
+    """only: the folder has no other vocabulary; otherwise a tokenizer.model that is not SentencePiece's is not an
+    error."""
     try:
         found = sentencepiece_vocabulary(folder, rows)
     except TokenizerError:
@@ -84,12 +86,12 @@ def _from_sentencepiece(folder: str, rows: int, only: bool) -> Iterator[Vocabula
             raise
         return
     yield found
-    if found.add_space_prefix:  # a tokenizer.json beside it may say otherwise
+    if found.add_space_prefix:  # a tokenizer.json beside it may disagree
         yield replace(found, prefixes_once=not found.prefixes_once)
 
 
 def _from_json(table: dict[str, Any], own: Tokenizer) -> Iterator[Vocabulary]:
-    """Vocabularies that a tokenizer.json may be, the likeliest first."""
+    """Candidate vocabularies for a tokenizer.json, the most likely first."""
     model = table["model"]
     kind = model.get("type") or guessed_model(model)
     if kind not in ("BPE", "WordPiece", "Unigram"):
@@ -130,7 +132,7 @@ def _merges(model: dict[str, Any]) -> list[str]:
 
 
 def _around(own: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that are put before and after a text. Raises UnsupportedModelError for several."""
+    """The ids that are put before and after a text. Raises UnsupportedModelError if there are several."""
     plain, full = (own.encode("a", add_special=flag) for flag in (False, True))
     more = len(full) - len(plain)
     start = next((i for i in range(more + 1) if full[i : i + len(plain)] == plain), 0)
@@ -142,7 +144,7 @@ def _around(own: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _wordpiece(table: dict[str, Any], pieces: list[str], types: Any, special: dict[str, Any]) -> Vocabulary:
-    """As GGUF has it: what begins a word begins with U+2581, and what does not has no mark."""
+    """In GGUF's form: pieces that begin a word start with U+2581, others have no mark."""
     model, normalizer = table["model"], table.get("normalizer") or {}
     unknown, inside = model.get("unk_token", "[UNK]"), model.get("continuing_subword_prefix", "##")
     index = {piece: i for i, piece in enumerate(pieces)}
@@ -177,7 +179,7 @@ def _unigram(table: dict[str, Any], pieces: list[str], types: Any, special: dict
 
 
 def _values(node: Any, key: str) -> Iterator[str]:
-    """The texts of this key, anywhere in a table."""
+    """The texts under this key, anywhere in a table."""
     if isinstance(node, dict):
         if isinstance(node.get(key), str):
             yield node[key]
@@ -203,7 +205,8 @@ def _strings(node: Any) -> Iterator[str]:
 def _merged(
     model: dict[str, Any], pieces: list[str], types: Any, merges: list[str], special: dict[str, Any]
 ) -> Iterator[Vocabulary]:
-    """A SentencePiece vocabulary out of a BPE one with bytes: the earlier a piece is merged, the higher its score."""
+    """A SentencePiece vocabulary made from a BPE one with bytes: the earlier a piece is merged, the higher its
+    score."""
     scores = np.zeros(len(pieces), np.float32)
     index = {piece: i for i, piece in enumerate(pieces)}
     for rank, merge in reversed([*enumerate(merges)]):
@@ -223,7 +226,7 @@ def _merged(
 
 # Names of kinds of vocabularies in GGUF.
 _MODELS = {"bpe": "gpt2", "spm": "llama", "wordpiece": "bert", "unigram": "t5"}
-# Their names in tokenizer_config.json, and the usual spellings of those that it may not name.
+# Their names in tokenizer_config.json, and the usual spellings of those that it may leave out.
 _NAMED = {"padding": "pad_token", "mask": "mask_token", "cls": "cls_token", "seperator": "sep_token"}
 _SPELLINGS = {"padding": (b"[PAD]", b"<pad>"), "mask": (b"[MASK]", b"<mask>")}
 
@@ -251,7 +254,7 @@ def _metadata(v: Vocabulary, own: Tokenizer, folder: str, rows: int) -> dict[str
     ends = [i for i in given if i is not None and i != eos and i < len(v.pieces)]
     eot, eom = ends[0] if ends else None, ends[1] if len(ends) > 1 else None
     ids = {"bos": bos, "eos": eos, "eot": eot, "eom": eom, "unknown": v.unk, "padding": v.pad}
-    if bos is not None and eos is not None and bos != own.bos:  # [CLS] and [SEP], which BERT and its kin have instead
+    if bos is not None and eos is not None and bos != own.bos:  # BERT and related models have [CLS] and [SEP] instead
         ids |= {"cls": bos, "seperator": eos}
         found["add_sep_token"] = Value("bool", True)
     special = {p: i for i, p in enumerate(pieces) if types[i] in (CONTROL, UNKNOWN, USER_DEFINED)}

@@ -1,1 +1,1 @@
-"""The page: named arrays and the program that shows them, in one file of HTML."""
+"""The page: named arrays and the program that shows them, in one HTML file."""

@@ -1,10 +1,10 @@
 """Named arrays as text in a page. static/source.js reads them.
 
-Of numbers of several bytes, first come the first bytes of all, then the second ones, and so on; where that is shorter,
-each number is first replaced by its difference from the one before, bits taken as an integer. Bytes that are alike
-near each other, such as weights, can be put in eight groups, by how large the byte before each was: deflate then has
-codes for each group. Then raw deflate, and five of 85 letters for four bytes: a quarter more, where base64 takes a
-third.
+For numbers of several bytes, the first bytes of all numbers come first, then the second bytes, and so on; if that is
+shorter, each number is first replaced by its difference from the one before, with its bits read as an integer. Bytes
+that resemble their neighbours, such as weights, can be divided into eight groups by the size of the byte before:
+deflate then uses separate codes for each group. Then follow raw deflate and base 85, five letters for four bytes, which
+adds a quarter where base64 adds a third.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 __all__ = ["TYPES", "VERSION", "decode", "encode", "half", "kind_of", "raw"]
 
-VERSION = 2  # of the meta data and the blocks; a page of another one is refused
+VERSION = 2  # of the metadata and the blocks; a page of any other version is refused
 
 # Type of a block -> NumPy's, little-endian on every machine.
 TYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "f16": "<f2", "f32": "<f4", "f64": "<f8"}
 GROUPS = 8
-_GROUP = np.array([min(code.bit_length(), GROUPS - 1) for code in range(256)], np.uint8)  # of what follows a byte
+_GROUP = np.array([min(code.bit_length(), GROUPS - 1) for code in range(256)], np.uint8)  # of the byte after each byte
 _WHOLE = {2: "<u2", 4: "<u4"}
-# Printable ASCII without what means something in HTML, a string or a template.
+# Printable ASCII without characters that have a meaning in HTML, a string or a template.
 _LETTERS = np.array([code for code in range(33, 127) if chr(code) not in "\"&'<=>\\`~"], np.uint8)
 _NAMES = {np.dtype(value): name for name, value in TYPES.items()}
 
@@ -35,13 +35,13 @@ def kind_of(array: npt.NDArray[Any]) -> str:
 
 
 def raw(array: npt.NDArray[Any]) -> bytes:
-    """The numbers one after the other, little-endian."""
+    """The numbers in order, little-endian."""
     return array.astype(TYPES[kind_of(array)], copy=False).tobytes()
 
 
 def encode(array: npt.NDArray[Any], *, grouped: bool = False) -> tuple[str, str]:
-    """-> (type, text). The type of differences is the numbers' with " delta" behind it; of bytes in groups, where
-    `grouped` asks for these, "u8 grouped"."""
+    """-> (type, text). For differences, the type is that of the numbers followed by " delta"; for bytes in groups, if
+    `grouped` requests them, "u8 grouped"."""
     if grouped:
         return "u8 grouped", _letters(_deflate(*_groups(np.ravel(array)), strategy=zlib.Z_RLE))
     kind, numbers = kind_of(array), np.ravel(array).astype(TYPES[kind_of(array)], copy=False)
@@ -92,7 +92,7 @@ def _ungrouped(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _letters(data: bytes) -> str:
-    """Of four bytes five letters, the first byte and letter counting most; of the last n < 4 bytes n + 1 letters."""
+    """Five letters for four bytes, most significant first; for the last n < 4 bytes, n + 1 letters."""
     rest = -len(data) % 4
     left = np.frombuffer(data + bytes(rest), ">u4").astype(np.uint32)
     digits = np.empty((len(left), 5), np.uint8)
@@ -111,13 +111,13 @@ def _bytes(text: str) -> bytes:
 
 
 def half(values: npt.ArrayLike) -> npt.NDArray[np.float16]:
-    """float16; what is beyond its range becomes its largest number."""
+    """float16; values beyond its range become its largest number."""
     most = float(np.finfo(np.float16).max)
     return np.asarray(np.clip(np.asarray(values), -most, most), np.float16)
 
 
 def _deflate(*parts: bytes, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
-    """Each part with codes of its own."""
+    """Compresses each part with its own codes."""
     packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
     found = [packer.compress(part) + packer.flush(zlib.Z_BLOCK) for part in parts[:-1]]
     return b"".join([*found, packer.compress(parts[-1]), packer.flush()])

@@ -1,4 +1,5 @@
-"""Joins the program, its styles and the data of a page into one file, which opens anywhere and fetches nothing."""
+"""Joins the program, its styles and the data of a page into one file, which opens in any browser and fetches
+nothing."""
 
 from __future__ import annotations
 
@@ -37,15 +38,16 @@ def static(name: str) -> str:
 
 @functools.cache
 def program() -> Program:
-    """What every page holds."""
+    """The common part of every page."""
     return Program(joined(ENTRY), static("app.css"))
 
 
 def joined(entry: str) -> str:
-    """A module and all that it imports, each once and after what it imports itself, as one module without imports.
+    """A module and everything that it imports, each module once and after its own imports, as one module without
+    imports.
 
-    Raises ValueError where that would not be the same program: imports under other names, exports of other forms, two
-    modules with the same name at their top level, or text that would end the script.
+    Raises ValueError if that would change the program: imports under other names, other forms of export, a top-level
+    name in two modules, or text that would end the script.
     """
     done: dict[str, str] = {}
     _add(entry, done, [])

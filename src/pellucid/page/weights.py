@@ -1,7 +1,7 @@
-"""Attention weights in few bytes: the largest of each row, as the square root in 8 bits.
+"""Compact attention weights: the largest of each row, as square roots in 8 bits.
 
-The square root spends the steps where weights are: most are below a hundredth, and linear steps of 1/255 would leave
-out a fifth of some rows. Columns follow one another, since neighbours in a column are more alike than in a row.
+The square root gives finer steps to small weights: most are below a hundredth, and linear steps of 1/255 would lose a
+fifth of some rows. Weights are stored by columns, since neighbours in a column are more alike than in a row.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["LADDER", "Kept", "Rung", "choose", "pack", "unpack"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-EVERY = 3  # each third head of each third layer is encoded to estimate the size of all
+EVERY = 3  # every third head of every third layer is encoded to estimate the total size
 
 
 class Rung(NamedTuple):
-    """What is kept of a row: the largest weights that hold this share of it, at most so many (0: any number)."""
+    """What is kept of a row: the largest weights that sum to this share of it, at most this number (0: any)."""
 
     share: float
     most: int = 0
 
 
-# From all weights to few; after the last one, thumbnails alone.
+# From all weights to few; after the last one, only thumbnails are left.
 LADDER = (Rung(1.0), Rung(0.99), Rung(0.98), Rung(0.95), Rung(0.90), Rung(0.90, 16), Rung(0.90, 8))
 
 
@@ -71,9 +71,9 @@ def choose(
     layers: Sequence[int], heads: Callable[[int], Iterable[Floats]], room: int
 ) -> tuple[Rung | None, dict[int, tuple[tuple[str, str], Bytes]]]:
     """The first rung with which the layers fit into `room` bytes of text -> (rung, {layer: (the block's type and text,
-    rest (heads, n))}); None and nothing where not even the last one does.
+    rest (heads, n))}); None and an empty dict if not even the last one fits.
 
-    heads: a layer's number -> the weights (n, n) of each head. It is asked several times.
+    heads: a layer's number -> the weights (n, n) of each head. It is called several times.
     """
     sample = layers[::EVERY]
     for rung in LADDER:
@@ -95,7 +95,7 @@ def choose(
 
 
 def _about(heads: Iterable[Floats], rung: Rung) -> float:
-    """The size of a layer's block, from some of its heads."""
+    """The estimated size of a layer's block, from some of its heads."""
     size, some, count = 0, 0, 0
     for count, one in enumerate(heads, 1):
         if count % EVERY == 1:
