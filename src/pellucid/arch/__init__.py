@@ -1,11 +1,11 @@
 """Architectures: one file each, named after GGUF's general.architecture.
 
-A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which writes a layer's
-operations; where there is more before the first layer than the embedding, `begin(plan, config)`, which writes that;
-and `FOLDERS`, which has a table for each model_type of the Hugging Face folders that hold such a model; wrappers.py
-has those that hold other models beside it.
-This module does what all of them need. In particular, it refuses a model if anything that could alter its results was
-not read.
+A file has `config(source) -> Config`, which reads the sizes; `block(plan, config, layer)`, which adds a layer's
+operations; `begin(plan, config)`, which adds operations before the first layer, if there are more than the embedding;
+and `FOLDERS`, a table for each model_type of Hugging Face folders with such a model. Folders that also contain other
+models are in wrappers.py.
+This module does what they have in common. In particular, it refuses a model if anything that could affect its results
+was not read.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pellucid.wrappers import WRAPPERS
 
 __all__ = ["DEFAULT_CONTEXT", "Config", "Source", "build", "configure", "folder", "folders", "names"]
 
-# Keys under an architecture's name that alter no result, whatever their value: `vocab_size` (the number of rows of the
-# embedding is used instead), the epsilon of a norm that is not used (converters write both for Nemotron and
-# ModernBERT), a note on how tensors were made, and parameters of rotations that are not supported.
+# Keys under an architecture's name that affect no result, whatever their value: `vocab_size` (the number of rows of the
+# embedding is used instead), the epsilon of an unused norm (converters write both for Nemotron and ModernBERT), a note
+# on how tensors were made, and parameters of rotations that are not supported.
 _IGNORED = frozenset(
     {
         "attention.layer_norm_epsilon",
@@ -40,13 +40,13 @@ _IGNORED = frozenset(
 # Tensors that may be left unread: inverse rotary frequencies, layers for multi-token prediction, and the encoders of
 # images and audio.
 _LEFT_OUT = re.compile(r"blk\.\d+\.(attn_rot_embd(\.weight)?|nextn\..+)|(mtp|nextn|v|a|mm)\..+")
-# Files of architectures whose names have hyphens, which no module's can have.
+# Files of architectures whose names have hyphens, which a module name cannot have.
 _HYPHENS = (
     "command_r", "ernie4_5_moe", "falcon_h1", "gemma_embedding", "gpt_oss", "hunyuan_dense", "kimi_linear",
     "modern_bert",
     "nomic_bert",
 )  # fmt: skip
-# Read here, while there are file descriptors to import this: a folder that cannot be read would look empty.
+# Imported here, while there are file descriptors: a folder that cannot be read would look empty.
 _FILES = {
     "-".join(m.name.rsplit("_", 1)) if m.name in _HYPHENS else m.name: m.name
     for m in pkgutil.iter_modules(__path__)
@@ -73,7 +73,7 @@ def _module(architecture: str) -> Any:
 
 
 def _module_of(source: Source) -> _Architecture:
-    kind = source.get_any("general.type", None)  # of GGUF files
+    kind = source.get_any("general.type", None)  # in GGUF files
     if kind not in (None, "model"):
         raise UnsupportedModelError(feature=f"general.type = {kind!r:.80}", supported="model")
     found: _Architecture = _module(source.architecture)
@@ -103,7 +103,7 @@ def configure(source: Source) -> Config:
 
 
 def build(source: Source, formats: frozenset[str]) -> tuple[Config, Plan]:
-    """Reads the configuration and writes the plan. Raises ModelFileError, UnsupportedModelError."""
+    """Reads the configuration and builds the plan. Raises ModelFileError, UnsupportedModelError."""
     module = _module_of(source)
     c = module.config(source)
     p = Plan(source.tensors, formats, source.path, source.own_name, vocab=c.vocab, dim=c.dim, eps=c.eps, norms=c.norms)
@@ -131,7 +131,7 @@ def _check_all_was_read(source: Source, p: Plan) -> None:
             raise source.refuse(key)
     for name in source.tensors:
         if name not in p.used and name not in source.used and not _LEFT_OUT.fullmatch(name):
-            if name.endswith(".order"):  # no tensor of the file's own
+            if name.endswith(".order"):  # not a tensor of the file itself
                 module = source.own_name(f"{name.removesuffix('.order')}.weight").removesuffix(".weight")
                 raise UnsupportedModelError(feature=f"{module} with columns in an order of its own (act-order)")
             raise UnsupportedModelError(feature=f"tensor {source.own_name(name)}, which no operation reads,")

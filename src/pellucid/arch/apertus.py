@@ -1,5 +1,4 @@
-"""Apertus: norms of heads, and an activation without a gate whose parameters each layer has of its own, xIELU (Swiss AI
-2025)."""
+"""Apertus: norms of heads, and an activation without a gate with parameters per layer, xIELU (Swiss AI 2025)."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ class _Reader(Reader):
         return str(name)
 
     def parameters(self, layers: int) -> tuple[tuple[float, ...], ...]:
-        """What the engine's activation takes, for each layer (csrc/kernels/kernels.h)."""
+        """The parameters of the engine's activation, for each layer (csrc/kernels/kernels.h)."""
         values = [self.values(name, layers) for name in _PARAMETERS]
         return tuple(
             (_softplus(positive), beta + _softplus(negative), beta, eps)
@@ -31,10 +30,10 @@ class _Reader(Reader):
         )
 
     def values(self, name: str, layers: int) -> list[float]:
-        """One parameter of each layer."""
+        """One parameter for each layer."""
         found: list[float] = self.source.get_list(f"xielu.{name}", of=float, length=layers)
         for i, value in enumerate(found):
-            if not abs(value) <= 1e4:  # NaN too
+            if not abs(value) <= 1e4:  # also refuses NaN
                 raise self.source.fail(f"xielu.{name}", f"it is {value} in layer {i}", "at most 10000")
         return found
 
@@ -60,7 +59,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    """With another activation there are no parameters of xIELU, and the key is named rather than those."""
+    """With another activation there are no xIELU parameters; the error then names the activation's key instead."""
     if c.get_str("hidden_act", "xielu") != "xielu":
         raise c.refuse("hidden_act", "xielu")
     return {}

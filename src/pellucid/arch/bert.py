@@ -24,17 +24,17 @@ class _Reader(Reader):
 def config(source: Source) -> Config:
     r = _Reader(source)
     c = r.base(halves=True, act="gelu", causal=False, norms="layer", rotates=False)
-    first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # of folders of XLM-R
+    first = source.get_int(r.key("first_position"), 0, min=0, max=c.context - 1)  # in folders of XLM-R
     c = replace(c, context=c.context - first, first_position=first, final_norm=last_norm(c))
     c = replace(c, padding=_padding(source, first))
     c = replace(c, typed=has_types(source))
-    pooler = source.get_str(r.key("classifier.pooler"), "cls")  # of folders of BERT
+    pooler = source.get_str(r.key("classifier.pooler"), "cls")  # in folders of BERT
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
     if labels is not None and len(labels) != 1:
         raise source.refuse(r.key("classifier.output_labels"), "one label")
     if not any(name.startswith("cls.") for name in source.tensors) and not r.ranks():
-        source.used.update({"pooler.weight", "pooler.bias"})  # of a folder, which embeds without it
+        source.used.update({"pooler.weight", "pooler.bias"})  # in a folder; embedding does not use them
         return c
     rows = source.tensors.get("token_types.weight")
     several = rows is not None and len(rows.shape) == 2 and rows.shape[0] > 1
@@ -43,8 +43,8 @@ def config(source: Source) -> Config:
 
 
 def _padding(source: Source, first: int) -> int | None:
-    """Of XLM-R and RoBERTa, whose positions begin after that of padding. GGUF files lack the rows before; there the
-    kind of tokenizer tells."""
+    """For XLM-R and RoBERTa, whose positions begin after that of padding. GGUF files lack the rows before; there, the
+    tokenizer's kind decides."""
     if first or source.get_str("tokenizer.ggml.model", None) not in ("t5", "gpt2"):
         return first - 1 if first else None
     found: int | None = source.get_int("tokenizer.ggml.padding_token_id", None, min=0)
@@ -52,8 +52,8 @@ def _padding(source: Source, first: int) -> int | None:
 
 
 def has_types(source: Source) -> bool:
-    """Whether tokens have types: not in files of DistilBERT, which say that there is one and have no table. Raises
-    ModelFileError where the file says another number of types than its table has."""
+    """Whether tokens have types. Files of DistilBERT, where they do not, give their number as 1 and have no table.
+    Raises ModelFileError if the file's number of token types differs from that of its table."""
     rows = source.tensors.get("token_types.weight")
     if rows is None or len(rows.shape) != 2:
         return rows is not None or source.get_int("tokenizer.ggml.token_type_count", 0, min=0) != 1
@@ -65,13 +65,13 @@ def has_types(source: Source) -> bool:
 
 
 def token_type(p: Plan, c: Config, i: int = 0) -> npt.NDArray[np.float32]:
-    """The row of a type of tokens (1, dim): of the first, of which all are, or of those of a second text."""
+    """The embedding of a token type (1, dim): of the first, used for all tokens, or of the type of a second text."""
     rows = p.tensors.get("token_types.weight")
     return p.table("token_types", 1 if rows is None else rows.shape[0], c.dim)[i : i + 1]
 
 
 def last_norm(c: Config) -> str:
-    """Of an encoder whose norms follow its halves: the norm before the head."""
+    """For an encoder whose norms follow its halves: the norm before the head."""
     return f"blk.{c.layers - 1}.layer_output_norm"
 
 
@@ -126,7 +126,7 @@ def _after_padding(c: Settings) -> Mapping[str, Any]:
 
 
 def _folder(base: str, name: str, unused: str, first: bool) -> Folder:
-    """first: positions begin after that of padding, and the classifier has a layer of its own before its last."""
+    """first: positions begin after that of padding, and the classifier has an additional layer before its last."""
     head = {f"{base}.pooler.dense": "pooler"}
     head |= {"classifier.dense": "cls", "classifier.out_proj": _HEAD} if first else {"classifier": _HEAD}
     return Folder(

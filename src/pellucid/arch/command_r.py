@@ -1,4 +1,4 @@
-"""Command-R and Aya: LayerNorm without bias, both halves of a layer side by side, scaled logits; in Command-R+ also
+"""Command-R and Aya: LayerNorm without bias, both halves of a layer in parallel, scaled logits; in Command-R+ also
 norms of heads (Cohere 2024)."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDERS = {
             **{key: name for key, name in KEYS.items() if key != "rms_norm_eps"},
             "layer_norm_eps": "attention.layer_norm_epsilon",
             "logit_scale": "logit_scale",
-            "use_qk_norm": "attention.qk_norm",  # not a key of GGUF
+            "use_qk_norm": "attention.qk_norm",  # not a GGUF key
         },
         defaults={
             "layer_norm_eps": 1e-5,

@@ -1,4 +1,4 @@
-"""What the architectures' configurations have in common. The keys are those of GGUF's specification."""
+"""The common part of the architectures' configurations. The keys are those of GGUF's specification."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pellucid import rotary
 from pellucid.errors import ModelFileError, UnsupportedModelError
 from pellucid.plan import Attention, Experts, Latent, Recurrent, Rope, TensorLike, floats
 
-DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as a context fills
+DEFAULT_CONTEXT = 8192  # tokens; memory is allocated as the context fills
 _MAX = 1 << 24  # largest value of any size: far beyond real models, small enough that no product overflows
-# Range of the factors that a rotation's frequencies may be divided by. Even two of the smallest, multiplied, leave
+# Range of the factors by which a rotation's frequencies may be divided. Even two of the smallest, multiplied, leave
 # every angle within the engine's range.
 _FACTOR = (1e-3, 1e9)
 _STILL = 1e29  # a factor this large or larger means that the pair is not rotated (Gemma 4's files have 1e30)
-_MOST_STEPS = 1 << 16  # by which queries grow; real models have some 40
+_MOST_STEPS = 1 << 16  # upper bound of the steps by which queries grow; real models have about 40
 
 
 class Source(Protocol):
     """A model file (weights.ModelFile): metadata by GGUF's keys, tensors by GGUF's names."""
 
     path: str
-    wanted_context: int | None  # tokens that the caller asked for
+    wanted_context: int | None  # tokens that the caller requested
     used: set[str]  # names of tensors that were read, except those in the plan
 
     @property
@@ -54,7 +54,7 @@ class Source(Protocol):
     def unread(self) -> Callable[[str], list[str]]: ...  # prefix -> keys that begin with it and that no getter has read
 
 
-# Keys for which one value is supported, whatever the architecture.
+# Keys for which only one value is supported, in every architecture.
 _ONLY: dict[str, Any] = {
     "attention.clamp_kqv": 0.0,
     "attention.max_alibi_bias": 0.0,
@@ -68,7 +68,7 @@ _ONLY: dict[str, Any] = {
 }
 # GGUF's pooling_type: none, mean, first token, last token.
 _POOLINGS = (None, "mean", "first", "last")
-_RANK = 4  # the value of a model that gives a score
+_RANK = 4  # the value of a model that returns a score
 # Names of activations in GGUF files and Hugging Face folders. The tanh approximations of GELU are one function.
 _ACTIVATIONS = {
     "silu": "silu",
@@ -83,8 +83,8 @@ _ACTIVATIONS = {
 class Config:
     """Sizes of a model.
 
-    attention, rope: of the layers with full attention. local: for each layer, whether it sees only a window; such
-    layers use local_attention and local_rope. Recurrent layers use neither.
+    attention, rope: for layers with full attention. local: for each layer, whether it attends only within a window;
+    such layers use local_attention and local_rope. Recurrent layers use neither.
     """
 
     architecture: str
@@ -104,43 +104,43 @@ class Config:
     logit_cap: float = 0.0
     logit_scale: float = 1.0
     score_cap: float = 0.0
-    residual_scale: float = 1.0  # of what each half of a layer adds
-    query_factors: tuple[float, ...] = ()  # of queries, by position; each for query_every positions
+    residual_scale: float = 1.0  # of the output of each half of a layer
+    query_factors: tuple[float, ...] = ()  # of queries, by position; each applies to query_every positions
     query_every: int = 0
     norms: str = "rms"
-    first_position: int = 0  # of a table of learned positions
-    padding: int | None = None  # a token that has no position of its own, and so no place in a text
+    first_position: int = 0  # in a table of learned positions
+    padding: int | None = None  # a token without a position, which no text may contain
     parallel: bool = False  # attention and feed-forward network read the same norm
-    pooling: str | None = None  # how hidden states become an embedding; None: the file does not say
-    headless: bool = False  # it has no head, and so gives no logits
-    experts: Experts | None = None  # those of a layer that has some
-    sparse: tuple[bool, ...] = ()  # for each layer, whether it has experts; (): no layer
+    pooling: str | None = None  # None: the file does not specify it
+    headless: bool = False  # it has no head, and so no logits
+    experts: Experts | None = None  # of layers that have experts
+    sparse: tuple[bool, ...] = ()  # for each layer, whether it has experts; (): none has
     rotated: tuple[bool, ...] = ()  # for each layer, whether its queries and keys are rotated; (): all are
     dense: tuple[tuple[str, int, int], ...] = ()  # layers after pooling: the tensor's name, rows, columns
-    # Layers that give a score from a pooled hidden state, with tanh between them, or gelu and a norm of this name; and
-    # whether a sigmoid follows.
+    # Layers that compute a score from a pooled hidden state, with tanh between them, or gelu and a norm of this name;
+    # and whether a sigmoid follows.
     scorer: tuple[tuple[str, int, int], ...] = ()
     scorer_pooling: str = "first"
     scorer_norm: str | None = None
     sigmoid: bool = True
-    typed: bool = True  # tokens have types, whose rows are added to them
-    second_type: int = 0  # added to the positions of the second of two texts; 0: they have one type of tokens
+    typed: bool = True  # tokens have types, each with a row that is added to the embedding
+    second_type: int = 0  # added to positions in the second of two texts; 0: there is one type of tokens
     recurrent: tuple[bool, ...] = ()  # for each layer, whether it is recurrent; (): none
     memory: Recurrent = Recurrent(2, 1)  # of recurrent layers
     latent: Latent | None = None  # attention over latent rows
-    ropes: tuple[Rope, ...] = ()  # for each layer, its rotation, where bases differ
+    ropes: tuple[Rope, ...] = ()  # for each layer, its rotation, if bases differ
     post_norms: bool = False  # each half of a layer has a norm after it
     gates: bool = False  # each head of attention has a gate
-    mixers: tuple[str, ...] = ()  # for each layer, whether it is "mamba", "attention" or "mlp", if it is one of them
-    ssm_norm: str = "after"  # where the norm of a recurrent layer's output is: "after" its gate, "before", or "none"
+    mixers: tuple[str, ...] = ()  # for each layer, whether it is "mamba", "attention" or "mlp", if only one
+    ssm_norm: str = "after"  # place of the norm of a recurrent layer's output: "after" its gate, "before", or "none"
     multipliers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of parts of layers, by name
     act_parameters: tuple[tuple[float, ...], ...] = ()  # of the activation, for each layer; (): it has none
-    head_norms: bool = False  # queries and keys are normed by heads
+    head_norms: bool = False  # queries and keys are normed per head
     final_norm: str = "output_norm"
-    ffs: tuple[int, ...] = ()  # for each layer, its ff; (): that of all
+    ffs: tuple[int, ...] = ()  # for each layer, its ff; (): the same for all
     sources: tuple[int, ...] = ()  # for each layer, the layer whose keys and values it reads; (): its own
-    equal_values: bool | None = None  # in layers with full attention, values are keys; None: the tensors tell
-    per_layer: int = 0  # width of a layer's part of a second embedding; 0: there is none
+    equal_values: bool | None = None  # in layers with full attention, values are keys; None: the tensors decide
+    per_layer: int = 0  # width of a layer's part of a second embedding; 0: none
 
     def kind(self, i: int) -> tuple[Attention, Rope | None]:
         """Heads and rotation of layer i."""
@@ -149,7 +149,7 @@ class Config:
 
 
 class Reader:
-    """Reads the keys that every architecture has, prefixed with the architecture's name."""
+    """Reads the keys that all architectures share, prefixed with the architecture's name."""
 
     whole_pairs = True  # YaRN's ramp begins and ends at whole pairs
     scores = False  # it may have a classifier in place of pooling
@@ -170,8 +170,8 @@ class Reader:
     def layer_size(
         self, name: str, layers: int, default: int | None = None, max: int = _MAX, zeros: bool = False
     ) -> int:
-        """A positive integer. A file may give it once, or for each layer; then it must be the same for all layers.
-        zeros: layers that have 0 do not count (1, where all have); they are recurrent."""
+        """A positive integer. A file may give it once or per layer; then it must be the same for all layers. zeros:
+        layers with 0 do not count (1 if all have 0); they are recurrent."""
         values = self.layer_sizes(name, layers, default, max, zeros)
         if zeros:
             values = tuple(n for n in values if n) or (1,)
@@ -193,7 +193,7 @@ class Reader:
         return tuple(values)
 
     def of_kinds(self, name: str, local: Sequence[bool], sizes: Sequence[int]) -> tuple[int, int]:
-        """The size of layers with full attention, and of those with a window: one size each."""
+        """The size of layers with full attention, and of those with a window: one size for each kind."""
         found: list[int] = []
         for kind in (False, True):
             values = {n for n, windowed in zip(sizes, local, strict=True) if windowed == kind} or {sizes[0]}
@@ -209,7 +209,7 @@ class Reader:
         return float(self.source.get_float(self.key(name), default, min=min, max=max))
 
     def zeros(self, name: str, layers: int) -> tuple[bool, ...]:
-        """For each layer, whether its value is 0; false where the file has one value for all."""
+        """For each layer, whether its value is 0; false if the file has one value for all."""
         values = self.source.get_any(self.key(name), None)
         if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):
             return (False,) * layers
@@ -233,14 +233,14 @@ class Reader:
     ) -> Config:
         """The configuration of a llama-like model.
 
-        halves: the layout of rotary pairs in a GGUF file. base, act: the rotation's base and the activation where the
-        file gives none. period: where a file has a window but does not say for which layers, every period-th layer has
-        full attention; 0: all layers see the window. window: its tokens where the file does not say. causal: whether a
-        token sees no later ones; if it does, a window reaches half as far to both sides, and there is no head. norms:
-        their kind, as in Plan. own: keys that the architecture reads itself. recurrent: layers with no key-value heads
-        are recurrent. kinds: layers with a window have key-value heads, widths and a rotation of their own, and each
-        layer has its own ff. ff: the width of feed-forward networks where the file gives none. rotates: whether there
-        is a rotation, for which heads have an even width.
+        halves: the layout of rotary pairs in a GGUF file. base, act: the rotation's base and the activation if the file
+        gives none. period: if a file has a window but does not specify the layers, every period-th layer has full
+        attention; 0: all layers have the window. window: its number of tokens if the file gives none. causal: whether a
+        token attends only to earlier ones; if not, a window reaches half as far to both sides, and there is no head.
+        norms: their kind, as in Plan. own: keys that the architecture's file reads itself. recurrent: layers with no
+        key-value heads are recurrent. kinds: layers with a window have their own key-value heads, widths and rotation,
+        and each layer has its own ff. ff: the width of feed-forward networks if the file gives none. rotates: whether
+        there is a rotation, which requires heads of an even width.
         """
         for name, only in _ONLY.items():
             if name in own:
@@ -301,15 +301,15 @@ class Reader:
         )
 
     def norms_heads(self) -> bool:
-        """Whether queries and keys are normed, in all layers: the tensors say it. The key of folders must agree."""
-        name, key = "blk.0.attn_q_norm.weight", self.key("attention.qk_norm")  # not a key of GGUF
+        """Whether queries and keys are normed, in all layers: the tensors decide. The key in folders must agree."""
+        name, key = "blk.0.attn_q_norm.weight", self.key("attention.qk_norm")  # not a GGUF key
         has = name in self.source.tensors
         if self.source.get_bool(key, has) != has:
             raise self.source.fail(key, f"the model has {'' if has else 'no '}{self.source.own_name(name)}")
         return has
 
     def ranks(self) -> bool:
-        """Whether the file says that its model gives scores."""
+        """Whether the file specifies that its model returns scores."""
         return self.scores and self.source.get_any(self.key("pooling_type"), None) == _RANK
 
     def pooling(self) -> str | None:
@@ -321,7 +321,7 @@ class Reader:
         return _POOLINGS[kind]
 
     def dense(self, width: int) -> tuple[tuple[str, int, int], ...]:
-        """The layers dense_2 and dense_3 (named after sentence-transformers' modules), where the file has them."""
+        """The layers dense_2 and dense_3 (named after sentence-transformers' modules), if the file has them."""
         found: list[tuple[str, int, int]] = []
         for name in ("dense_2", "dense_3"):
             t = self.source.tensors.get(f"{name}.weight")
@@ -341,9 +341,9 @@ class Reader:
         return _ACTIVATIONS[name]
 
     def windows(self, layers: int, period: int, default: int | None = None) -> tuple[tuple[bool, ...], int]:
-        """For each layer, whether it sees only a window; and the window's tokens (0 where no layer has one).
+        """For each layer, whether it attends only within a window; and the window's tokens (0 if no layer has one).
 
-        A file's window may be 0, too: none. Its pattern is a boolean for each layer, or the period of the layers with
+        A file's window may also be 0: none. Its pattern is a boolean for each layer, or the period of the layers with
         full attention.
         """
         pattern, window = self.key("attention.sliding_window_pattern"), self.key("attention.sliding_window")
@@ -381,19 +381,19 @@ class Reader:
         return self.number(name, default, min=1.0)
 
     def halves(self, default: bool) -> bool:
-        """Whether rotary pairs are (i, i + n/2), else (2i, 2i + 1). default: of the architecture's GGUF files, whose
+        """Whether rotary pairs are (i, i + n/2), else (2i, 2i + 1). default: for the architecture's GGUF files, whose
         converters permute the rows of some architectures; in folders pairs are always (i, i + n/2)."""
         return bool(self.source.get_bool("pellucid.rope_halves", default))
 
     def rope(
         self, dk: int, base: float, *, halves: bool, scaled: bool = True, kind: str = "", rotates: bool = True
     ) -> Rope:
-        """Frequencies base^(-2i/n), divided by the factors in rope_freqs and by the linear factor where the file has
-        them. kind: ends the name of the key with n. rotates: as in `base`."""
+        """Frequencies base^(-2i/n), divided by the factors in rope_freqs and by the linear factor if the file has them.
+        kind: suffix of the key with n. rotates: as in `base`."""
         count = f"rope.dimension_count{kind}"
         n = self.size(count, dk, max=dk)
         if n % 2 and rotates:
-            names = (count, f"attention.key_length{kind}")  # the key that n is from, else those that it follows from
+            names = (count, f"attention.key_length{kind}")  # the key that n is from, else those that it is derived from
             found = [name for name in names if self.source.get_any(self.key(name), None) is not None]
             name = found[0] if found else "attention.head_count"
             raise self.source.fail(self.key(name), f"a head has {n} column{'s' * (n != 1)} to rotate", "an even number")
@@ -442,12 +442,12 @@ class Reader:
         return rotary.yarn(n, base, factor, original, fast, slow, self.whole_pairs), scale
 
     def original_context(self) -> int:
-        """The context that the model was first trained with: the present one where the file does not say."""
+        """The context that the model was first trained with; if the file does not give it, the model's context."""
         return self.size("rope.scaling.original_context_length", self.size("context_length"))
 
     def longrope(self, n: int) -> list[float] | None:
-        """LongRoPE's n factors, where the file has them: those for long contexts, if the model is loaded with a longer
-        one than it was first trained with."""
+        """LongRoPE's n factors, if the file has them: those for long contexts, if the model is loaded with a longer one
+        than it was first trained with."""
         names = {kind: f"rope_factors_{kind}.weight" for kind in ("long", "short")}
         if not any(name in self.source.tensors for name in names.values()):
             return None
@@ -463,7 +463,7 @@ class Reader:
         return found["long" if wanted > original else "short"]
 
     def factors(self, t: TensorLike, n: int) -> list[float]:
-        """The n factors that frequencies are divided by; infinity for pairs that are not rotated."""
+        """The n divisors of frequencies; infinity for pairs that are not rotated."""
         message, expected = f"has shape {t.shape}", f"shape {(n,)}"
         if t.shape == (n,):
             values: list[float] = floats(t).tolist()
@@ -477,7 +477,7 @@ class Reader:
 
 
 def without_predictors(r: Reader, c: Config) -> Config:
-    """The configuration without the layers for multi-token prediction, which a file counts among the others: they come
+    """The configuration without the layers for multi-token prediction. A file counts them with the others; they come
     last and do not run. Their tensors may be left unread."""
     source = r.source
     more = int(source.get_int(r.key("nextn_predict_layers"), 0, min=0, max=c.layers - 1))

@@ -15,7 +15,7 @@ from pellucid.errors import UnsupportedModelError
 from pellucid.folder import EXPERTS, MLP, NAMES, SHARED_EXPERT, Folder, Settings
 from pellucid.plan import Latent, Plan
 
-# Layers and vocabulary of GLM-4.7-Flash, whose first files do not say how scores become weights.
+# Layers and vocabulary of GLM-4.7-Flash, whose first files do not specify how scores become weights.
 _GLM = (47, 48), 154880
 
 
@@ -41,7 +41,7 @@ class LatentReader(Reader):
         if heads > 512:
             raise self.source.refuse(self.key("attention.head_count"), "at most 512")
         given = self.source.get_any(self.key("attention.head_count_kv"), 1)
-        if not hasattr(given, "__len__") and given != 1:  # Kimi Linear has a list of 1 and 0, for each layer
+        if not hasattr(given, "__len__") and given != 1:  # Kimi Linear has a list of 1 and 0, one per layer
             raise self.source.refuse(self.key("attention.head_count_kv"), "1")
         for name, width in (("key_length", rank + rope), ("value_length", rank)):
             if self.source.get_int(self.key(f"attention.{name}"), width) != width:
@@ -54,7 +54,7 @@ class LatentReader(Reader):
         return not self.source.get_bool(self.key("rope.interleave"), not default)
 
     def yarn(self, n: int, base: float, factor: float) -> tuple[list[float], float]:
-        """The multiplier, a tenth of what other architectures' files have, acts on scores alone."""
+        """The multiplier, a tenth of what other architectures' files have, acts only on scores."""
         divisors, scale = super().yarn(n, base, factor)
         return divisors, 1.0 if self.multiplier() else scale
 
@@ -94,9 +94,9 @@ def with_latent(r: LatentReader, c: Config, *, gate: str, sum2: bool) -> Config:
     if any(c.local):
         raise source.refuse(r.key("attention.sliding_window"), "none")
     biased = any(name.endswith(".exp_probs_b.bias") for name in source.tensors)
-    biased = bool(source.get_bool(r.key("expert_choice_bias"), biased))  # not a key of GGUF
+    biased = bool(source.get_bool(r.key("expert_choice_bias"), biased))  # not a GGUF key
     c = with_experts(r, r.growing_queries(c), gate=gate, limit=1e-20, sum2=sum2, biased=biased)
-    if c.experts is None:  # converters write these keys for dense models, too
+    if c.experts is None:  # converters also write these keys for dense models
         for name in ("expert_feed_forward_length", "expert_shared_count", "leading_dense_block_count",
                      "expert_weights_scale", "expert_weights_norm", "expert_gating_func"):  # fmt: skip
             source.get_any(r.key(name), None)
@@ -118,9 +118,9 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _parts(c: Settings, x: Any) -> Any:
-    """kv_b_proj by heads: (heads, columns of a key and of a value, rank)."""
+    """kv_b_proj split by heads: (heads, columns of a key and of a value, rank)."""
     heads, nope = (c.get_int(key, min=1, max=4096) for key in ("num_attention_heads", "qk_nope_head_dim"))
-    value = c.get_int("v_head_dim", max(c.get_int("hidden_size", min=1) // heads, 1), min=1, max=4096)  # of MiniCPM3
+    value = c.get_int("v_head_dim", max(c.get_int("hidden_size", min=1) // heads, 1), min=1, max=4096)  # in MiniCPM3
     if x.ndim != 2 or len(x) != heads * (nope + value):
         raise ValueError
     return x.reshape(heads, nope + value, -1)
@@ -160,7 +160,7 @@ V3_KEYS = {
     "n_group": "expert_group_count",
     "topk_group": "expert_group_used_count",
     "norm_topk_prob": "expert_weights_norm",
-    "rope_interleave": "rope.interleave",  # not a key of GGUF
+    "rope_interleave": "rope.interleave",  # not a GGUF key
 }
 LATENT_NAMES = {
     **{name: own for name, own in NAMES.items() if name[-6:] not in ("k_proj", "v_proj", "q_norm", "k_norm")},
@@ -202,7 +202,7 @@ def latent_keys(c: Settings) -> dict[str, Any]:
 
 
 def only(c: Settings, **values: Any) -> None:
-    """Keys of the hub's files for which one value is supported."""
+    """Keys of published files for which only one value is supported."""
     for key, only in values.items():
         if c.get_any(key, only) != only:
             raise c.refuse(key, json.dumps(only))
@@ -231,7 +231,7 @@ def _v3(c: Settings) -> Mapping[str, Any]:
     only(c, moe_layer_freq=1, scoring_func="sigmoid", topk_method="noaux_tc")
     c.get_int("topk_group", min=1, max=4096)
     rotated = c.get_int("qk_rope_head_dim", min=1, max=2048)
-    if c.get_int("head_dim", rotated) != rotated:  # transformers then makes a rotation of this width
+    if c.get_int("head_dim", rotated) != rotated:  # transformers then uses this width for the rotation
         raise c.refuse("head_dim", f"{rotated}, as qk_rope_head_dim")
     return {**latent_keys(c), **_prediction(c), "expert_gating_func": 2, "expert_choice_bias": True}
 

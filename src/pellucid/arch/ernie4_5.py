@@ -1,4 +1,4 @@
-"""ERNIE 4.5, dense: Llama with rotary pairs of neighbours in folders, too (Baidu 2025)."""
+"""ERNIE 4.5, dense: Llama with adjacent rotary pairs, also in folders (Baidu 2025)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""ERNIE 4.5 with experts: ERNIE 4.5 whose later layers are mixtures of experts, chosen by weight plus a bias, and of
-experts that every token takes (Baidu 2025)."""
+"""ERNIE 4.5 with experts: ERNIE 4.5 whose later layers are mixtures of experts, chosen by weight plus a bias, plus
+experts that every token uses (Baidu 2025)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     first = c.get_int("moe_layer_start_index", 1, min=0, max=1 << 24)
     last = c.get_int("moe_layer_end_index", -1, min=-1, max=1 << 24)
     last = layers - 1 if last == -1 else last
-    c.get_float("moe_norm_min", 1e-12, min=0.0, max=1e-6)  # what the sum of weights is at least, which it always is
+    c.get_float("moe_norm_min", 1e-12, min=0.0, max=1e-6)  # lower bound of the sum of weights, which is always above it
     return {"expert_layers": [(i + 1) % step == 0 and first <= i <= last for i in range(layers)]}
 
 

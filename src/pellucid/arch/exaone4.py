@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after each half alone, normed heads, and no rotation in full layers where others have windows (LG
+"""EXAONE 4: norms only after each half, normed heads, and, if some layers have windows, no rotation in the others (LG
 AI Research 2025)."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PERIOD = 4  # of the layers with full attention
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    # The window's size decides, even where no layer has it.
+    # The window's size decides, even if no layer has it.
     size = source.get_any(r.key("attention.sliding_window"), None)
     windowed = size is not None and not (type(size) is int and size == 0)
     c = r.base(halves=True, period=_PERIOD if windowed else 0)

@@ -1,5 +1,5 @@
-"""Falcon-H1: in each layer attention and Mamba 2 read the same norm and are added together; multipliers of all parts
-(Technology Innovation Institute 2025). Files hold weights that are multiplied already."""
+"""Falcon-H1: in each layer, attention and Mamba 2 read the same norm and their outputs are added; all parts have
+multipliers (Technology Innovation Institute 2025). GGUF files hold weights that are already multiplied."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import ANY, KEYS, MLP, NAMES, QKVO, Folder, Settings
 from pellucid.plan import Plan, Vector, floats
 
-# Multipliers of folders, which are no keys of GGUF.
+# Multipliers of folders, which are not GGUF keys.
 _ONE = ("attention_in", "attention_out", "key", "ssm_in", "ssm_out")
 _SEVERAL = {"ssm": 5, "mlp": 2}
-_MOST = 1e9  # far from what products of weights could not be multiplied by
+_MOST = 1e9  # small enough that products of weights can be multiplied by it
 
 
 def config(source: Source) -> Config:
@@ -58,7 +58,7 @@ def block(p: Plan, c: Config, i: int) -> None:
     out = p.attend(i, qkv)
     p.add(i, "ssm_out", s, scale=m["ssm_out"][0])
     p.add(i, "attn_output", out, scale=m["attention_out"][0])
-    full = f"blk.{i}.ffn_norm"  # some files name it without its end
+    full = f"blk.{i}.ffn_norm"  # some files name it without its suffix
     if full in p.tensors:
         p.once(("vector", full), p.vectors, lambda: Vector(full, floats(p.tensor(full, (c.dim,)))))
     h = p.norm(i, "ffn_norm")

@@ -13,7 +13,7 @@ from pellucid.folder import QKVO, Folder
 
 def config(source: Source) -> Config:
     c = Reader(source).base(halves=True, act="gelu_tanh")
-    act = "gelu_tanh" if c.act == "gelu" else c.act  # the first releases say gelu and mean its approximation
+    act = "gelu_tanh" if c.act == "gelu" else c.act  # the first releases say gelu but mean its approximation
     return replace(c, act=act, embed_scale=float(np.sqrt(np.float32(c.dim))))
 
 

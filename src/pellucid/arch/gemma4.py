@@ -1,4 +1,4 @@
-"""Gemma 4: heads of another width in layers with full attention, a second embedding that every layer reads its part of,
+"""Gemma 4: heads of another width in layers with full attention, a second embedding of which every layer reads a part,
 later layers that reuse the keys and values of earlier ones, and experts beside the dense network (Gemma Team 2026)."""
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pellucid.folder import EXPERTS, KEYS, NAMES, QKVO, Folder, Settings, cap, w
 from pellucid.plan import QKV, Kind, Plan, floats
 from pellucid.recurrent import gate
 
-_PERIOD = 6  # of layers with full attention, where a folder does not say
+_PERIOD = 6  # of layers with full attention, if a folder does not specify it
 _KEPT = ("attn_k", "attn_v", "attn_k_norm")  # of layers that reuse keys and values: files may still hold them
 
 
 def config(source: Source) -> Config:
     r = Reader(source)
     layers = r.size("block_count", max=4096)
-    source.get_list(r.key("attention.sliding_window_pattern"), of=bool, length=layers)  # sizes differ in their pattern
+    source.get_list(r.key("attention.sliding_window_pattern"), of=bool, length=layers)  # sizes depend on it
     c = r.base(halves=True, base=1e6, act="gelu_tanh", kinds=True, own=(*OWN, "attention.shared_kv_layers"))
     for a in (c.attention, c.local_attention):
         if a.dk != a.dv:
@@ -47,7 +47,8 @@ def config(source: Source) -> Config:
 
 
 def _sources(r: Reader, c: Config) -> tuple[int, ...]:
-    """For each layer, the layer whose keys and values it reads: of the last ones, the last earlier one of its kind."""
+    """For each layer, the layer whose keys and values it reads: for the last ones, the latest earlier layer of the same
+    kind."""
     key, source = r.key("attention.shared_kv_layers"), r.source
     first = c.layers - int(source.get_int(key, 0, min=0, max=c.layers - 1))
     found = list(range(first))
@@ -61,7 +62,7 @@ def _sources(r: Reader, c: Config) -> tuple[int, ...]:
 
 
 def begin(p: Plan, c: Config) -> None:
-    """The second embedding, a part for each layer: of the token, and of the first embedding."""
+    """The second embedding, one part per layer: from the token, and from the first embedding."""
     if not c.per_layer:
         return
     n = c.layers * c.per_layer
@@ -105,14 +106,15 @@ def _heads(p: Plan, c: Config, i: int) -> QKV:
 
 
 def _equal(p: Plan, c: Config, i: int) -> bool:
-    """Whether values are the keys, before the norm: in layers with full attention, where files have no others."""
+    """Whether values are the keys, before the norm: in layers with full attention for which files have no values."""
     if c.local[i] or c.equal_values is not None:
         return bool(c.equal_values) and not c.local[i]
     return not any(f"blk.{i}.{name}.weight" in p.tensors for name in ("attn_v", "attn_qkv"))
 
 
 def _beside_experts(p: Plan, c: Config, i: int, f: int) -> None:
-    """Adds the dense network, whose activations are f, and the experts, each with a norm of its own and one of both."""
+    """Adds the dense network, whose activations are f, and the experts, each with its own norm, and a norm of their
+    sum."""
     e, x = c.experts, p.stream()
     assert e is not None
     dense = p.linear(i, "ffn_down", f, c.dim, "dense")
@@ -136,9 +138,9 @@ def _beside_experts(p: Plan, c: Config, i: int, f: int) -> None:
 
 def _derive(c: Settings) -> Mapping[str, Any]:
     local = windows(c, lambda i: (i + 1) % _PERIOD != 0)
-    local[-1] = False  # as transformers does, whatever layer_types says
+    local[-1] = False  # as in transformers, whatever layer_types has
     cap(c, "final_logit_softcapping")
-    if c.get_any("use_bidirectional_attention", None) not in (None, "vision"):  # that of images, which do not run
+    if c.get_any("use_bidirectional_attention", None) not in (None, "vision"):  # of images, which do not run
         raise c.refuse("use_bidirectional_attention", "null, vision")
     if c.get_any("rope_scaling", None) is not None:
         raise c.refuse("rope_scaling", "rope_parameters in its place")
@@ -167,7 +169,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
 
 
 def _heads_of(c: Settings, local: Sequence[bool], equal: bool) -> Mapping[str, Any]:
-    """Key-value heads and widths: per_layer_config, as transformers 5 writes it, else global_head_dim."""
+    """Key-value heads and widths: per_layer_config, as written by transformers 5, else global_head_dim."""
     names = ("num_key_value_heads", "head_dim")
     of_all = [c.get_int(name, min=1, max=4096) for name in names]
     full = [c.get_int("num_global_key_value_heads", None, min=1, max=4096), c.get_int("global_head_dim", 512, min=1)]

@@ -1,4 +1,4 @@
-"""EmbeddingGemma: Gemma 3 in which every token sees later ones too (Schechter Vera et al. 2025).
+"""EmbeddingGemma: Gemma 3 in which every token also attends to later ones (Schechter Vera et al. 2025).
 
 Folders have the model_type gemma3_text; gemma3.py has their table.
 """

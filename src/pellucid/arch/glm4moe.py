@@ -52,7 +52,7 @@ FOLDERS = {
             "routed_scaling_factor": "expert_weights_scale",
             "norm_topk_prob": "expert_weights_norm",
             "first_k_dense_replace": "leading_dense_block_count",
-            "use_qk_norm": "attention.qk_norm",  # not a key of GGUF
+            "use_qk_norm": "attention.qk_norm",  # not a GGUF key
         },
         defaults={
             "rms_norm_eps": 1e-5,

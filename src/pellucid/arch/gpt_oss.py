@@ -16,7 +16,7 @@ from pellucid.folder import ANY, EXPERTS, KEYS, NAMES, QKVO, Folder, Same, Setti
 from pellucid.plan import Plan
 
 LIMIT = 7.0  # of the activation's arguments
-ALPHA = 1.702  # of the activation; no file has another
+ALPHA = 1.702  # of the activation; no file has another value
 
 
 class _Reader(Reader):
@@ -42,20 +42,20 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     for key, only in (("swiglu_alpha", ALPHA), ("swiglu_limit", LIMIT)):
         if c.get_float(key, only) != only:
             raise c.refuse(key, f"{only:g}")
-    if c.get_str("hidden_act", "silu") != "silu":  # the key is not used, but says silu
+    if c.get_str("hidden_act", "silu") != "silu":  # the key is not used, but has the value silu
         raise c.refuse("hidden_act", "silu")
     local = windows(c, lambda i: i % 2 == 0)
     return {"attention.sliding_window_pattern": local}
 
 
 def _halves(c: Settings, x: Any) -> Any:
-    """Rows of gate and up, which alternate in the columns of a folder's matrices, one after the other."""
+    """The rows of gate, then those of up; they alternate in the columns of a folder's matrices."""
     rows = np.swapaxes(x, 1, 2) if x.ndim == 3 else x
     return _apart(rows)
 
 
 def _apart(x: Any) -> Any:
-    """The same of matrices in MXFP4, which are not transposed."""
+    """The same for matrices in MXFP4, which are not transposed."""
     return np.concatenate([x[:, ::2], x[:, 1::2]], axis=1)
 
 

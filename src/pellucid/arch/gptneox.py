@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: LayerNorm, both halves of a layer side by side with a norm each (EleutherAI 2022)."""
+"""GPT-NeoX and Pythia: LayerNorm, both halves of a layer in parallel, each with a norm (EleutherAI 2022)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.add(i, "ffn_down", f)
 
 
-_PART = 0.25  # of a head's columns is rotated
+_PART = 0.25  # share of a head's columns that is rotated
 _OLDER = {"rope_theta": ("rotary_emb_base", 10000.0), "partial_rotary_factor": ("rotary_pct", _PART)}
 
 
 def _same_rotation(c: Settings) -> Mapping[str, Any]:
-    """Refuses rope_theta and partial_rotary_factor beside the table, which transformers ignores there and has written
-    there, unless they agree with what it computes."""
+    """Refuses rope_theta and partial_rotary_factor beside the table, which transformers writes there but ignores,
+    unless they agree with what it computes."""
     for key, (older, value) in _OLDER.items():
         for place in (older, f"rope_parameters.{key}", f"rope_scaling.{key}"):
             value = c.get_float(place, value)

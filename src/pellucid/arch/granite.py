@@ -19,7 +19,7 @@ def config(source: Source) -> Config:
 
 
 def multiplied(r: Reader, c: Config, logits: float | None = None) -> Config:
-    """The configuration with its multipliers. logits: what logits are divided by where the file does not say it."""
+    """The configuration with its multipliers. logits: divisor of the logits if the file has none."""
     return replace(
         c,
         attention=replace(c.attention, scale=r.number("attention.scale", c.attention.dk**-0.5)),
@@ -29,13 +29,13 @@ def multiplied(r: Reader, c: Config, logits: float | None = None) -> Config:
     )
 
 
-# Keys of recurrent layers, which files of Granite 4 have although all of their layers are attention.
+# Keys of recurrent layers, which files of Granite 4 have even if all layers are attention.
 _RECURRENT = ("conv_kernel", "state_size", "group_count", "time_step_rank", "inner_size")
 
 
 def without_recurrence(r: Reader, c: Config) -> Config:
-    """The configuration of a model without recurrent layers that was trained as a hybrid: its file says whether there
-    is a rotation, and has the sizes of layers that it lacks."""
+    """The configuration of a model without recurrent layers that was trained as a hybrid: its file specifies whether
+    there is a rotation, and has sizes of layers that the model lacks."""
     for name in _RECURRENT:
         r.source.get_int(r.key(f"ssm.{name}"), None, min=0)
     rotated = bool(r.source.get_bool(r.key("rope.scaling.finetuned"), True))
@@ -43,7 +43,7 @@ def without_recurrence(r: Reader, c: Config) -> Config:
 
 
 def shared_width(r: Reader, c: Config) -> None:
-    """Checks the width of the shared expert in a file without experts: it is the feed-forward network."""
+    """Checks the width of the shared expert in a file without experts: it is that of the feed-forward network."""
     key = r.key("expert_shared_feed_forward_length")
     if r.source.get_int(key, c.ff) != c.ff:
         raise r.source.refuse(key, f"{c.ff}, as feed_forward_length is, without experts")
@@ -63,7 +63,7 @@ MULTIPLIERS = {
     "residual_multiplier": "residual_scale",
     "logits_scaling": "logit_scale",
 }
-# Names of modules with experts, as transformers 5 has them and as folders were released.
+# Names of modules with experts, in transformers 5 and in released folders.
 OLDER_EXPERTS = {
     "block_sparse_moe.input_linear": "ffn_gate_up_exps",
     "block_sparse_moe.output_linear": "ffn_down_exps",

@@ -1,4 +1,4 @@
-"""Granite with windows: attention sinks, windows, rotation bases of layers, with experts or without (IBM 2026)."""
+"""Granite with windows: attention sinks, windows, rotation bases per layer, with experts or without (IBM 2026)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config(source: Source) -> Config:
     c = replace(c, local_attention=replace(c.local_attention, scale=c.attention.scale))
     if any(c.local) and source.get_any(r.key("attention.sliding_window_pattern"), None) is None:
         raise source.fail(r.key("attention.sliding_window_pattern"), "no such key", "a boolean for each layer")
-    bases = source.get_list(r.key("rope.layer_freq_bases"), None, of=float, length=c.layers)  # not a key of GGUF
+    bases = source.get_list(r.key("rope.layer_freq_bases"), None, of=float, length=c.layers)  # not a GGUF key
     rotated = source.get_list(r.key("attention.rope_pattern"), None, of=bool, length=c.layers)
     ropes = [c.rope] * c.layers
     if bases is not None:

@@ -42,7 +42,7 @@ def block(p: Plan, c: Config, i: int) -> None:
     mixture(p, i, h, replace(c.experts, shared=0), c.act, c.residual_scale)
     if c.experts.shared:
         plain = any(f"blk.{i}.ffn_{part}.weight" in p.tensors for part in ("up", "down"))
-        kind = "" if plain else "_shexp"  # folders name it as that of dense models
+        kind = "" if plain else "_shexp"  # folders name it like that of dense models
         f = p.glu(i, h, c.experts.shared, c.act, kind)
         p.add(i, f"ffn_down{kind}", f, scale=c.residual_scale)
 

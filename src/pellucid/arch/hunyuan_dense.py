@@ -1,4 +1,4 @@
-"""Hunyuan, dense: Llama with heads that are normed after their rotation (Tencent 2025)."""
+"""Hunyuan, dense: Llama with heads normed after their rotation (Tencent 2025)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act))
 
 
-# Of images, of a classifier, and of special tokens.
+# For images, for a classifier, and for special tokens.
 _OTHER = """
     anyres_pooling_size cla_share_factor class_num dense_list im_end_id im_newline_id im_start_id image_token_id
     mask_init_id num_media_embeds org_vocab_size pad_id pool_type text_end_id text_start_id video_end_id video_start_id

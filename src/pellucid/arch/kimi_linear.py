@@ -1,5 +1,5 @@
 """Kimi Linear: three of four layers are Kimi Delta Attention, the gated delta rule with a decay for each key channel;
-the others attend to latent rows without a rotation; experts as DeepSeek V3 has them (Moonshot AI 2025)."""
+the others attend to latent rows without a rotation; experts as in DeepSeek V3 (Moonshot AI 2025)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(source: Source) -> Config:
     taps, width = r.size("ssm.conv_kernel", max=MOST_TAPS), r.size("kda.head_dim", max=4096)
     if taps < 2:
         raise source.fail(r.key("ssm.conv_kernel"), f"it is {taps}", f"2 to {MOST_TAPS}")
-    own_heads = r.size("kda.head_count", heads, max=4096)  # not a key of GGUF
+    own_heads = r.size("kda.head_count", heads, max=4096)  # not a GGUF key
     biased = any(name.endswith(".exp_probs_b.bias") for name in source.tensors)
     c = with_experts(r, c, gate="sigmoid", renorm=True, limit=1e-20, sum2=True, biased=biased)
     a = r.latent(heads)
@@ -79,7 +79,7 @@ def _delta(p: Plan, r: Recurrent, i: int, h: int) -> None:
 
 
 def _taps(p: Plan, r: Recurrent, i: int) -> Vector:
-    """The weights of the convolutions of queries, keys and values as (taps, channels); files have them apart."""
+    """The weights of the convolutions of queries, keys and values as (taps, channels); files have them separately."""
     n, found = r.channels // 3, []
     for name in _CONVS:
         full = f"blk.{i}.{name}.weight"
@@ -102,7 +102,7 @@ def _decays(p: Plan, r: Recurrent, i: int) -> Vector:
 
 
 def _kinds(c: Settings, layers: int) -> list[bool]:
-    """For each layer, whether it attends. The released file counts layers from 1."""
+    """For each layer, whether it attends. The released file numbers layers from 1."""
     kinds = c.get_list("layer_types", None, of=str, length=layers)
     if kinds is not None:
         if not {*kinds} <= {"full_attention", "linear_attention"}:

@@ -1,4 +1,5 @@
-"""LFM2: most layers mix tokens by a short gated convolution, the others by attention with QK norm (Liquid AI 2025)."""
+"""LFM2: most layers mix tokens with a short gated convolution, the others by attention with QK norm (Liquid AI
+2025)."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def kv_heads(c: Settings) -> list[int]:
-    """The key-value heads of each layer; 0 where it is a convolution."""
+    """The key-value heads of each layer; 0 if it is a convolution."""
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     full = c.get_list("full_attn_idxs", None, of=int)
     full = range(layers) if full is None else {*full}
@@ -60,7 +61,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
 
 
 def _ff(c: Settings) -> int:
-    """The width of the feed-forward network. Files name it in two ways, and may give it before it is adjusted."""
+    """The width of the feed-forward network. Files have two names for it, and may give it before adjustment."""
     ff = int(c.get_int("block_ff_dim", c.get_int("intermediate_size", min=1, max=1 << 24), min=1, max=1 << 24))
     unit = int(c.get_int("block_multiple_of", min=1, max=1 << 24))
     factor = c.get_float("block_ffn_dim_multiplier", None, min=1e-3, max=1e3)

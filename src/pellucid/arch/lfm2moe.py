@@ -35,7 +35,7 @@ FOLDERS = {
             "num_dense_layers": "leading_dense_block_count",
             "routed_scaling_factor": "expert_weights_scale",
             "norm_topk_prob": "expert_weights_norm",
-            "use_expert_bias": "expert_bias",  # not a key of GGUF
+            "use_expert_bias": "expert_bias",  # not a GGUF key
         },
         defaults={
             "hidden_size": 2048,

@@ -57,7 +57,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     if not {*kinds} <= {"full_attention", "sliding_attention", "conv"}:
         raise c.refuse("layer_types", "full_attention, sliding_attention, conv")
     if c.get_table("rope_parameters", None) is None:
-        raise c.refuse("rope_parameters", "a table")  # transformers has one of its own then
+        raise c.refuse("rope_parameters", "a table")  # transformers then uses its own
     heads = int(c.get_int("num_key_value_heads", min=1, max=4096))
     local = [kind == "sliding_attention" for kind in kinds]
     return {
@@ -74,7 +74,7 @@ FOLDERS = {
             **lfm2.OWN_KEYS,
             "intermediate_size": "feed_forward_length",
             "sliding_window": "attention.sliding_window",
-            "use_sandwich_norm": "post_norms",  # these two are not keys of GGUF
+            "use_sandwich_norm": "post_norms",  # these two are not GGUF keys
             "use_attention_gate": "attention.gates",
         },
         defaults={

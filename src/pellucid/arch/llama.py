@@ -32,7 +32,7 @@ def _full(c: Settings) -> Mapping[str, Any]:
 
 
 def _mistral(c: Settings) -> Mapping[str, Any]:
-    """All layers have the window, or none does."""
+    """All layers have the window, or none has."""
     window = c.get_int("sliding_window", None, min=1, max=1 << 24)
     if {*windows(c, lambda i: window is not None)} != {window is not None}:
         raise c.refuse("layer_types", "all sliding_attention with a sliding_window, else all full_attention")

@@ -1,5 +1,5 @@
-"""Mamba 2: layers of a selective state-space model alone, without attention and feed-forward networks (Dao & Gu 2024);
-and what the hybrids have of it."""
+"""Mamba 2: layers of only a selective state-space model, without attention and feed-forward networks (Dao & Gu 2024);
+and the parts that hybrids share."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pellucid.folder import ANY, Folder, Settings
 from pellucid.plan import Attention, Part, Plan, Recurrent, Rope, Vector, floats
 from pellucid.recurrent import MOST_TAPS, conv, gate, head_vectors, project, scan
 
-_CONTEXT = 1 << 20  # of folders, which have no such key: what converters to GGUF write
+_CONTEXT = 1 << 20  # of folders, which have no such key: the value that converters to GGUF write
 
 
 def config(source: Source) -> Config:
     r = Reader(source)
     layers, dim = r.size("block_count", max=4096), r.size("embedding_length")
-    for name in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):  # files have 0
+    for name in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):  # 0 in files
         if source.get_int(r.key(name), 0, min=0):
             raise source.refuse(r.key(name), "0")
     none, still = Attention(1, 1, 1, 1), Rope((), True)
@@ -43,7 +43,7 @@ def config(source: Source) -> Config:
 
 
 def memory(r: Reader, least: float = 0.0) -> Recurrent:
-    """What a layer keeps, from the keys `ssm.*`. least: dt, where the file does not say it."""
+    """The state of a layer, from the keys `ssm.*`. least: minimum of dt if the file has none."""
     source = r.source
     n_v, n_k = r.size("ssm.time_step_rank", max=4096), r.size("ssm.group_count", max=4096)
     dk, inner = r.size("ssm.state_size", max=4096), r.size("ssm.inner_size")
@@ -54,7 +54,7 @@ def memory(r: Reader, least: float = 0.0) -> Recurrent:
         raise source.fail(r.key("ssm.inner_size"), f"it is {inner}", f"a multiple of {n_v}, at most 4096 times")
     if taps < 2:
         raise source.fail(r.key("ssm.conv_kernel"), f"it is {taps}", f"2 to {MOST_TAPS}")
-    low = source.get_float(r.key("ssm.time_step_min"), least, min=0.0, max=1e30)  # these two are not keys of GGUF
+    low = source.get_float(r.key("ssm.time_step_min"), least, min=0.0, max=1e30)  # these two are not GGUF keys
     high = source.get_float(r.key("ssm.time_step_max"), None, min=max(low, 1e-30), max=1e30)
     steps = (float(low), math.inf if high is None else float(high))
     return Recurrent(taps, inner + 2 * n_k * dk, n_k, n_v, dk, inner // n_v, steps=steps)
@@ -75,9 +75,9 @@ def mamba(
     norm: str = "after",
 ) -> int:
     """Mamba 2: ssm_in gives a gate, the convolution's channels (values, keys, queries) and dt. scale: of h; scales: of
-    these five. norm: of each group of the output, "after" the gate acts, "before", or "none".
+    these five. norm: of each group of the output, "after" the gate, "before" it, or "none".
 
-    The activations of dt's rows have two int8 terms: they are few, and dt stands in the exponent of each decay.
+    The activations of dt's rows have two int8 terms: they are few, and dt is in the exponent of each decay.
     """
     inner, keys = r.n_v * r.dv, r.n_k * r.dk
     widths = {"gate": inner, "values": inner, "keys": keys, "queries": keys, "dt": r.n_v}
@@ -104,7 +104,7 @@ def mamba(
 
 
 def _norm(p: Plan, r: Recurrent, i: int, s: int) -> None:
-    """The norm of each group; files have its weights as (groups, columns), folders in one row."""
+    """The norm of each group; GGUF files have its weights as (groups, columns), folders as one row."""
     full, inner = f"blk.{i}.ssm_norm", r.n_v * r.dv
     t = p.tensors.get(f"{full}.weight")
     if t is not None and len(t.shape) == 2:
@@ -131,14 +131,14 @@ def steps(c: Settings, key: str = "time_step_limit") -> Mapping[str, float]:
 def _derive(c: Settings) -> Mapping[str, Any]:
     for key in ("time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual",
                 "residual_in_fp32", "chunk_size"):  # fmt: skip
-        c.get_any(key, None)  # of its start, or of how transformers computes it
+        c.get_any(key, None)  # of initialisation, or of how transformers computes it
     if c.get_str("hidden_act", "silu") != "silu":
         raise c.refuse("hidden_act", "silu")
     heads, width = c.get_int("num_heads", min=1, max=4096), c.get_int("head_dim", min=1, max=4096)
     inner = c.get_int("expand", min=1, max=64) * c.get_int("hidden_size", min=1)
     if heads * width != inner:
         raise c.fail("num_heads", f"{heads} heads of {width} columns", f"{inner} columns, expand times hidden_size")
-    none = {"feed_forward_length": 0, "attention.head_count": 0}  # as files have it
+    none = {"feed_forward_length": 0, "attention.head_count": 0}  # as in files
     return {"context_length": _CONTEXT, "ssm.inner_size": inner, **none, **steps(c)}
 
 
@@ -183,7 +183,7 @@ FOLDERS = {
         },
         inert={
             "fused_add_norm": ANY,
-            "norm_before_gate": ANY,  # transformers has the gate before the norm
+            "norm_before_gate": ANY,  # transformers applies the gate before the norm
             "rms_norm": True,
             "time_step_init_scheme": ANY,
             "time_step_scale": ANY,

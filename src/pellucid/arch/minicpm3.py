@@ -1,5 +1,5 @@
-"""MiniCPM3: attention over latent rows; multipliers of the embedding, of what halves of a layer add, and of logits
-(OpenBMB 2024). GGUF files have one matrix of keys and values (attn_kv_b), and are refused."""
+"""MiniCPM3: attention over latent rows; multipliers of the embedding, of the output of each half of a layer, and of
+logits (OpenBMB 2024). GGUF files have one matrix of keys and values (attn_kv_b), and are refused."""
 
 from __future__ import annotations
 

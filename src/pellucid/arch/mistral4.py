@@ -1,4 +1,4 @@
-"""Mistral Small 4: attention over latent rows as DeepSeek has it, and queries that grow with the logarithm of their
+"""Mistral Small 4: attention over latent rows as in DeepSeek, and queries that grow with the logarithm of their
 position (Mistral AI 2026)."""
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pellucid.plan import Experts, Plan
 
 # GGUF's expert_gating_func.
 _GATES = {1: "softmax", 2: "sigmoid", 3: "top_first"}
-OWN = ("expert_count", "expert_used_count", "leading_dense_block_count")  # keys that are read here
+OWN = ("expert_count", "expert_used_count", "leading_dense_block_count")  # keys read here
 _MOST = 512  # experts: csrc/ops/op.h
 
 
@@ -29,11 +29,11 @@ def with_experts(
 ) -> Config:
     """The configuration with its experts, if the file has any.
 
-    gate: how scores become weights where the file does not say it: "softmax", "sigmoid", or "top_first" (softmax over
+    gate: how scores become weights if the file does not specify it: "softmax", "sigmoid", or "top_first" (softmax over
     the chosen). renorm: whether weights are divided by their sum plus `limit`. sum2: a group of experts counts as much
-    as its best two together. gated: whether the shared expert has a weight of its own. biased: whether a bias is
-    added to scores for the choice. divided: where the file gives no width of an expert, those that a token takes are
-    together as wide as a dense layer. shared: the width of the shared expert where the file gives none.
+    as its best two together. gated: whether the shared expert has its own weight. biased: whether a bias is added to
+    scores for choosing. divided: if the file gives no width of an expert, the experts of a token are together as wide
+    as a dense layer. shared: the width of the shared expert if the file gives none.
     """
     source, key = r.source, r.key
     n = int(source.get_int(key("expert_count"), 0, min=0, max=_MOST))

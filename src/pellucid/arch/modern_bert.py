@@ -26,14 +26,14 @@ def config(source: Source) -> Config:
     r = _Reader(source)
     c = r.base(halves=True, base=_BASES[0], act="gelu", period=_PERIOD, causal=False, norms="layer")
     period = source.get_any(r.key("attention.sliding_window_pattern"), _PERIOD)
-    if type(period) is int and any(c.local):  # every so many-th layer is full here, from the first on
+    if type(period) is int and any(c.local):  # every period-th layer has full attention, from the first one on
         c = replace(c, local=tuple(i % period != 0 for i in range(c.layers)))
     local = r.rope(c.attention.dk, r.rope_base("rope.freq_base_swa", _BASES[1]), halves=c.rope.halves, scaled=False)
     c = replace(c, local_rope=local)
-    number = source.get_int(r.key("classifier.pooling_type"), 1)  # mean, in files that do not say
+    number = source.get_int(r.key("classifier.pooling_type"), 1)  # mean, in files without the key
     if number not in _NUMBERS:
         raise source.refuse(r.key("classifier.pooling_type"), "1 (mean), 2 (first)")
-    pooling = source.get_str(r.key("classifier.pooling"), _NUMBERS[number])  # of folders
+    pooling = source.get_str(r.key("classifier.pooling"), _NUMBERS[number])  # in folders
     if pooling not in _POOLINGS:
         raise source.refuse(r.key("classifier.pooling"), ", ".join(_POOLINGS))
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
@@ -41,7 +41,7 @@ def config(source: Source) -> Config:
         raise source.refuse(r.key("classifier.output_labels"), "one label")
     sigmoid = source.get_bool(r.key("classifier.sigmoid"), True)
     if not any(name.startswith(f"{_HEAD}.") for name in source.tensors):
-        source.used.update(name for name in source.tensors if name.startswith("cls."))  # of a model of masked tokens
+        source.used.update(name for name in source.tensors if name.startswith("cls."))  # in a masked language model
         return c
     return replace(
         c,
@@ -64,7 +64,7 @@ def block(p: Plan, c: Config, i: int) -> None:
     p.add(i, "ffn_down", p.glu(i, p.norm(i, "ffn_norm"), c.ff, c.act))
 
 
-# Keys of heads and of training, and names that the model no longer reads.
+# Keys of heads and of training, and names that the model no longer uses.
 _UNUSED = (
     "decoder_bias", "deterministic_flash_attn",
     "embedding_dropout", "initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "position_embedding_type",
@@ -75,7 +75,7 @@ _UNUSED = (
 def _derive(c: Settings) -> Mapping[str, Any]:
     for key in _UNUSED:
         c.get_any(key, None)
-    if c.get_any("sliding_window", None) is not None:  # transformers lets it set local_attention
+    if c.get_any("sliding_window", None) is not None:  # in transformers it may set local_attention
         raise c.refuse("sliding_window", "local_attention in its place")
     if c.get_table("rope_scaling", None):  # transformers scales the rotations of both kinds of layer
         raise c.refuse("rope_scaling", "rope_parameters in its place")

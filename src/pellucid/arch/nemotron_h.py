@@ -16,7 +16,7 @@ from pellucid.plan import Plan
 from pellucid.recurrent import project
 
 _PATTERN = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
-_LEAST_STEP = 0.001  # of dt: transformers' time_step_min, which files do not hold
+_LEAST_STEP = 0.001  # of dt: transformers' time_step_min, which files do not have
 _OLDER = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
@@ -37,7 +37,7 @@ def config(source: Source) -> Config:
     c = with_experts(r, c, gate="sigmoid", renorm=True, limit=1e-20, sum2=True, biased=True)
     if c.experts is None:
         for name in EXPERT_KEYS.values() if given is not None else ():
-            source.get_any(r.key(name), None)  # a folder has them without experts too
+            source.get_any(r.key(name), None)  # folders have these without experts, too
         return c
     latent = source.get_int(r.key("moe_latent_size"), None, min=1, max=1 << 24)
     experts_only_up = replace(c.experts, plain=True, latent=int(latent or 0))
@@ -61,7 +61,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _mixture(p: Plan, c: Config, i: int, h: int) -> None:
-    """Experts without gates, which may read and write another space (`latent`) than the shared one."""
+    """Experts without gates, which may work in another space (`latent`) than the shared expert."""
     e = c.experts
     assert e is not None
     routes = route(p, i, h, e)
@@ -95,7 +95,7 @@ def _kinds(c: Settings) -> list[str]:
         raise c.fail(names[0] if names else "hybrid_override_pattern", f"{len(kinds)} layers", "1 to 4096")
     if not {*kinds} & {"linear_attention", "full_attention"}:
         raise c.refuse(names[0] if names else "hybrid_override_pattern", "a layer with attention or Mamba 2")
-    c.get_any("num_hidden_layers", None)  # transformers counts the kinds
+    c.get_any("num_hidden_layers", None)  # transformers counts the list of kinds
     return kinds
 
 
@@ -105,7 +105,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
                 "chunk_size", "expand", "use_mamba_kernels", "num_logits_to_keep", "mamba_ssm_cache_dtype",
                 "moe_shared_expert_overlap", "n_shared_experts", "num_nextn_predict_layers", "mamba_proj_bias",
                 "mtp_layers_block_type", "mtp_hybrid_override_pattern"):  # fmt: skip
-        c.get_any(key, None)  # of its start, of layers that do not run, or of how transformers computes it
+        c.get_any(key, None)  # of initialisation, of layers that do not run, or of how transformers computes it
     if c.get_str("mamba_hidden_act", "silu") != "silu":
         raise c.refuse("mamba_hidden_act", "silu")
     heads = c.get_int("num_key_value_heads", c.get_int("num_attention_heads", min=1), min=1, max=4096)
@@ -125,7 +125,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
     return found
 
 
-# Of a model that has experts.
+# For a model with experts.
 EXPERT_KEYS = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "moe_shared_expert_intermediate_size": "expert_shared_feed_forward_length",

@@ -1,4 +1,4 @@
-"""Nemotron 3 Nano and Super: the name that GGUF files of Nemotron-H with experts have."""
+"""Nemotron 3 Nano and Super: the architecture name in GGUF files of Nemotron-H with experts."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def block(p: Plan, c: Config, i: int) -> None:
         p.settle(i, "layer_output_norm")
 
 
-# Sizes as the releases have them (from before transformers had the model) -> as transformers has them, and GGUF.
+# Names of sizes in the releases (from before transformers had the model) -> in transformers, and in GGUF.
 _OLDER = {
     "n_embd": ("hidden_size", "embedding_length"),
     "n_layer": ("num_hidden_layers", "block_count"),
@@ -42,7 +42,7 @@ _OLDER = {
     "n_inner": ("intermediate_size", "feed_forward_length"),
     "n_positions": ("max_position_embeddings", "context_length"),
 }
-# The releases' other keys that alter results, with the only value that runs.
+# The releases' other keys that affect results, with the only supported value.
 _ONLY = {
     "activation_function": "swiglu",
     "causal": False,
@@ -69,7 +69,7 @@ def _derive(c: Settings) -> Mapping[str, Any]:
 
 
 def _older(c: Settings) -> Mapping[str, Any]:
-    """What the releases' keys say; those that are left out have other defaults than here, and are refused."""
+    """Reads the releases' keys; missing ones are refused, since their defaults differ from those here."""
     for key, only in _ONLY.items():
         value = c.get_any(key, None)
         if value is None:

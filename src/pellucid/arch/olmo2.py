@@ -1,5 +1,5 @@
-"""OLMo 2 and 3: norms after each half alone; all query heads are normed as one row, and so are all key heads. OLMo 3
-has windows, and scales the rotation of its full layers alone (Ai2 2024, 2025)."""
+"""OLMo 2 and 3: norms only after each half; all query heads are normed as one row, and so are all key heads. OLMo 3 has
+windows, and scales the rotation only in layers with full attention (Ai2 2024, 2025)."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _windows(c: Settings) -> Mapping[str, Any]:
     _one_rotation(c, any(local))
     if window is None:
         return {}
-    # transformers takes a top-level rope_theta for the layers with full attention alone
+    # transformers uses a top-level rope_theta only for the layers with full attention
     return {"attention.sliding_window_pattern": local, "rope.freq_base_swa": _BASE}
 
 
 def _one_rotation(c: Settings, windowed: bool) -> None:
     """Checks the values in rope_parameters beside its tables for each kind of layer, or without them: transformers
-    ignores them, so that they may only say what it computes.
+    ignores them, so they must agree with what it computes.
 
     Raises UnsupportedModelError for other values.
     """

@@ -1,5 +1,5 @@
-"""Phi-1, Phi-1.5 and Phi-2: LayerNorm, both halves of a layer side by side, GELU without a gate; norms of heads where
-the model says so (Microsoft 2023)."""
+"""Phi-1, Phi-1.5 and Phi-2: LayerNorm, both halves of a layer in parallel, GELU without a gate; norms of heads if the
+model specifies them (Microsoft 2023)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FOLDERS = {
         keys={
             **{key: name for key, name in KEYS.items() if key not in ("rms_norm_eps", "head_dim")},
             "layer_norm_eps": "attention.layer_norm_epsilon",
-            "qk_layernorm": "attention.qk_norm",  # not a key of GGUF
+            "qk_layernorm": "attention.qk_norm",  # not a GGUF key
         },
         defaults={
             "layer_norm_eps": 1e-5,

@@ -17,7 +17,7 @@ def config(source: Source) -> Config:
 
 
 def all_or_none(c: Settings) -> Mapping[str, Any]:
-    """All layers have the window, or none does."""
+    """All layers have the window, or none has."""
     window = c.get_int("sliding_window", None, min=1, max=1 << 24)
     if {*windows(c, lambda i: window is not None)} != {window is not None}:
         raise c.refuse("layer_types", "all sliding_attention with a sliding_window, else all full_attention")
@@ -41,7 +41,7 @@ FOLDERS = {
             "mlp.gate_up_proj": "ffn_up",
         },
         partial=1.0,
-        older_rotations={"su": "longrope", "yarn": "longrope"},  # transformers takes both for it
+        older_rotations={"su": "longrope", "yarn": "longrope"},  # transformers treats both as longrope
         derive=all_or_none,
     )
 }

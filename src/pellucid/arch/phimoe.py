@@ -1,5 +1,5 @@
-"""Phi-3.5-MoE: Phi-3 with LayerNorm, biases, and two experts in each layer, whose weights SparseMixer gives (Microsoft
-2024). llama.cpp computes a root mean square norm and a softmax over the two in their place."""
+"""Phi-3.5-MoE: Phi-3 with LayerNorm, biases, and two experts in each layer, weighted by SparseMixer (Microsoft 2024).
+llama.cpp computes RMSNorm and a softmax over the two instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JITTER = 0.01  # of SparseMixer in the released models; files have no key for i
 
 def config(source: Source) -> Config:
     r = Reader(source)
-    c = replace(r.base(halves=True, own=OWN), norms="layer")  # whose epsilon has the other norm's key
+    c = replace(r.base(halves=True, own=OWN), norms="layer")  # its epsilon has the other norm's key
     c = with_experts(r, c, limit=r.number("expert_jitter", _JITTER, min=0.0, max=1e3))
     if c.experts is None:
         raise source.fail(r.key("expert_count"), "there are no experts", "a number from 2 on")
@@ -38,7 +38,7 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    c.get_any("input_jitter_noise", None)  # of training
+    c.get_any("input_jitter_noise", None)  # for training
     return all_or_none(c)
 
 
@@ -50,7 +50,7 @@ FOLDERS = {
             "sliding_window": "attention.sliding_window",
             "num_local_experts": "expert_count",
             "num_experts_per_tok": "expert_used_count",
-            "router_jitter_noise": "expert_jitter",  # not a key of GGUF
+            "router_jitter_noise": "expert_jitter",  # not a GGUF key
         },
         defaults={
             "rms_norm_eps": 1e-5,

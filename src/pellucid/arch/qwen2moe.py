@@ -1,5 +1,5 @@
-"""Qwen1.5 and Qwen2 MoE: Qwen2 with mixtures of experts, one of which every token takes, times the sigmoid of a score
-(Qwen Team 2024)."""
+"""Qwen1.5 and Qwen2 MoE: Qwen2 with mixtures of experts and a shared expert, which is multiplied by the sigmoid of a
+score (Qwen Team 2024)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def config(source: Source) -> Config:
 
 
 def _derive(c: Settings) -> Mapping[str, Any]:
-    """With use_sliding_window, every other one of the first max_window_layers layers has a window, unless layer_types
+    """With use_sliding_window, every other layer among the first max_window_layers has a window, unless layer_types
     says otherwise."""
     window = c.get_int("sliding_window", None, min=0, max=1 << 24)
     first = c.get_int("max_window_layers", 28, min=0)

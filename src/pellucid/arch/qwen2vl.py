@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: Qwen2, whose rotation has three positions for images and one for text (Qwen Team 2024)."""
+"""Qwen2-VL and Qwen2.5-VL: Qwen2 whose rotation has three positions for images and one for text (Qwen Team 2024)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def config(source: Source) -> Config:
 
 
 def check_images(source: Source) -> None:
-    """Reads the keys that alter nothing but what images add: how pairs are shared among the three positions, which are
-    one for text, and how many layers take features of images."""
+    """Reads the keys that only matter for images: how pairs are divided among the three positions, which are equal for
+    text, and how many layers receive image features."""
     source.get_list(f"{source.architecture}.rope.dimension_sections", None, of=int)
     source.get_int(f"{source.architecture}.n_deepstack_layers", 0, min=0)
 

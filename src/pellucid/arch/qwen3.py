@@ -23,7 +23,7 @@ def config(source: Source) -> Config:
     labels = source.get_list(r.key("classifier.output_labels"), None, of=str)
     if f"{_HEAD}.weight" not in source.tensors and labels is None and not r.ranks():
         return c
-    # Qwen3-Reranker, of whose head converters keep the rows of its two answers alone where it is not the embedding.
+    # Qwen3-Reranker, of whose head, if it is not the embedding, converters keep only the rows of its two answers.
     if labels != _LABELS:
         raise source.refuse(r.key("classifier.output_labels"), ", ".join(_LABELS))
     return replace(c, headless=True, scorer=((_HEAD, 2, c.dim),), scorer_pooling="last")

@@ -12,7 +12,7 @@ from pellucid.folder import KEYS, NAMES, QKVO, Folder, Settings
 from pellucid.plan import Part, Plan, Recurrent
 from pellucid.recurrent import MOST_TAPS, conv, gate, gated_queries, head_vectors, project, scan
 
-_INTERVAL = 4  # of layers with attention, where a file does not say
+_INTERVAL = 4  # of layers with attention, if a file does not specify it
 _EPS = 1e-6  # of the norms of queries and keys in delta nets
 
 
@@ -28,7 +28,7 @@ def read(r: Reader, own: Collection[str] = (), tiled: bool = True) -> Config:
     interval = r.size("full_attention_interval", _INTERVAL, max=4096)
     kinds = source.get_list(r.key("attention.recurrent_layers"), None, of=bool, length=c.layers)
     recurrent = tuple((i + 1) % interval != 0 for i in range(c.layers)) if kinds is None else tuple(kinds)
-    source.get_list(r.key("rope.dimension_sections"), None, of=int)  # text has one position on all axes
+    source.get_list(r.key("rope.dimension_sections"), None, of=int)  # text has the same position on all axes
     n_v, n_k = r.size("ssm.time_step_rank", max=4096), r.size("ssm.group_count", max=4096)
     dk, inner, taps = (
         r.size("ssm.state_size", max=4096),
@@ -75,8 +75,8 @@ def _delta_net(p: Plan, r: Recurrent, i: int, h: int) -> None:
 
 
 def _by_key_heads(p: Plan, r: Recurrent, i: int) -> dict[str, Part]:
-    """Where the projections are in files that have fewer matrices: ssm_in has for each key head its query, its key, the
-    values and the gates of its value heads; ssm_ba has their beta and alpha."""
+    """The place of each projection in files with fewer matrices: for each key head, ssm_in has its query, its key, and
+    the values and gates of its value heads; ssm_ba has their beta and alpha."""
     each = r.n_v // max(r.n_k, 1)
     found: dict[str, Part] = {}
     for name, widths, takes in (
@@ -86,7 +86,7 @@ def _by_key_heads(p: Plan, r: Recurrent, i: int) -> dict[str, Part]:
         whole, of_head = f"blk.{i}.{name}", sum(widths)
         if f"{whole}.weight" not in p.tensors:
             continue
-        p.tensor(f"{whole}.weight", (r.n_k * of_head, p.dim))  # its size bounds the lists
+        p.tensor(f"{whole}.weight", (r.n_k * of_head, p.dim))  # its size bounds the lists below
         for part, places in takes.items():
             order: list[int] = []
             for place in places:

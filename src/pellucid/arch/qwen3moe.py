@@ -17,7 +17,7 @@ def config(source: Source) -> Config:
 
 
 def derive(c: Settings) -> Mapping[str, Any]:
-    """Every layer sees the window where there is one."""
+    """Every layer has the window, if there is one."""
     window = c.get_int("sliding_window", None, min=1, max=1 << 24)
     c.get_int("max_window_layers", None, min=0)  # transformers' class does not read it
     if not c.get_bool("use_sliding_window", False):

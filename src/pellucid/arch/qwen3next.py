@@ -1,4 +1,4 @@
-"""Qwen3-Next: layers as those of Qwen3.5 with experts, whose projections are stored by key head (Qwen Team 2025)."""
+"""Qwen3-Next: layers like those of Qwen3.5 with experts, with projections stored by key head (Qwen Team 2025)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL: Qwen3, whose rotation has three positions for images and one for text (Qwen Team 2025)."""
+"""Qwen3-VL: Qwen3 whose rotation has three positions for images and one for text (Qwen Team 2025)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config(source: Source) -> Config:
 
 
 def deepstack(c: Settings) -> Mapping[str, Any]:
-    """How many layers take features of images, which converted files say for other programs."""
+    """The number of layers that receive image features, which converted files have for other programs."""
     taken = c.folder.get_list("config.vision_config.deepstack_visual_indexes", None, of=int)
     return {"n_deepstack_layers": len(taken)} if taken else {}
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL with experts: Qwen3 MoE, whose rotation has three positions for images and one for text (Qwen Team 2025)."""
+"""Qwen3-VL with experts: Qwen3 MoE whose rotation has three positions for images and one for text (Qwen Team 2025)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _down(c: Settings, x: Any) -> Any:
 
 
 def _outputs_first(x: Any, rows: int, columns: int) -> Any:
-    """Experts' matrices (experts, rows, columns) from those of the releases, which are transposed. Transposed matrices
-    that are square are taken for others, as by transformers."""
+    """Experts' matrices (experts, rows, columns) from those of the releases, which are transposed. Square ones cannot
+    be recognised as transposed and stay as they are, as in transformers."""
     return x if x.ndim != 3 or x.shape[1:] == (rows, columns) else np.swapaxes(x, 1, 2)
 
 

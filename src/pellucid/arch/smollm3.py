@@ -23,8 +23,8 @@ def config(source: Source) -> Config:
 def _layers(c: Settings) -> Mapping[str, Any]:
     """Layers without rotation have the window, if there is one and layer_types does not name others.
 
-    Windows that layer_types names without use_sliding_window are refused: some of transformers' kinds of attention have
-    them then, others do not.
+    Windows that layer_types names without use_sliding_window are refused: some of transformers' attention
+    implementations apply them then, others do not.
     """
     layers = c.get_int("num_hidden_layers", min=1, max=4096)
     every = c.get_int("no_rope_layer_interval", _INTERVAL, min=1, max=1 << 24)

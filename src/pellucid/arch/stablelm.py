@@ -1,5 +1,5 @@
-"""StableLM: LayerNorm, a rotation of a quarter of the columns, and in some sizes both halves of a layer side by side,
-and a norm with weights of its own for each head (Stability AI 2023)."""
+"""StableLM: LayerNorm, a rotation of a quarter of the columns, and, in some sizes, both halves of a layer in parallel
+and a norm with its own weights for each head (Stability AI 2023)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FOLDERS = {
             **{key: name for key, name in KEYS.items() if key != "rms_norm_eps"},
             "layer_norm_eps": "attention.layer_norm_epsilon",
             "use_parallel_residual": "use_parallel_residual",
-            "qk_layernorm": "attention.qk_norm",  # not a key of GGUF
+            "qk_layernorm": "attention.qk_norm",  # not a GGUF key
         },
         defaults={
             "layer_norm_eps": 1e-5,
