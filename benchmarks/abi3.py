@@ -1,10 +1,10 @@
-"""What Python's stable interface costs: the modules are built with it, as in wheels, and for this Python alone.
+"""The cost of Python's stable interface: the modules are built with it, as in wheels, and for only this Python.
 
     python benchmarks/abi3.py [MODEL] [--repeat 9] [--folder FOLDER]
 
-Needs a compiler. FOLDER keeps both builds. Each measurement is the median of many calls in a process of its own; the
-builds take turns, and the table has the medians over all processes, their ratio, and the least and greatest ratio of a
-turn. Two to four minutes with two cores, half of it for the two builds.
+Needs a compiler. FOLDER keeps both builds. Each measurement is the median of many calls in a separate process; the
+builds take turns, and the table has the medians over all processes, their ratio, and the smallest and largest ratio of
+a turn. Two to four minutes with two cores, half of it for the two builds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ print(json.dumps(found))
 
 
 def build(folder: Path, stable: bool) -> None:
-    """The tree's sources, with modules of their own."""
+    """A copy of the tree's sources with its own modules."""
     if not (folder / "src").is_dir():
         for part in ("csrc", "src"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
@@ -77,7 +77,7 @@ def main() -> None:
     from tests.reference.tiny import TINY, write_gguf
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="smollm2-135m", help="a path or a name of the catalogue")
+    parser.add_argument("model", nargs="?", default="smollm2-135m", help="a path or a catalogue name")
     parser.add_argument("--repeat", type=count, default=9, help="processes of each build")
     parser.add_argument("--folder", type=Path, help="where to build; kept")
     args = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How many frames a second the app draws in a conversation of 1,000 messages of 500 tokens, while an answer streams and
-the reader types, in Debian's Chromium.
+"""The frames per second that the app draws in a conversation of 1,000 messages of 500 tokens, while an answer streams
+and the reader types, in Debian's Chromium.
 
     python benchmarks/app.py [--repeat 5]
 
-Printed for each time: frames in the second that had fewest, and the median of all seconds. Sixty are the most.
+Prints for each run: the fewest frames in a second, and the median of all seconds. The maximum is 60.
 """
 
 from __future__ import annotations

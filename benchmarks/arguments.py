@@ -1,4 +1,4 @@
-"""Types of arguments of the programs in this folder: a wrong one is a usage error, before anything is measured."""
+"""Argument types of the programs in this folder: an invalid argument is a usage error, before anything is measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def program(text: str) -> str:
 
 
 def page(text: str) -> Path:
-    """A file that a table is put into."""
+    """A file into which a table is put."""
     path = Path(text)
     if not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         raise ArgumentTypeError(f"{text!r}: expected a file that can be read and written")

@@ -1,11 +1,12 @@
-"""How much of the memory bandwidth products of a few rows reach, by weight format, on all cores at once.
+"""The fraction of the memory bandwidth that products of a few rows reach, by weight format, on all cores together.
 
     python benchmarks/bandwidth.py [--rows 1 4] [--terms 1 2] [--isa TIER] [--format Q6_K ...] [--rounds 8]
 
-A decode step is made of such products. Each thread multiplies weights of its own, in 2 MB pages where the system gives
-them, and memory is read before and after every product: the product's bytes a second over the mean of the two is its
-fraction. On a shared machine the bandwidth goes up and down within seconds, and the more there is, the less of it a
-kernel takes; so the runs are grouped by what was read (pellucid.bench.moments), and the groups stand side by side.
+A decode step is made of such products. Each thread multiplies its own weights, in 2 MB pages if the system has them,
+and memory is read before and after every product: the fraction is the product's bytes per second over the mean of the
+two readings. On a shared machine the bandwidth varies within seconds, and the more there is, the smaller the fraction
+of it that a kernel uses; so the runs are grouped by their readings (pellucid.bench.moments), and the groups are shown
+side by side.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from pellucid.bench.work import Product
 
 K = 2048
 BYTES = 192 << 20  # of weights per thread: with two threads a dozen times a last-level cache of 32 MB
-RUNS = 5  # of one kind in a row
+RUNS = 5  # consecutive runs of one product
 FORMATS = weights.formats()
 
 Runs = list[tuple[float, float]]  # (bandwidth, fraction of it)
 
 
 def measure(kernels: Kernels, prober: Prober, product: Product) -> Runs:
-    """RUNS of a product, but for those in which the bandwidth changed."""
+    """RUNS runs of a product, without those in which the bandwidth changed."""
     kernels.load(product.format, product.k)
     found = []
     before = prober.read()
@@ -54,7 +55,7 @@ def summary(fractions: list[float]) -> str:
 
 
 def table(found: dict[Product, Runs]) -> list[str]:
-    """Lines: the bandwidths of the groups, then a line for each product."""
+    """Lines: the bandwidths of the groups, then one line per product."""
     reads = [read for runs in found.values() for read, _ in runs]
     if not reads:
         return ["no two readings of the bandwidth agreed; try again when the machine is quieter"]
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=count, nargs="+", default=[1])
     parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], choices=(1, 2))
     parser.add_argument("--format", nargs="+", default=list(FORMATS), choices=list(FORMATS))
-    parser.add_argument("--rounds", type=count, default=8, help=f"over all, of {RUNS} runs each")
+    parser.add_argument("--rounds", type=count, default=8, help=f"rounds over all products, of {RUNS} runs each")
     given = parser.parse_args(argv)
 
     kernels = Kernels(given.isa, given.threads, BYTES, tuning.find(given.isa, given.threads).values)

@@ -1,12 +1,12 @@
-"""Two builds of Pellucid in turns: how much faster one generates than another.
+"""Compares two builds of Pellucid in turns: how much faster one generates than the other.
 
     python benchmarks/builds.py [MODEL] --other PYTHON [--sequences 16] [--prompt 4] [--tokens 24] [--starts 6]
                                 [--rounds 15] [--threads N]
 
-PYTHON is that of an environment with the other build. Each build runs in a process of its own, which waits while the
-other one generates; so both meet the same hours of a shared machine. Where memory lies differs from process to process,
-which matters as much as the machine's other work, so both start anew several times. It prints the median of the ratios
-of times, other / this one: above 1, this build is faster.
+PYTHON is the interpreter of an environment with the other build. Each build runs in a separate process, which waits
+while the other one generates, so that both meet the same conditions on a shared machine. The placement of memory
+differs between processes, which matters as much as the machine's other work, so both are restarted several times. It
+prints the median of the ratios of times, other / this one: above 1, this build is faster.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ options = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
 try:
     m.generate([1], **options, speculate=False)
     options["speculate"] = False
-except TypeError:  # a build from before there were guesses
+except TypeError:  # a build without guesses
     pass
 def run():
     prompts = [[rng.randrange(vocab) for _ in range(prompt)] for _ in range(sequences)]

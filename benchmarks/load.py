@@ -2,9 +2,9 @@
 
     python benchmarks/load.py < plan.json
 
-Reads a `Plan` as JSON and prints a `Result` as JSON. A process of its own, so that neither the server nor who drives
-the benchmark shares its interpreter; its processor time is in the result. Prompts are random token ids, new ones each
-time.
+Reads a `Plan` as JSON and prints a `Result` as JSON. It is a separate process, so that neither the server nor the
+program that drives the benchmark shares its interpreter; its processor time is in the result. Prompts are random token
+ids, new ones each time.
 
 Closed loop: `clients` clients, each sending its next request when the last one is answered. With `rate`, requests
 arrive by a Poisson process instead, whether or not others are answered.
@@ -23,7 +23,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send. vocab: ids of prompts are below it; clients: in a closed loop; requests: in all; prompt, new:
+    """What to send. vocab: ids of prompts are below it; clients: in a closed loop; requests: total number; prompt, new:
     tokens of each prompt and answer; rate: requests per second, or None; timeout: seconds of a request."""
 
     port: int
@@ -40,8 +40,8 @@ class Plan:
 
 @dataclass
 class Answer:
-    """When a request was sent, and when its events with text came; seconds from the start. tokens, cached: of the
-    answer, and those of the prompt that the server had computed before, as it says. error: what went wrong."""
+    """When a request was sent, and when its events with text arrived; seconds from the start. tokens, cached: tokens of
+    the answer, and prompt tokens that were cached, as reported by the server. error: what went wrong."""
 
     sent: float
     events: list[float] = field(default_factory=list)
@@ -62,8 +62,8 @@ class Result:
 async def ask(
     plan: Plan, ids: list[int], began: float, *, key: str = "", reuse: bool = False, into: Answer | None = None
 ) -> Answer:
-    """One streamed request, on a connection of its own. key: of the client; reuse: whether the server may use what it
-    computed of earlier prompts; into: the answer, which others may watch as it comes."""
+    """One streamed request, on its own connection. key: the client's; reuse: whether the server may reuse what it
+    computed for earlier prompts; into: the answer, which others may watch as it arrives."""
     body = {
         "model": "model",
         "prompt": ids,

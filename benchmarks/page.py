@@ -1,11 +1,11 @@
-"""How fast a page opens, and answers clicks, in Debian's Chromium.
+"""How fast a page opens and responds to clicks in Debian's Chromium.
 
     python benchmarks/page.py [--tokens 60 512 2048] [--html-size MB] [--clicks 50] [--model smollm2-135m]
 
-For each number of tokens, a page of LICENSE is written and opened in a window in which all views are seen. Printed:
+For each number of tokens, a page of LICENSE is written and opened in a window in which all views are visible. Prints:
 
 first view   from the start of loading to the frame with the text's tokens
-all read     until every block but the layers' weights has been decoded in the background, and all views are drawn
+all read     until every block except the layers' weights has been decoded in the background, and all views are drawn
 opening      the longest time between two frames from the first view until then
 decoding     the longest one while all of that, and the weights of all layers, are decoded in a window of 200 pixels,
              which shows the text alone
@@ -48,7 +48,7 @@ WATCH = """() => {
     };
     requestAnimationFrame(frame);
 }"""
-# A frame is over when a message that its own callback sent arrives: after style, layout and paint.
+# A frame is over when a message sent by its own callback arrives: after style, layout and paint.
 CLICKS = """async ([kind, count]) => {
     const { data, state } = document.querySelector('pellucid-page').pair;
     const frame = () => new Promise((done) => requestAnimationFrame(() => {
@@ -112,7 +112,7 @@ def measured(browser: Any, path: Path, clicks: int) -> dict[str, Any]:
     tab = opened(browser, path, VIEW)
     found = {**tab.evaluate("times"), "decoding": decoding}
     tab.wait_for_selector("table.tower tbody tr")
-    for kind in ("layer", *KINDS):  # the first time reads the weights of two layers
+    for kind in ("layer", *KINDS):  # the first time also reads the weights of two layers
         found[kind] = tab.evaluate(CLICKS, [kind, clicks])
     tab.context.close()
     return found
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--html-size", type=float, default=pages.MEGABYTES)
     parser.add_argument("--clicks", type=count, default=50)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--folder", type=Path, help="keeps the pages here, and opens those that are there already")
+    parser.add_argument("--folder", type=Path, help="keeps the pages here, and opens those that already exist")
     given = parser.parse_args()
     if given.clicks < 2:
         parser.error(f"--clicks {given.clicks}: expected 2 or more, for percentiles")

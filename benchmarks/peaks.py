@@ -1,16 +1,16 @@
-"""What makes the int8 peak swing: measured again and again, beside everything that could be the cause.
+"""Why the int8 peak varies: measured repeatedly, beside everything that could be the cause.
 
     python benchmarks/peaks.py [--seconds 60] [--isa TIER] [--threads N] [--format Q4_0]
 
-A line per round: the clock; int8 operations per cycle of a core, of one thread alone and of all at once; int8 of all
-threads by processor time and by the wall; a kernel alone, all threads at 96 rows; the read bandwidth; and the share of
-time that the host took away (steal). At the end the range of each, and what follows from it:
+A line per round: the clock; int8 operations per cycle of a core, of a single thread and of all together; int8 of all
+threads by processor time and by wall time; a kernel on its own, all threads at 96 rows; the read bandwidth; and the
+share of time that the host took away (steal). At the end come the range of each, and its likely causes:
 
-- by the wall it swings, in processor time it does not: threads waited for a processor;
-- all threads at once do less per cycle than one alone, always: the processors are two halves of one core;
-- they do so at times, or one alone does: another tenant uses the cores' ports, or the clock is lower under wide
+- it varies in wall time but not in processor time: threads waited for a processor;
+- all threads together always do less per cycle than one alone: the processors are two halves of one core;
+- they do so at times, or a single thread does: another tenant uses the cores' ports, or the clock is lower under wide
   instructions than in the additions that it is measured by;
-- only the clock swings: turbo, heat, or the host's other cores.
+- only the clock varies: turbo, heat, or the host's other cores.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Meter:
 
 
 def stolen() -> tuple[int, int]:
-    """(ticks stolen by the host, all ticks) since the system started; zeros where it does not say."""
+    """(ticks stolen by the host, all ticks) since the system started; zeros if it does not report them."""
     try:
         ticks = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
@@ -96,14 +96,14 @@ def stolen() -> tuple[int, int]:
 
 
 def findings(rounds: list[Round]) -> list[str]:
-    """What the rounds say about the swing, as lines."""
+    """Lines on the likely causes of the variation."""
 
     def swing(values: list[float]) -> float:
         return max(values) / max(min(values), 1e-9)
 
     found = []
     if swing([r.wall / r.int8 for r in rounds]) > SWINGS:
-        found.append("by the wall int8 varies where processor time does not: threads waited for a processor")
+        found.append("int8 varies in wall time but not in processor time: threads waited for a processor")
     if max(r.all / r.one for r in rounds) * SWINGS < 1:
         found.append("all threads do less per cycle than one alone, in every round: processors share a core")
     elif swing([r.all for r in rounds]) > SWINGS or swing([r.one for r in rounds]) > SWINGS:

@@ -1,11 +1,11 @@
-"""Compares Pellucid with other runtimes: the same file, the same number of threads, in turns (A B A B).
+"""Compares Pellucid with other runtimes: same file, same number of threads, in turns (A B A B).
 
     python benchmarks/peers.py MODEL --peer llama_cpp=PYTHON [--peer openvino=PYTHON] [--peer transformers=PYTHON]
 
 PYTHON is the interpreter of an environment that has the peer (benchmarks/workers/ says what each needs). Every runtime
-is a process of its own that is stopped while it is not its turn. Prompts are random token ids, new ones each time.
-Beside each phase stands what the machine could have done at that moment (`pellucid bench` explains it), and beside all
-the mean KL divergence from full precision, where a stored reference knows the file (tests/reference).
+is a separate process that is stopped except during its turns. Prompts are random token ids, new ones each time. Beside
+each phase is the limit of the machine at that time (explained by `pellucid bench`), and, if there is a stored reference
+for the file (tests/reference), the mean KL divergence from full precision.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from benchmarks.arguments import count, page, target  # noqa: E402
 
 NAMES = {"pellucid": "Pellucid", "llama_cpp": "llama.cpp", "openvino": "OpenVINO GenAI", "transformers": "transformers"}
 CONTEXT = 4096 + 256
-QUIET = 0.15  # cores at work, or taken by other machines, on a machine that does nothing else
-BUSY = "The machine did other work as well ({:.1f} cores of it): take nothing from these figures."
+QUIET = 0.15  # cores at work, or taken by other machines, on an otherwise idle machine
+BUSY = "The machine was also doing other work ({:.1f} cores of it): these figures are not reliable."
 COLD = 5  # tokens of a cold start's prompt
 
 
@@ -55,7 +55,7 @@ class Worker:
         )
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """A request's result. Raises RuntimeError where the runtime gave an error or ended."""
+        """A request's result. Raises RuntimeError if the runtime reported an error or ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGCONT)
@@ -122,14 +122,14 @@ class Comparison:
         self.workers: dict[str, Worker] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, dict[str, str]] = {}
-        self.busy_cores = busy_cores()  # before this adds to it
+        self.busy_cores = busy_cores()  # before this process adds to it
         self.memory: dict[str, list[float]] = {}  # peaks of cold starts, MB
         self.vocab = 0
         self.deep: dict[int, list[int]] = {}
 
     def start(self, stack: ExitStack) -> None:
-        """Starts and loads every worker; one that cannot load is left out, and the reason is printed. Raises
-        SystemExit where Pellucid is that one."""
+        """Starts and loads every worker; one that cannot load is left out, and the reason is printed. Raises SystemExit
+        if that is Pellucid."""
         for name, python in self.pythons.items():
             w = stack.enter_context(worker(name, python))
             try:
@@ -186,7 +186,7 @@ class Comparison:
                     if p.name in self.errors.get(name, {}):
                         continue
                     note(f"{round + 1}/{repeat} {p.name}: {name}")
-                    before = self.limit(p) if name == "pellucid" else None  # right beside the turn it stands for
+                    before = self.limit(p) if name == "pellucid" else None  # right beside the turn that it belongs to
                     try:
                         found["seconds"][name].append(self.once(name, p))
                     except RuntimeError as error:
@@ -198,7 +198,7 @@ class Comparison:
         return out
 
     def precision(self) -> dict[str, Any]:
-        """KL divergence over the first window of the file's stored reference; {} where there is none."""
+        """KL divergence over the first window of the file's stored reference; {} if there is none."""
         from tests.reference import corpus
 
         digest = corpus.file_sha256(self.path)
@@ -294,7 +294,7 @@ def markdown(doc: dict[str, Any]) -> str:
 
 
 def replaced(text: str, name: str, table: str) -> str:
-    """The document with the table of the file `name` between its marks, or at the end where it has no such marks."""
+    """The document with the table of the file `name` between its marks, or at the end if it has no such marks."""
     start, end = f"<!-- measured: {name} -->\n", "<!-- end -->\n"
     before, found, after = text.partition(start)
     if found:
@@ -321,16 +321,16 @@ def _rate(x: float) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("model", help="a GGUF file or a name of the catalogue")
+    about.add_argument("model", help="a GGUF file or a catalogue name")
     about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=f"one of {', '.join(NAMES)}")
     about.add_argument("--threads", type=count, help="default: as Pellucid chooses")
     about.add_argument("--repeat", type=count, default=3)
     about.add_argument("--phase", action="append", default=[], metavar="NAME", help="only phases with this in the name")
     about.add_argument("--seed", type=int, default=int(time.time()))
     about.add_argument("--json", type=target, metavar="FILE", help="write everything there")
-    about.add_argument("--markdown", action="store_true", help="print the table; default where no file is named")
+    about.add_argument("--markdown", action="store_true", help="print the table; default if no file is given")
     about.add_argument("--into", type=page, metavar="FILE", help="put the table into a document, over the model's last")
-    about.add_argument("--label", default="", metavar="TEXT", help="names a table of its own")
+    about.add_argument("--label", default="", metavar="TEXT", help="label for a separate table")
     a = about.parse_args(arguments)
     a.peers = {"pellucid": sys.executable}
     for peer in a.peer:
@@ -340,7 +340,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                 f"--peer {peer}: expected NAME=PYTHON, NAME one of {', '.join(n for n in NAMES if n != 'pellucid')}"
             )
         if not shutil.which(python):
-            about.error(f"--peer {peer}: {python!r} is no program")
+            about.error(f"--peer {peer}: {python!r} is not a program")
         a.peers[name] = python
     a.phases = [p for p in PHASES if not a.phase or any(part in p.name for part in a.phase)]
     for part in a.phase:

@@ -1,4 +1,4 @@
-"""Plots of speed against depth and against the number of sequences, with the machine's limit drawn in.
+"""Plots of speed against depth and against the number of sequences, with the machine's limit.
 
     python benchmarks/plots.py smollm2-135m [--peer llama_cpp=PYTHON ...] [--out docs/]      measures, then draws
     python benchmarks/plots.py --from docs/speed.json [--out docs/]                          draws what was measured
@@ -41,7 +41,8 @@ def points() -> dict[str, list[peers.Phase]]:
 
 
 def measure(path: Path, threads: int, workers: dict[str, str], repeat: int) -> dict[str, Any]:
-    """-> the contents of speed.json: per plot the axis, and tokens/s (medians) of every runtime and of the limit."""
+    """-> the contents of speed.json: for each plot, the axis and tokens/s (medians) of every runtime and of the
+    limit."""
     comparison = peers.Comparison(path, threads, workers, int(time.time()))
     out: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -63,7 +64,7 @@ def measure(path: Path, threads: int, workers: dict[str, str], repeat: int) -> d
 
 
 def clients(doc: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """doc: of benchmarks/serve.py. By figure and runtime, the medians for each number of clients."""
+    """doc: from benchmarks/serve.py. -> by figure and runtime, the medians for each number of clients."""
     out: dict[str, dict[str, list[float]]] = {}
     for key in ("rate", "first50", "first99", "gap50", "gap99"):
         runs = {name: [row[name] for row in doc["closed"]] for name in doc["servers"]}
@@ -73,7 +74,7 @@ def clients(doc: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
 
 
 def draw_clients(doc: dict[str, Any], folder: Path) -> None:
-    """Writes clients.svg from what benchmarks/serve.py measured."""
+    """Writes clients.svg from the results of benchmarks/serve.py."""
     from benchmarks.serve import NAMES
 
     plt = _pyplot()
@@ -135,7 +136,7 @@ def draw(doc: dict[str, Any], folder: Path) -> None:
 
 
 def read(about: argparse.ArgumentParser, path: Path, option: str, key: str, writer: str) -> dict[str, Any]:
-    """The document of a file that `writer` wrote. Ends the program where it has no `key`."""
+    """The document of a file that `writer` wrote. Ends the program if it has no `key`."""
     try:
         doc = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -150,9 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
     from pellucid.weights import catalog
 
     about = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("model", nargs="?", help="a GGUF file or a name of the catalogue")
+    about.add_argument("model", nargs="?", help="a GGUF file or a catalogue name")
     about.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a speed.json to draw")
-    about.add_argument("--serve", type=Path, metavar="FILE", help="what benchmarks/serve.py --json wrote, to draw")
+    about.add_argument("--serve", type=Path, metavar="FILE", help="the output of benchmarks/serve.py --json, to draw")
     about.add_argument("--out", type=folder, default=peers.ROOT / "docs")
     about.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON")
     about.add_argument("--threads", type=count)

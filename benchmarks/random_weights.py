@@ -14,8 +14,9 @@ from gguf import GGMLQuantizationType as Kind
 Bytes = npt.NDArray[np.uint8]
 STD = 0.02
 
-# Codes are uniform random bits. A block's other fields are set so that weights are centred and have STD: what the
-# formats' definitions (ggml-common.h) make of the fields is beside each. A setter gets blocks (n, bytes of a block).
+# Codes are uniform random bits. A block's other fields are set so that weights are centred and have STD; the formulas
+# of the formats' definitions (ggml-common.h) are given with each setter. A setter is called with blocks (n, bytes of a
+# block).
 
 
 def code_std(values: int) -> float:
@@ -33,7 +34,7 @@ IQ4_RMS = float(np.sqrt(np.mean(IQ4**2)))
 
 
 def put_f16(blocks: Bytes, at: int, value: float, either_sign: bool = False) -> None:
-    """Sets a field; with either_sign its random bits decide which, for codes around zero that are not symmetric."""
+    """Sets a field; with either_sign its random bits decide the sign, for asymmetric codes around zero."""
     sign = blocks[:, at + 1] & (0x80 if either_sign else 0)
     blocks[:, at : at + 2] = np.frombuffer(np.float16(value).astype("<f2").tobytes(), np.uint8)
     blocks[:, at + 1] |= sign
@@ -111,10 +112,11 @@ FP4_RMS = float(np.sqrt(np.mean(np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float64) 
 
 
 def mxfp4(blocks: Bytes) -> None:
-    """w = 2^(e - 128) * FP4, twice the values of e2m1: e, the first byte, is one of two whose mean square fits."""
+    """w = 2^(e - 128) * FP4, twice the values of e2m1: e, the first byte, is one of two values, mixed so that the mean
+    square fits."""
     square = (STD / FP4_RMS) ** 2
     low = math.floor(math.log2(square) / 2)
-    share = (square / 4.0**low - 1) / 3  # of blocks with the greater one
+    share = (square / 4.0**low - 1) / 3  # of blocks with the greater value
     blocks[:, 0] = 128 + low + (blocks[:, 0] < 256 * share)
 
 
@@ -136,7 +138,7 @@ FIELDS: dict[Kind, Callable[[Bytes], None]] = {
 
 
 def random_rows(rng: np.random.Generator, rows: int, cols: int, kind: Kind) -> Bytes:
-    """`rows` rows of `cols` random weights as a file stores them: (rows, bytes of a row)."""
+    """`rows` rows of `cols` random weights as stored in a file: (rows, bytes of a row)."""
     if kind in (Kind.F16, Kind.BF16, Kind.F32):
         x = rng.standard_normal((rows, cols), np.float32) * np.float32(STD)
         if kind == Kind.F16:

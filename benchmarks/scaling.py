@@ -1,7 +1,7 @@
-"""Rows a second of one machine with one and two processes, and what follows for more machines.
+"""Rows per second of one machine with one and two processes, and estimates for more machines.
 
 python benchmarks/scaling.py            prints the tables of docs/scaling.md
-python benchmarks/scaling.py --write    puts them there
+python benchmarks/scaling.py --write    puts them into the file
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pellucid.batch.source import Shard, read
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 ROWS, PROMPT, NEW = 96, 64, 32  # rows, tokens of each prompt, new tokens of each row
-JOB, LINK = 1_000_000, 125e6  # rows of the job on paper; bytes a second of a network of 1 Gbit/s
+JOB, LINK = 1_000_000, 125e6  # rows of the estimated job; bytes per second of a network of 1 Gbit/s
 MACHINES = (1, 2, 10, 100, 1000)
 OPTIONS: dict[str, Any] = {"max_tokens": NEW, "ignore_eos": True, "temperature": 0}
 
@@ -33,8 +33,8 @@ OPTIONS: dict[str, Any] = {"max_tokens": NEW, "ignore_eos": True, "temperature":
 class Measured(NamedTuple):
     rate: float  # rows a second
     alone: float  # seconds of one row alone
-    memory: float  # MB of all processes, what they share counted once
-    processors: float  # that it had: seconds of processors in a second
+    memory: float  # MB of all processes, shared memory counted once
+    processors: float  # processors used: processor seconds per second
 
 
 def prompts(n: int) -> list[list[int]]:
@@ -58,7 +58,7 @@ def work(path: str, threads: int, rows: list[list[int]], barrier: Any, found: An
 
 
 def measure(path: str, processes: int, threads: int) -> Measured:
-    """So many processes, each with its share of the rows."""
+    """Runs several processes, each with its share of the rows."""
     spawn = multiprocessing.get_context("spawn")
     barrier, found, rows = spawn.Barrier(processes), spawn.Queue(), prompts(ROWS)
     shares = [rows[i::processes] for i in range(processes)]
@@ -83,7 +83,7 @@ def starting(path: str) -> float:
 
 
 def reading() -> float:
-    """Seconds to read a row of a file and to find out that it is another share's."""
+    """Seconds to read a row of a file and to find that it belongs to another share."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         n = 50_000
         file.writelines(json.dumps({"id": f"row {i}", "prompt": "x" * 300}) + "\n" for i in range(n))

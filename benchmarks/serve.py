@@ -2,14 +2,14 @@
 
     python benchmarks/serve.py MODEL [--peer llama_server=PATH] [--clients 1 --clients 16] [--load 0.7]
 
-Each server is a process of its own that is stopped while it is not its turn; so is the library, which generates as many
-prompts at once as there are clients. Every request has --prompt random token ids, new ones each time, and --new tokens
+Each server is a separate process that is stopped except during its turns; so is the library, which generates as many
+prompts together as there are clients. Every request has --prompt random token ids, new ones each time, and --new tokens
 are generated greedily, streamed. benchmarks/load.py sends them. --load: requests also arrive at random, at this
-fraction of what the slowest server answered with 16 clients. CONTRIBUTING.md says how llama-server is built.
+fraction of the rate of the slowest server with 16 clients. CONTRIBUTING.md describes how llama-server is built.
 
-The tax is what part of the library's tokens/s the server reaches: of `Model.stream` with one client, of `generate` with
-more. `python benchmarks/plots.py --serve FILE` draws what --json wrote; benchmarks/situations.py measures what a long
-prompt, an earlier turn and another client's queue do to the first token and to the gaps.
+The server's tokens/s are also given relative to the library's: to those of `Model.stream` with one client, of
+`generate` with more. `python benchmarks/plots.py --serve FILE` draws what --json wrote; benchmarks/situations.py
+measures the effect of a long prompt, an earlier turn and another client's queue on the first token and the gaps.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from benchmarks.peers import BUSY, QUIET, Worker, busy_cores, note, replaced, wo
 
 NAMES = {"pellucid": "pellucid serve", "llama_server": "llama-server", "library": "generate"}
 CLIENTS = (1, 4, 16, 64)
-START = 300.0  # seconds that a server may take until it is healthy
+START = 300.0  # maximum seconds until a server is healthy
 
 
 class Server:
-    """A server's process. Stopped (SIGSTOP) but for its turns."""
+    """A server's process. Stopped (SIGSTOP) except during its turns."""
 
     def __init__(self, name: str, command: list[str], port: int) -> None:
         self.name, self.port = name, port
@@ -88,8 +88,8 @@ def free_port() -> int:
 
 
 def command(name: str, program: str, path: Path, port: int, a: argparse.Namespace) -> list[str]:
-    """How a server is started: every client has its place, none waits for memory, and no tokens are guessed: greedy
-    answers to random ids repeat themselves, which guesses would take for granted."""
+    """How a server is started: every client has a slot, none waits for memory, and no tokens are guessed, since greedy
+    answers to random ids repeat themselves, which would make guesses unrealistically good."""
     most, room = max(*a.clients, 32), a.prompt + a.new + 8
     if name == "pellucid":
         options = ["--sequences", str(most), "--max-waiting", str(4 * most), "--threads", str(a.threads)]
@@ -135,7 +135,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def percentile(values: list[float], p: float) -> float:
-    """The value that a fraction p of the values does not exceed; NaN without values."""
+    """The value that is not exceeded by a fraction p of the values; NaN without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(p * len(ordered)))] if ordered else float("nan")
 
@@ -162,7 +162,8 @@ class Comparison:
         return Plan(server.port, self.vocab, clients, requests, prompt, new, self.seed, rate)
 
     def closed(self) -> list[dict[str, Any]]:
-        """Rounds of each number of clients, in turns: {"clients", name: [figures], "library", "map": [tokens/s]}."""
+        """Runs rounds of each number of clients, in turns: {"clients", name: [figures], "library", "map":
+        [tokens/s]}."""
         out: list[dict[str, Any]] = [
             {"clients": n, "library": [], "map": [], **{s: [] for s in self.servers}} for n in self.a.clients
         ]
@@ -184,7 +185,7 @@ class Comparison:
         return out
 
     def poisson(self, rate: float) -> dict[str, Any]:
-        """Requests that arrive at random: {name: [figures]}."""
+        """Runs requests that arrive at random: {name: [figures]}."""
         out: dict[str, Any] = {name: [] for name in self.servers}
         for round in range(self.a.repeat):
             for name, server in self.servers.items():
@@ -225,7 +226,7 @@ def markdown(doc: dict[str, Any]) -> str:
 
 
 def _ratios(row: dict[str, Any], names: list[str]) -> list[str]:
-    """tokens/s of `pellucid serve` relative to the library, and to each other server: medians of each round's."""
+    """tokens/s of `pellucid serve` relative to the library, and to each other server: medians over the rounds."""
     own = [run["rate"] for run in row["pellucid"]]
     others = [row["library"], *([run["rate"] for run in row[name]] for name in names if name != "pellucid")]
     ratios = ([x / y for x, y in zip(own, other, strict=True) if y] for other in others)
@@ -238,9 +239,9 @@ def _cell(runs: list[dict[str, Any]]) -> str:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """With the options of every program that compares servers."""
+    """A parser with the common options of programs that compare servers."""
     about = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about.add_argument("model", help="a GGUF file or a name of the catalogue")
+    about.add_argument("model", help="a GGUF file or a catalogue name")
     about.add_argument("--peer", action="append", default=[], metavar="llama_server=PATH")
     about.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)))
     about.add_argument("--repeat", type=count, default=5)
@@ -250,7 +251,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def check(about: argparse.ArgumentParser, a: argparse.Namespace) -> None:
-    """Reads the peers into `a.peers`; ends the program where they are wrong."""
+    """Reads the peers into `a.peers`; ends the program if they are invalid."""
     a.peers = dict(peer.partition("=")[::2] for peer in a.peer)
     for name, program in a.peers.items():
         if name != "llama_server" or not shutil.which(program):
@@ -263,7 +264,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--prompt", type=count, default=256)
     about.add_argument("--new", type=count, default=128)
     about.add_argument("--each", type=count, default=2, help="requests of each client in a round")
-    about.add_argument("--load", type=float, metavar="FRACTION", help="also let requests arrive at random")
+    about.add_argument("--load", type=float, metavar="FRACTION", help="also send requests at random times")
     about.add_argument("--arrivals", type=count, default=64, help="requests that arrive at random in a round")
     about.add_argument("--into", type=page, metavar="FILE", help="put the table into a document, over the model's last")
     a = about.parse_args(arguments)

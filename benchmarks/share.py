@@ -1,10 +1,11 @@
-"""Measures what weights that processes share save: cold starts, and the memory of several processes.
+"""Measures the savings of shared weights: cold starts, and the memory of several processes.
 
     python benchmarks/share.py MODEL [--repeat 5] [--processes 8]
 
-Cold start: from a new process to the first token, the file in the page cache: with weights of its own, with the first
-process that shares, and with one more while another holds them. Memory: the sum of Pss (/proc/PID/smaps_rollup) of
-processes that each have loaded the model and generated a token, with one thread each. Needs /dev/shm.
+Cold start: from a new process to the first token, the file in the page cache: with its own weights, as the first
+process that shares, and as a further one while another process holds them. Memory: the sum of Pss
+(/proc/PID/smaps_rollup) of processes that each have loaded the model and generated a token, with one thread each. Needs
+/dev/shm.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if sys.argv[4] == "1":
 
 
 class Process:
-    """A process that loads the model and generates a token. seconds: until it did."""
+    """A process that loads the model and generates a token. seconds: until the token."""
 
     def __init__(self, model: str, share: bool, *, threads: int = 0, stays: bool = False) -> None:
         start = time.perf_counter()
@@ -64,7 +65,7 @@ class Process:
 
 
 def starts(model: str, repeat: int) -> None:
-    """Takes turns, so that all see the same machine."""
+    """Takes turns, so that all meet the same conditions."""
     seconds: dict[str, list[float]] = {"own": [], "first": [], "next": []}
     Process(model, False)  # reads the file into the page cache
     for _ in range(repeat):

@@ -1,17 +1,18 @@
-"""What one client does to another: gaps and first tokens of `pellucid serve`, and of another server, in turns.
+"""The effect of clients on each other: gaps and first tokens of `pellucid serve`, and of another server, in turns.
 
     python benchmarks/situations.py MODEL [--peer llama_server=PATH] [--streams 8] [--long 4000] [--repeat 5]
 
-- beside: a prompt of --long tokens arrives while --streams clients get tokens: the gaps between the streams' tokens
-  until its first token came (of `pellucid serve` also relative to --max-gap), and that token, relative to that prompt
-  alone.
-- turn: the first token of a second turn that goes on from a prompt of --long tokens, relative to the first one's, and
-  how much of the first prompt the server found computed.
-- keys (`pellucid serve` alone): one key's client has --queue requests waiting, then another key's client sends one: the
-  seconds to its first token, those alone, and those of one pass, by the gaps of the others.
-- idle: --streams clients get tokens while --idle connections are open of which nothing more comes: a third silent, a
-  third with half a head, a third sending a body a byte a second: the gaps between the streams' tokens, relative to
-  those without these connections.
+- beside: a prompt of --long tokens arrives while --streams clients receive tokens: the gaps between the streams' tokens
+  until its first token arrives (for `pellucid serve` also relative to --max-gap), and the time to that token, relative
+  to the same prompt alone.
+- turn: the time to the first token of a second turn that continues a prompt of --long tokens, relative to the first
+  turn's, and how much of the first prompt was cached by the server.
+- keys (`pellucid serve` alone): the client of one key has --queue requests waiting, then the client of another key
+  sends one: the seconds to its first token, the same when alone, and the seconds of one pass, measured by the gaps of
+  the others.
+- idle: --streams clients receive tokens while --idle inactive connections are open: a third silent, a third with half a
+  request head, a third sending a body at a byte per second: the gaps between the streams' tokens, relative to those
+  without these connections.
 
 Each is repeated with new random ids, the servers in turns; the table has medians.
 """
@@ -47,7 +48,7 @@ Found = dict[str, float]
 
 
 class Clients:
-    """Requests to a server. began: what the answers' seconds count from."""
+    """Requests to a server. began: the time from which the answers' seconds count."""
 
     def __init__(self, port: int, vocab: int, seed: int) -> None:
         self.port, self.vocab, self.began = port, vocab, time.perf_counter()
@@ -64,12 +65,13 @@ class Clients:
         return answer
 
     async def first(self, ids: list[int], **options: Any) -> float:
-        """Seconds to the first token of an answer of one or two."""
+        """Seconds to the first token of an answer of one or two tokens."""
         answer = await self.ask(ids, 2, **options)
         return answer.events[0] - answer.sent
 
     async def gaps(self, streams: int, new: int) -> list[float]:
-        """Those between the tokens of so many streams at once, once each has SETTLED tokens, or half of what it got."""
+        """The gaps between the tokens of several concurrent streams, after each has SETTLED tokens, or half of all its
+        tokens."""
         answers = await asyncio.gather(*(self.ask(self.ids(SHORT), new) for _ in range(streams)))
         begun = max(one.events[min(SETTLED, len(one.events) // 2)] for one in answers)
         return [y - x for one in answers for x, y in zip(one.events, one.events[1:]) if x >= begun]
@@ -177,7 +179,7 @@ SITUATIONS = {"beside": beside, "turn": turn, "keys": keys, "idle": idle}
 
 
 def command(name: str, program: str, path: Path, port: int, a: argparse.Namespace, key_file: Path | None) -> list[str]:
-    """How a server is started. It guesses no tokens: a pass then gives each stream one."""
+    """How a server is started. Without guesses, so that a pass gives each stream one token."""
     room = 2 * a.long + 64
     if name == "pellucid":
         options = ["--port", str(port), "--threads", str(a.threads), "--max-gap", str(a.max_gap)]
@@ -190,7 +192,7 @@ def command(name: str, program: str, path: Path, port: int, a: argparse.Namespac
 
 
 def measure(a: argparse.Namespace, path: Path, vocab: int) -> dict[str, dict[str, list[Found]]]:
-    """-> by situation and server, what each repetition found."""
+    """-> by situation and server, the results of each repetition."""
     found: dict[str, dict[str, list[Found]]] = {}
     for situation in a.only:
         with ExitStack() as stack:
@@ -246,7 +248,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about.add_argument("--prompt", type=count, default=256, help="tokens of the prompts of clients with keys")
     about.add_argument("--new", type=count, default=128, help="tokens of the first key's answers")
     about.add_argument("--queue", type=count, default=100, help="requests of the first key")
-    about.add_argument("--idle", type=count, default=600, help="connections of which nothing more comes")
+    about.add_argument("--idle", type=count, default=600, help="inactive connections")
     about.add_argument("--max-gap", type=float, default=0.1, metavar="SECONDS")
     a = about.parse_args(arguments)
     a.only = a.only or list(SITUATIONS)

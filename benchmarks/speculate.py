@@ -1,12 +1,12 @@
-"""Accepted tokens a pass and tokens per second, with guesses and without, in turns.
+"""Accepted tokens per pass and tokens per second, with and without guesses, in turns.
 
     python benchmarks/speculate.py [MODEL] [--draft MODEL] [--tokens 256] [--repeat 5] [--threads N] [--text NAME ...]
                                    [--json OUT.json] [--plot OUT.svg]
 
-Each text is continued once with `speculate="auto"` and once without, in turns, so that a drift of the machine's speed
-meets both. The table has the medians, also of the ratio of each turn. The ids of both are compared. Prose is drawn at a
-temperature of 1, another one each turn, the others are greedy: small models that write prose greedily soon repeat
-themselves, and then there is much to guess. A plot needs matplotlib (extra `plots`).
+Each text is continued once with `speculate="auto"` and once without, in turns, so that changes of the machine's speed
+affect both. The table has the medians, also of the ratio of each turn. The ids of both must agree. Prose is drawn at a
+temperature of 1, different in each turn; the others are greedy. Small models that write prose greedily soon repeat
+themselves, which makes guessing easy. A plot needs matplotlib (extra `plots`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run(
 
 
 def measure(model: Model, tokens: int, repeat: int, texts: Sequence[str] = tuple(TEXTS)) -> list[dict[str, Any]]:
-    """A row for each text: tokens per second with and without guesses, and tokens per pass with them, each a list."""
+    """One row per text: tokens per second with and without guesses, and tokens per pass with them, each a list."""
     rows = []
     for name in texts:
         temperature = TEMPERATURES.get(name, 0)
@@ -73,7 +73,7 @@ def measure(model: Model, tokens: int, repeat: int, texts: Sequence[str] = tuple
             for speculate in ("auto", False) if turn % 2 == 0 else (False, "auto"):
                 found[speculate] = run(model, TEXTS[name], tokens, speculate, temperature, turn)
             if found["auto"][0] != found[False][0]:
-                raise SystemExit(f"{name}: other ids with guesses than without")
+                raise SystemExit(f"{name}: different ids with guesses than without")
             row["with"].append(found["auto"][1])
             row["without"].append(found[False][1])
             row["per_pass"].append(found["auto"][2])

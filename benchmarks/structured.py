@@ -1,11 +1,11 @@
-"""Tokens per second of answers that a structure binds, relative to free ones.
+"""Tokens per second of answers constrained by a structure, relative to free ones.
 
     python benchmarks/structured.py [MODEL] [--callers 1 16] [--tokens 64] [--repeat 5] [--threads N] [--json OUT.json]
 
-A structure's tokens that must follow are not drawn, so that a pass gives more than one; its masks are written beside
-the pass. Each structure and no structure are measured in turns, so that a drift of the machine's speed meets both, for
-as many callers at once and as many new tokens of each. Without guesses, which would help some of them. The table has
-the medians.
+Tokens that a structure forces are not drawn, so that a pass yields more than one; masks are computed during the pass.
+Each structure and no structure are measured in turns, so that changes of the machine's speed affect both, for the same
+number of concurrent callers and of new tokens each. Without guesses, which would help some of them. The table has the
+medians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.arguments import count, target
 from pellucid import Model
 
-# No end before TOKENS: arrays of at least so many items.
+# Arrays of at least this many items, so that no answer ends before TOKENS.
 KINDS: dict[str, dict[str, Any]] = {
     "strings": {"schema": {"type": "array", "items": {"type": "string", "minLength": 300}, "minItems": 9}},
     "numbers": {"schema": {"type": "array", "items": {"type": "integer"}, "minItems": 99}},
@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def run(model: Model, callers: int, tokens: int, **structure: Any) -> float:
-    """Tokens per second of all callers."""
+    """Tokens per second of all callers together."""
     prompts = [[1 + i, 2, 3] for i in range(callers)]
     start = time.perf_counter()
     done = model.generate(
@@ -56,7 +56,7 @@ def run(model: Model, callers: int, tokens: int, **structure: Any) -> float:
 
 
 def measure(model: Model, callers: int, tokens: int, repeat: int) -> list[dict[str, Any]]:
-    """A row for each structure: tokens per second with and without it, each a list."""
+    """One row per structure: tokens per second with and without it, each a list."""
     rows = []
     for kind, structure in KINDS.items():
         row: dict[str, Any] = {"structure": kind, "callers": callers, "free": [], "bound": []}
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=target, metavar="OUT.json")
     args = parser.parse_args(argv)
     with Model.load(args.model, threads=args.threads) as model:
-        run(model, 1, 8)  # the first pass meets cold memory
+        run(model, 1, 8)  # warms up the memory
         rows = [row for callers in args.callers for row in measure(model, callers, args.tokens, args.repeat)]
     print(f"{'structure':12} {'callers':>7} {'free':>12} {'bound':>12} {'ratio':>7}")
     for row in rows:

@@ -12,7 +12,7 @@ from pellucid.weights import catalog, open_model
 
 @pytest.mark.parametrize("name", [entry.name for entry in catalog.entries()])
 def test_open(benchmark, name):
-    """Map, parse and check; the tokens' offsets are gathered, their bytes left in the file."""
+    """Opens, parses and checks; the tokens' offsets are collected, their bytes stay in the file."""
     path = catalog.fetch(name)
 
     def run() -> int:

@@ -1,8 +1,8 @@
 """The cost of traces and edits, interleaved with the same work without them.
 
 Run: pytest benchmarks/test_look.py --benchmark-enable -s
-Bounds: a trace of hidden states and attention of 512 tokens of SmolLM2 under 3 times the plain prefill; decoding under
-an edit of every layer under 2 times plain decoding; an edit that is open costs the model itself nothing.
+Bounds: a trace of hidden states and attention of 512 tokens of SmolLM2 under 3 times the plain prefill; decoding with
+an edit of every layer under 2 times plain decoding; an open edit does not slow down the model itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def model() -> Any:
 
 
 def interleaved(**work: Callable[[], Any]) -> dict[str, float]:
-    """The least seconds of each; all run in every round, so that a slow moment affects them equally."""
+    """The minimum seconds of each; all run in every round, so that slow moments affect them equally."""
     best = dict.fromkeys(work, float("inf"))
     for _ in range(ROUNDS):
         for name, run in work.items():

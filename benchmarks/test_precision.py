@@ -1,4 +1,4 @@
-"""What two terms of every activation cost, and 8-bit keys and values gain: against the default, interleaved.
+"""The cost of two terms for every activation, and the gain of 8-bit keys and values: against the default, interleaved.
 
 Run: pytest benchmarks/test_precision.py --benchmark-enable -s
 Bounds: with precision="high", decoding at 0.9 of the default's speed and prefill at 0.45 of it.

@@ -1,6 +1,6 @@
-"""Quantising on one thread, by format: the whole search, of files, and the quick one, of `quantize=` at load.
+"""Quantising on one thread, by format: the full search, for files, and the quick one, for `quantize=` at load.
 
-`extra_info` has megabytes of output a second, from the fastest round. A load has 300 MB/s a core to reach.
+`extra_info` has megabytes of output per second, from the fastest round. The target for a load is 300 MB/s per core.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Row, attention and vocabulary kernels per tier: `pytest benchmarks/test_rows.py --benchmark-enable`.
 
-Each figure is of `extra_info["calls"]` calls in a row; what a call reads or computes is in `extra_info` too.
+Each figure is for `extra_info["calls"]` consecutive calls; what a call reads or computes is in `extra_info`, too.
 """
 
 from __future__ import annotations

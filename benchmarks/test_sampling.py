@@ -1,8 +1,8 @@
 """The cost of sampling: one row of logits -> one token, per instruction set, vocabulary and settings.
 
 Run: pytest benchmarks/test_sampling.py --benchmark-enable
-Target on AVX2 and a vocabulary of 262,144: 0.35 ms, 5 % of a small model's step, whatever the settings, on a text's
-usual row. Where a filter keeps hundreds of thousands of tokens of a flat one, gathering them costs 0.6 to 3 ms.
+Target on AVX2 and a vocabulary of 262,144: 0.35 ms, 5 % of a small model's step, whatever the settings, on a typical
+row of logits. If a filter keeps hundreds of thousands of tokens of a flat row, gathering them costs 0.6 to 3 ms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pellucid._kernels import sampling
 
 DEFAULT = dict(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
 PENALTIES: dict[str, Any] = dict(recent=range(64), repeat_penalty=1.1, presence_penalty=0.1)
-DRY: dict[str, Any] = dict(dry=[(7 * i, 3) for i in range(600)], dry_multiplier=0.8)  # what a long context may hold
+DRY: dict[str, Any] = dict(dry=[(7 * i, 3) for i in range(600)], dry_multiplier=0.8)  # as in a long context
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": dict(temperature=0),
     "default": DEFAULT,

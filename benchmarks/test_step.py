@@ -2,9 +2,9 @@
 
 Run: pytest benchmarks/test_step.py --benchmark-enable -s
 
-The engine computes on threads of its own while the caller sleeps, so the processor time of the calling thread is all
-that Python takes. Bound: 60 microseconds a token outside the engine's call. What that call itself takes from the
-caller, to hand the pass over and be woken when it ends, is shown beside it.
+The engine computes on its own threads while the caller sleeps, so the processor time of the calling thread is all that
+Python takes. Bound: 60 microseconds per token outside the engine's call. The caller's time in that call, for handing
+the pass over and being woken when it ends, is shown beside it.
 """
 
 from __future__ import annotations

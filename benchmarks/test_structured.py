@@ -1,4 +1,4 @@
-"""Structured output: what a mask and a vocabulary take. Tokens per second: structured.py.
+"""Structured output: the cost of a mask and of a vocabulary. Tokens per second: structured.py.
 
 Run with: pytest benchmarks/test_structured.py --benchmark-enable --benchmark-group-by=func
 """

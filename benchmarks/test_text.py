@@ -1,6 +1,6 @@
 """Text to ids and back, 1 MB of each kind: `pytest benchmarks/test_text.py --benchmark-enable`.
 
-What is under a second here is so for prose as for what was made to hurt: long runs, no spaces, digits alone.
+Times must be under a second for prose as well as for hostile texts: long runs, no spaces, only digits.
 `extra_info` holds the bytes and the ids.
 """
 

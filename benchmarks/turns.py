@@ -2,9 +2,9 @@
 
     python benchmarks/turns.py [MODEL ...] [--tokens 4000] [--new 40] [--repeat 5] [--threads N]
 
-Each conversation begins with other tokens. Its first turn is a prompt of `--tokens`; the second one goes on from it and
-its answer with `--new` tokens. The table has the medians, their ratio, which should be 0.1 at most, and how much of the
-first turn the second one found.
+Each conversation begins with different tokens. Its first turn is a prompt of `--tokens`; the second one continues it
+and its answer with `--new` tokens. The table has the medians, their ratio, which should be at most 0.1, and the share
+of the first turn that was cached for the second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ANSWER = 32  # tokens
 
 
 def measure(model: Model, tokens: int, new: int, seed: int) -> tuple[float, float, float]:
-    """(seconds to the first token of the first turn, of the second, the part of the first one that was found)."""
+    """(seconds to the first token of the first turn, of the second, the share of the first one that was cached)."""
     rng, vocab = random.Random(seed), model.info().vocab
     prompt = [rng.randrange(vocab) for _ in range(tokens)]
     first = model.generate(prompt, max_tokens=ANSWER, temperature=0, ignore_eos=True, speculate=False)

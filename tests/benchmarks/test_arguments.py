@@ -29,7 +29,7 @@ PYTHON = sys.executable
         ("page", "--clicks 1", "--clicks 1: expected 2 or more, for percentiles"),
         ("peaks", "--seconds x", "--seconds: 'x': expected 1 or more"),
         ("peers", "any --phase cold --phase at0", "--phase 'at0': the phases are prefill 512, "),
-        ("peers", "any --peer llama_cpp=/nowhere/python", "'/nowhere/python' is no program"),
+        ("peers", "any --peer llama_cpp=/nowhere/python", "'/nowhere/python' is not a program"),
         ("peers", "any --json /nowhere/x.json", "--json: '/nowhere/x.json': expected a file that can be written"),
         ("peers", f"any --into {HERE}", f"--into: '{HERE}': expected a file that can be read and written"),
         ("peers", "any --into /nowhere/x.md", "--into: '/nowhere/x.md': expected a file"),
