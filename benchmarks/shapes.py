@@ -1,12 +1,12 @@
-"""Writes GGUF models of real shapes with random weights: to measure speed and memory without the real files.
+"""Writes GGUF models of real shapes with random weights: for measuring speed and memory without the real files.
 
-Every byte that a decode step reads and every multiplication of a prefill is that of the real model; the text is noise.
+Every byte that a decode step reads and every multiplication of a prefill is as in the real model; the text is noise.
 The vocabulary comes from a donor and is padded with tokens `<unused0>`, `<unused1>`, ....
 
     python benchmarks/shapes.py llama-3.2-1b q4_k_m OUT.gguf [--donor FILE.gguf] [--layers N] [--seed S] [--norm X]
 
-With `--norm 0.01` layers add little, so that a model whose head is its embedding repeats its last token: text in which
-every guess is right. Tensors are made and written 16 MB at a time. Needs the `gguf` package (extra `test`).
+With `--norm 0.01` layers add little, so that a model whose head is its embedding repeats its last token, and every
+guess is right. Tensors are generated and written 16 MB at a time. Needs the `gguf` package (extra `test`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.arguments import target
 from benchmarks.random_weights import random_rows
 
-CHUNK = 16 << 20  # bytes made at a time
-NORMAL = 1  # GGUF's token type of tokens that are text: each token of an answer is then seen in a stream
+CHUNK = 16 << 20  # bytes generated at a time
+NORMAL = 1  # GGUF's token type of text tokens: each token of an answer is then visible in a stream
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the layers without attention are: a convolution of `taps` (LFM2), a gated delta net (Qwen3.5) or Mamba 2
-    (Granite 4 H), these two with keys of `dk` in `n_k` heads and values of `dv` in `n_v` heads."""
+    """The layers without attention: a convolution of `taps` (LFM2), a gated delta net (Qwen3.5) or Mamba 2 (Granite 4
+    H), these two with keys of `dk` in `n_k` heads and values of `dv` in `n_v` heads."""
 
     kind: str
     taps: int
@@ -53,9 +53,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width, of an expert where there are
-    `experts`, of which a token takes `top_k`; `tied`: no output matrix; `memory`: of all layers but those that are in
-    `attention`; `q_gates`: attn_q holds a gate for each query; `metadata`: keys after the architecture's name."""
+    """The sizes that determine a decoder's tensors and metadata. `ff`: feed-forward width, or that of an expert if
+    there are `experts`, of which a token uses `top_k`; `tied`: no output matrix; `memory`: of all layers except those
+    in `attention`; `q_gates`: attn_q holds a gate for each query; `metadata`: keys after the architecture's name."""
 
     arch: str
     layers: int
@@ -215,7 +215,7 @@ class Matrix:
 
 
 def tensors(shape: Shape, mix: Mix, norm: float = 1) -> Iterator[Matrix]:
-    """Every tensor in the order of the file. Norms are 1, those before a layer's parts `norm`, and biases 0, in
+    """Every tensor in the order of the file. Norms are 1 (those before a layer's parts: `norm`) and biases 0, in
     float32."""
 
     def vector(name: str, n: int, value: float) -> Matrix:
@@ -280,7 +280,8 @@ def recurrent(at: str, d: int, m: Memory, mix: Mix) -> Iterator[Matrix]:
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor for GGUFWriter.write_tensor_data, which needs `nbytes` and `tofile`. It is generated while written."""
+    """A tensor for GGUFWriter.write_tensor_data, which needs `nbytes` and `tofile`. It is generated while it is
+    written."""
 
     matrix: Matrix
     rng: np.random.Generator
@@ -308,7 +309,7 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(
         [shape.kv_heads if shape.attends(i) else 0 for i in range(shape.layers)]
-        if shape.memory is not None and shape.memory.kind != "delta"  # those have an interval
+        if shape.memory is not None and shape.memory.kind != "delta"  # delta nets have an interval
         else shape.kv_heads
     )
     writer.add_key_length(shape.head_dim)
@@ -337,7 +338,7 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, donor: Path, size: int) -> None:
-    """Copies a BPE vocabulary of at most `size` tokens and pads it. ValueError where the donor has none."""
+    """Copies a BPE vocabulary of at most `size` tokens and pads it. Raises ValueError if the donor has none."""
     from pellucid.weights import open_model
 
     with open_model(donor) as model:
