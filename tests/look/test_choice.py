@@ -96,7 +96,7 @@ def test_every_token_of_a_completion_is_drawn_again(load: Load, options: dict[st
     with pytest.raises(TypeError, match="completion must be a Completion, not str"):
         look.drawn(model, "text")  # type: ignore[arg-type]
     bound = replace(done, options=done.options.replace(regex="a+"))
-    with pytest.raises(ValueError, match="completion: a schema, expression or grammar bound its text"):
+    with pytest.raises(ValueError, match="completion: a schema, expression or grammar constrained its text"):
         look.drawn(model, bound)
 
 
@@ -109,7 +109,7 @@ def test_tokens_that_the_files_forbid(load: Load) -> None:
     assert best not in found[1].ids and found.draw(0).id == int(np.argsort(-logits, kind="stable")[1])
     named = choice.steps(logits, suppressed=[best], logit_bias={best: 0}, temperature=0)
     assert named.draw(0).id == best  # as for a generation
-    with pytest.raises(ValueError, match="id=.*: expected a token that the last step left"):
+    with pytest.raises(ValueError, match="id=.*: expected a token that is left after the last step"):
         found.mu(best)
 
 

@@ -72,7 +72,7 @@ def test_models_that_do_not_compare(folder: Path, tmp_path: Path) -> None:
     other = spm(tiny.write_folder(MODEL, tmp_path / "spm"))
     small = bpe(None, tiny.write_folder(tiny.Tiny(name="y", seed=4, vocab=650), tmp_path / "small"))
     with Model.load(folder) as model, Model.load(other) as cut, Model.load(small) as less:
-        for reference, message in ((cut, "other tokens"), (less, "650 tokens")):
+        for reference, message in ((cut, "different tokens"), (less, "650 tokens")):
             with pytest.raises(WrongValue, match=message):
                 compare(model.core, reference.core, [TEXT], 256)
     with Model.load(folder) as model, Model.load(folder, context=16) as short:

@@ -108,7 +108,7 @@ def test_generate_until(smollm: Model) -> None:
     assert evaluate.generate_until(smollm.core, [(contexts[1], seeded)]) == [
         smollm.generate(contexts[1], temperature=0.7, top_p=0.9, top_k=0, min_p=0, seed=4, max_tokens=6).text
     ]
-    with pytest.raises(ValueError, match="'num_beams' is not known"):
+    with pytest.raises(ValueError, match="'num_beams' is not supported"):
         evaluate.generate_until(smollm.core, [("a", {"num_beams": 4})])
 
 

@@ -140,7 +140,7 @@ def test_a_fifo_is_no_saved_trace(tmp_path: Path) -> None:
 
 def test_a_trace_of_another_model(load: Load, tmp_path: Path) -> None:
     load("llama_odd").trace([130]).save(tmp_path / "x.npz")
-    with pytest.raises(ValueError, match="130 is not of this model"):
+    with pytest.raises(ValueError, match="130 is not an id of this model"):
         Trace.load(tmp_path / "x.npz", load("llama_gqa"))
 
 

@@ -35,7 +35,7 @@ __all__ = [
     "token_id",
 ]
 
-Pair = tuple[int, int]  # a token, and the one that it is compared with; -1: none
+Pair = tuple[int, int]  # a token, and the one to compare it with; -1: none
 Floats = npt.NDArray[np.float32]
 Wide = npt.NDArray[np.float64]
 
@@ -46,10 +46,10 @@ class Attributions:
     difference of two logits.
 
     ``ids`` (P, T): the tokens; ``against`` (P, T): those whose logit is subtracted, -1: none. ``logits`` (P, T): the
-    model's, or the difference of two. ``embedding``, ``bias`` (P, T), ``attention``, ``mlp``, ``edits`` (P, T, L) and
-    ``heads`` (P, T, L, H): as in :class:`Attribution`. ``neurons`` (P, T, L, k): the numbers of the neurons of each
-    layer that add most, up or down, -1 where it has none; ``neuron_values``: their activations; ``neuron_logits``:
-    what they add. ``tokens``: each id's Token.
+    model's logits, or differences of two. ``embedding``, ``bias`` (P, T), ``attention``, ``mlp``, ``edits`` (P, T, L)
+    and ``heads`` (P, T, L, H): as in :class:`Attribution`. ``neurons`` (P, T, L, k): indices of the neurons of each
+    layer that contribute most, up or down, -1 if it has none; ``neuron_values``: their activations; ``neuron_logits``:
+    their contributions. ``tokens``: each id's Token.
     """
 
     positions: tuple[int, ...]
@@ -111,8 +111,8 @@ def token_id(core: Core, name: str, token: Any) -> int:
 
 
 def pairs(core: Core, ids: Sequence[int], positions: Sequence[int], targets: Any) -> list[list[Pair]]:
-    """The targets of each position, as ``Trace.attributions`` takes them; those of None are the tokens that follow, and
-    (-1, -1) where none does."""
+    """The targets of each position, in the form that ``Trace.attributions`` accepts; None means the tokens that follow,
+    and (-1, -1) if none does."""
     if targets is None:
         return [[(ids[p + 1] if p + 1 < len(ids) else -1, -1)] for p in positions]
     if getattr(targets, "ndim", 1) == 2:
@@ -135,7 +135,7 @@ def pairs(core: Core, ids: Sequence[int], positions: Sequence[int], targets: Any
 
 
 def in_order(targets: Any, positions: Any, n: int) -> Any:
-    """The rows of an array of targets, one for each of checked positions, as these ascend."""
+    """The rows of an array of targets, one for each of the positions, in ascending order."""
     if getattr(targets, "ndim", 1) != 2 or not hasattr(type(positions), "__iter__"):
         return targets
     places = [int(position) % n for position in positions]
@@ -153,8 +153,8 @@ def attributions(
     watch: record.Watch,
     kept: Recorded | None = None,
 ) -> Attributions:
-    """``Trace.attributions``: one run of the sequence, or none where a trace kept what it needs; each matrix is
-    dequantised once for up to 512 positions. The numbers are the same."""
+    """``Trace.attributions``: one run of the sequence, or none if a trace kept what it needs; each matrix is
+    dequantised once for up to 512 positions. Both give the same numbers."""
     engine = core.open()
     places = find(engine.plan)
     out = blank(core, positions, targets, neurons)
@@ -178,7 +178,8 @@ def attributions(
 def blank(
     core: Core, positions: Sequence[int], targets: list[list[Pair]], neurons: int, named: int | None = None
 ) -> Attributions:
-    """Zeros for :func:`add` to fill. named: neurons are wanted of so many targets, the first ones; None: of all."""
+    """Zeros for :func:`add` to fill. named: the number of targets, from the first on, for which neurons are recorded;
+    None: all."""
     plan = core.open().plan
     layers, shape = find(plan).layers, (len(positions), len(targets[0]))
     n, n_heads = len(layers), max([core.config.attention.n_q, *(x.group.n_q for x in layers if x.group is not None)])
@@ -204,8 +205,8 @@ def blank(
 
 @dataclass(frozen=True)
 class Rows:
-    """What attributions of some rows are made of. Of each layer: what attention and the feed-forward network add, edits
-    of the stream (rows, d); the heads' outputs (rows, heads * value); the neurons; None where a layer lacks them."""
+    """The data for attributions of some rows. For each layer: what attention and the feed-forward network add, edits of
+    the stream (rows, d); the heads' outputs (rows, heads * value); the neurons; None if a layer lacks them."""
 
     embeddings: Floats
     last: Floats  # the residual stream that the head reads
@@ -231,7 +232,7 @@ class Rows:
 
 
 def _kept(kept: Recorded, places: Places, positions: Sequence[int], neurons: bool) -> Rows | None:
-    """From a trace, if it has all that is needed; what edits of the stream added is in none of its quantities."""
+    """From a trace, if it has everything needed; it does not record what edits of the stream added."""
     needed = {"hidden", "attention_out", "mlp_out", "mixed", *(["neurons"] if neurons else [])}
     layers = places.layers
     if not needed <= {*kept.kept} or len(kept.layers) < len(layers) or any(layer.edits for layer in layers):
@@ -253,7 +254,7 @@ def _kept(kept: Recorded, places: Places, positions: Sequence[int], neurons: boo
 
 
 def add(engine: _engine.Engine, out: Attributions, to: slice, rows: Rows, watch: record.Watch) -> None:
-    """Fills the places `to` of all but the logits."""
+    """Fills the places `to` of everything but the logits."""
     chosen = zip(out.ids[to].T.ravel().tolist(), out.against[to].T.ravel().tolist(), strict=True)
     direction, bias = directions(engine, list(chosen), rows.last)
     out.bias[to] = bias.T
@@ -275,7 +276,7 @@ def _of_neurons(out: Attributions) -> tuple[npt.NDArray[Any], ...]:
 
 
 def taps_of(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
-    """What :meth:`Rows.of` reads, beside the embeddings."""
+    """The taps that :meth:`Rows.of` reads, besides the embeddings."""
     taps: set[Tap | None] = set()
     for layer in layers:
         taps |= {layer.hidden, layer.mixed, *layer.attention_out, *layer.mlp_out}
@@ -286,7 +287,7 @@ def taps_of(layers: Sequence[Layer], neurons: bool) -> list[Tap]:
 
 
 def _logits(turns: Turns, out: Attributions, to: slice, x: npt.NDArray[np.float32]) -> None:
-    """The model's logits of the targets; a target that is missing becomes the likeliest token."""
+    """The model's logits of the targets; a missing target becomes the likeliest token."""
     for block, logits in record.head_blocks(turns, find(turns.plan), x):
         for i, row in zip(range(to.start + block.start, to.start + block.stop), logits, strict=True):
             missing = out.ids[i] < 0
@@ -298,9 +299,9 @@ def _logits(turns: Turns, out: Attributions, to: slice, x: npt.NDArray[np.float3
 def directions(
     engine: _engine.Engine, pairs: Sequence[Pair], x: npt.NDArray[np.float32]
 ) -> tuple[Wide, npt.NDArray[np.float64]]:
-    """(T, rows, d): what rows of the residual stream are multiplied by to give each the logits of T pairs of tokens,
-    with the scale that the final norm has at the row; and the biases (T, rows). pairs: those of the first target for
-    each row, then of the second."""
+    """(T, rows, d): the directions whose product with rows of the residual stream gives the logits of T pairs of
+    tokens, with the scale of the final norm at the row; and the biases (T, rows). pairs: for each row the pair of the
+    first target, then of the second."""
     plan = engine.plan
     op = plan.ops[find(plan).head]
     seg = plan.segments[op.seg]
@@ -319,7 +320,7 @@ def directions(
 
 
 def _push(part: Floats, direction: Wide) -> Wide:
-    """(rows, T): what a part of the stream (rows, d) adds."""
+    """(rows, T): the contribution of a part of the stream (rows, d)."""
     pushed: Wide = np.einsum("md,tmd->mt", part.astype(np.float64), direction)
     return pushed
 
@@ -337,7 +338,7 @@ def _heads(engine: _engine.Engine, layer: Layer, mixed: npt.NDArray[np.float32],
 
 
 def norm_of(plan: Plan, number: int, x: npt.NDArray[np.float32], w: Floats) -> NormMap:
-    """The norm of an operation that adds w x to the residual stream, for these rows."""
+    """The norm of an operation that adds W x to the residual stream, for these rows."""
     op = plan.ops[number]
     if op.vec < 0:
         return NormMap.of(plan, op, np.empty((0, len(w))))
@@ -352,7 +353,7 @@ def _neurons(
     direction: Wide,
     out: Sequence[npt.NDArray[Any]],
 ) -> None:
-    """Fills (rows, T, k) with those that add most: their numbers, activations and what they add."""
+    """Fills (rows, T, k) with the neurons that contribute most: their indices, activations and contributions."""
     w = record.down(engine, layer)
     read = norm_of(engine.plan, layer.down, values, w).back(direction)
     k = min(out[0].shape[-1], values.shape[1])

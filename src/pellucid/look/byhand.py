@@ -1,4 +1,5 @@
-"""Attention by hand, at one position: what each head asks for, what it finds, and what that promotes."""
+"""Attention by hand, at one position: each head's query, the tokens that it attends to, and the tokens that its output
+promotes."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from pellucid.schedule.turns import Turns
 __all__ = ["FOUND", "PROMOTED", "ByHand"]
 
 Floats = npt.NDArray[np.float32]
-FOUND = 4  # tokens looked at most, whose keys are kept
-PROMOTED = 3  # tokens that a head's output raises most
+FOUND = 4  # maximum number of tokens attended to whose keys are kept
+PROMOTED = 3  # number of tokens whose logits a head's output raises most
 
 
 class ByHand:
     """Collects, layer by layer, arrays of all heads: queries, scores before softmax, the log of the sum of their
-    exponentials (with a sink's), the keys of the FOUND tokens with the highest ones, the heads' outputs, and the tokens
-    whose logits these raise most."""
+    exponentials (with a sink's), the keys of the FOUND tokens with the highest scores, the heads' outputs, and the
+    tokens whose logits they raise most."""
 
     def __init__(self, turns: Turns, places: Places, position: int, n_heads: int) -> None:
         self._turns, self._engine, self._places, self.position = turns, turns.engine, places, position
@@ -37,7 +38,7 @@ class ByHand:
         value = max((x.value for x in places.layers if x.group is not None), default=1)
         self._mixed = np.zeros((layers, n_heads, value), np.float16)
         self._promoted = np.zeros((layers, n_heads, PROMOTED), np.uint32)
-        self._out: list[tuple[int, Floats]] = []  # (layer, what its heads add)
+        self._out: list[tuple[int, Floats]] = []  # (layer, contributions of its heads)
 
     def mixed(self, number: int, layer: Layer, row: Floats, heads: Sequence[int]) -> None:
         """row: the heads' outputs (1, heads * value) of the position."""
@@ -73,7 +74,7 @@ class ByHand:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         for number, parts in self._out:
             for block, logits in record.head_blocks(self._turns, self._places, np.ascontiguousarray(parts)):
-                for i in range(PROMOTED):  # the order is the same as without the final norm, which scales a row
+                for i in range(PROMOTED):  # without the final norm the order is the same, since it only scales a row
                     best = logits.argmax(axis=1)
                     self._promoted[number, block.start : block.stop, i] = best
                     logits[np.arange(len(logits)), best] = -np.inf

@@ -1,4 +1,4 @@
-"""How each step of the sampler changes a model's probabilities, and which token it then draws."""
+"""How each step of the sampler changes a model's probabilities, and which token is then drawn."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Step(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A token drawn: the first, in the order of ``ids``, with which the sum of the probabilities exceeds ``u``."""
+    """A token drawn: the first in ``ids`` at which the cumulative probability exceeds ``u``."""
 
     id: int
     u: float  # the random number, in [0, 1)
-    ids: npt.NDArray[np.intp]  # the tokens left, in the order in which the engine goes through them
+    ids: npt.NDArray[np.intp]  # the tokens left, in the order in which the engine sums them
     probabilities: Floats
 
 
 class Steps(list[Step]):
-    """The model's distribution, then the one after each step; :meth:`draw` takes a token from the last one."""
+    """The model's distribution, then the one after each step; :meth:`draw` draws a token from the last one."""
 
     def __init__(self, found: Iterable[Step], o: SamplingOptions, number: int, mu: float, by_id: bool) -> None:
         super().__init__(found)
@@ -55,24 +55,25 @@ class Steps(list[Step]):
 
     @property
     def kept(self) -> int:
-        """How many tokens are left after the last step."""
+        """The number of tokens left after the last step."""
         return len(self[-1].ids)
 
     def mu(self, id: int) -> float:
-        """Mirostat's mu for the token after this one, once this one is `id`; without Mirostat it stays as it was.
-        Raises ValueError for a token that the last step left out."""
+        """Mirostat's mu for the next token, if this one is `id`; without Mirostat, mu is unchanged. Raises ValueError
+        for a token that the last step removed."""
         _, ids, p = self[-1]
         at = np.flatnonzero(ids == id)
         if not len(at):
-            raise WrongValue("id", f"={checks.shown(id)}: expected a token that the last step left")
+            raise WrongValue("id", f"={checks.shown(id)}: expected a token that is left after the last step")
         if not self._options.mirostat or self._options.temperature == 0:
             return self._mu
         tau, eta = (float(np.float32(x)) for x in (self._options.mirostat_tau, self._options.mirostat_eta))
         return self._mu + eta * (float(np.log2(p[at[0]])) + tau)
 
     def draw(self, seed: int | None = None) -> Drawn:
-        """The token that a generation with this seed draws here. seed: default: that of the options. Among more than
-        1,024 tokens the engine adds up in float32, and may rarely take the neighbour. Raises ValueError without one."""
+        """The token that a generation with this seed draws here. seed: by default, that of the options. With more than
+        1,024 tokens the engine sums in float32 and may, rarely, draw the neighbouring token. Raises ValueError without
+        a seed."""
         own = self._options.seed if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
         if not isinstance(own, int):
             raise WrongValue("seed", " is needed to draw a token: steps(..., seed=1) or draw(1)")
@@ -99,15 +100,15 @@ def steps(
     """A position's logits (vocab) -> the model's distribution, then the one after each step that is on, in the order of
     ``samplers``. A token is drawn from the last one. The options are those of ``Model.generate``.
 
-    before: the ids of all tokens before, of which penalties and DRY read the last ones.
-    piece: a tokenizer's ``piece``, which finds the ``dry_breakers``; without it a repetition has no breakers.
-    number: of the new token, from 0: with ``seed`` it gives XTC's random number, and that of the draw. Without a seed,
-    XTC acts.
-    mu: of Mirostat; default: 2 tau, as for the first token. ``Steps.mu`` is that of the next one.
+    before: the ids of all tokens before, the last of which penalties and DRY read.
+    piece: a tokenizer's ``piece``, which finds the ``dry_breakers``; without it, there are no breakers.
+    number: index of the new token, from 0: with ``seed``, it determines XTC's random number and that of the draw.
+    Without a seed, XTC always acts.
+    mu: Mirostat's; default: 2 tau, as for the first token. ``Steps.mu`` is that of the next token.
     suppressed: tokens that the model's files forbid (``model.info().suppressed``), unless ``logit_bias`` names them.
 
     Raises ValueError or TypeError naming the option, as ``Model.generate`` does, and for logits of another shape or
-    that no token can be drawn from.
+    from which no token can be drawn.
     """
     o = SamplingOptions.parse(options)
     if isinstance(o.seed, tuple):

@@ -1,5 +1,5 @@
-"""What a page of a text shows, as named arrays: computed for some rows at a time, and of attention for one head at a
-time, so that memory stays bounded."""
+"""The data of a text's page, as named arrays: computed for some rows at a time, and for attention one head at a time,
+to bound memory."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Arrays = dict[str, npt.NDArray[Any]]
 Progress = Callable[[float], None] | None
 
 ROWS = 64  # per pass
-TARGETS = 4  # tokens that pushes are about: the one that follows, then the likeliest
-GUESSES = 3  # tokens of the lens after each layer
+TARGETS = 4  # tokens whose logits are attributed: the one that follows, then the most probable
+GUESSES = 3  # tokens of the logit lens after each layer
 NEURONS = 4  # of each layer
 NEAR = 6  # tokens whose embeddings are nearest to that of the one shown by hand
-TABLE = 8192  # rows of the table at a time
-THUMB = 24  # cells of a thumbnail, each way
+TABLE = 8192  # rows of the embedding table processed at a time
+THUMB = 24  # cells of a thumbnail in each direction
 LEAST, MOST = 64, 1024  # candidates of a position
-FEWER = (256, 64)  # candidates at most of a page that must be small
-SHARE = 0.99  # of the probability that they hold, unless there are MOST of them
-BINS, PER_NAT = 64, 4  # of the other logits, counted downwards from the last candidate
+FEWER = (256, 64)  # maximum candidates of a page that must be small
+SHARE = 0.99  # of the probability that candidates hold, unless there are MOST of them
+BINS, PER_NAT = 64, 4  # for the other logits, counted downwards from the last candidate
 SCORES = ("first", "previous", "same", "induction", "entropy", "distance")
 
 
@@ -45,8 +45,8 @@ class Heads(Protocol):
     def __call__(
         self, number: int, chosen: Sequence[int] | None = None, positions: Sequence[int] | None = None
     ) -> Iterator[Floats]:
-        """The weights (positions, n) of a layer's heads, one after the other; none for a layer without attention. By
-        default of all heads and positions; both ascend."""
+        """The weights (positions, n) of a layer's heads, one after another; none for a layer without attention. heads,
+        positions: ascending; by default, all."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class Collected:
     """Arrays by the names of their blocks."""
 
     arrays: Arrays
-    n_heads: int  # of the layer that has most
+    n_heads: int  # of the layer with the most heads
     last: Floats  # (n, dim): the stream that the head reads
     heads: Heads
-    tails: dict[int, npt.NDArray[np.uint32]]  # "tail", for at most so many candidates
-    nbytes: int  # of `last`, and of what `heads` needs
+    tails: dict[int, npt.NDArray[np.uint32]]  # "tail", by maximum number of candidates
+    nbytes: int  # of `last`, and of the data that `heads` needs
 
 
 def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None) -> Collected:
-    """hand: the position whose attention is shown by hand. progress: is told the share that is done, and may raise to
-    end it."""
+    """hand: the position whose attention is shown by hand. progress: called with the share that is done; may raise an
+    exception to stop."""
     told = progress or (lambda share: None)
     told(0.0)
     watch = record.Watch(progress=lambda done, total: told(0.7 * done / total), total=len(ids))
@@ -99,18 +99,18 @@ def collect(core: Core, ids: Sequence[int], hand: int, progress: Progress = None
 
 
 class _Rows:
-    """What each token's row gives. Queries and keys are kept for the heads' weights."""
+    """The data from each token's row. Queries and keys are kept for the heads' weights."""
 
     def __init__(self, core: Core, turns: Turns, ids: Sequence[int], hand: int) -> None:
         self.turns, self.engine, self.ids, self.n = turns, turns.engine, ids, len(ids)
         self.plan, self.places = self.engine.plan, find(self.engine.plan)
-        missing = [[(-1, -1)] * TARGETS for _ in ids]  # known when the logits are
+        missing = [[(-1, -1)] * TARGETS for _ in ids]  # filled in when the logits are known
         self.pushes = attributions.blank(core, range(self.n), missing, NEURONS, named=1)
         self.n_heads = max((x.group.n_q for x in self.places.layers if x.group is not None), default=1)
         self.hand = ByHand(turns, self.places, hand, self.n_heads)
         self.parts: dict[str, list[npt.NDArray[Any]]] = {}
         layers = len(self.places.layers)
-        self.lengths = np.zeros((3, layers + 1, self.n), np.float16)  # of the stream, of attention's part, the other's
+        self.lengths = np.zeros((3, layers + 1, self.n), np.float16)  # of the stream, of attention's part, of the rest
         self.last: list[Floats] = []
         self.q, self.k = [], []
         for layer in self.places.layers:
@@ -160,7 +160,7 @@ class _Rows:
         return {**out, **self._neurons(), "lengths": self.lengths}
 
     def _neurons(self) -> Arrays:
-        """Those that add most to the first target; a layer that has none, or fewer, has zeros in their place."""
+        """The neurons that contribute most to the first target; zeros if a layer has none, or fewer."""
         p, shape = self.pushes, (self.n, len(self.places.layers), NEURONS)
         found: Arrays = {"neurons": p.neurons, "neuron-acts": p.neuron_values, "neuron-push": p.neuron_logits}
         widest = int(p.neurons.max(initial=0))
@@ -194,7 +194,7 @@ class _Rows:
         self.parts.setdefault(name, []).append(array)
 
     def _lens(self, hidden: Sequence[Floats], to: slice) -> None:
-        """Keeps the likeliest tokens after each layer."""
+        """Records the likeliest tokens after each layer."""
         shape = (len(hidden), to.stop - to.start, GUESSES)
         ids, p = np.zeros(shape, np.uint32), np.zeros(shape, np.uint8)
         k = min(GUESSES, self.engine.vocab)
@@ -206,7 +206,7 @@ class _Rows:
         self._keep("lens-p", p)
 
     def _predict(self, start: int, logits: Floats) -> npt.NDArray[np.int64]:
-        """Keeps each row's candidates, and what is known of the other tokens -> the targets (m, TARGETS)."""
+        """Records each row's candidates, and statistics of the other tokens -> the targets (m, TARGETS)."""
         targets = np.zeros((len(logits), TARGETS), np.int64)
         for i, row in enumerate(logits):
             found = candidates(row)
@@ -238,8 +238,8 @@ class _Rows:
 
 
 def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[Floats, npt.NDArray[np.uint32], Floats]:
-    """A token's row of the table of embeddings, the k tokens whose rows have the largest cosine with it, and these;
-    itself left out."""
+    """A token's row of the embedding table, the k other tokens whose rows have the largest cosine with it, and these
+    cosines."""
     plan = engine.plan
     op = plan.ops[find(plan).embeddings.op]
     source = next((one for one in plan.ops if one.kind == Kind.EMBED and one.layer < 0), op)
@@ -258,8 +258,9 @@ def nearest(engine: _engine.Engine, id: int, k: int) -> tuple[Floats, npt.NDArra
 
 
 class Candidates(NamedTuple):
-    """What a page knows of a position's logits: the likeliest tokens, most probable first, and of the others how many
-    there are in each quarter of a nat below. stats: log-sum-exp, mean, standard deviation, entropy (nats) of all."""
+    """The logits of a position as a page shows them: the likeliest tokens, most probable first, and the number of
+    others in each quarter of a nat below. stats: log-sum-exp, mean, standard deviation, entropy (nats) of all
+    logits."""
 
     ids: npt.NDArray[np.int64]
     logits: Floats
@@ -282,11 +283,11 @@ def candidates(row: Floats) -> Candidates:
 
 
 def tail(row: Floats, order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """How many of the logits that `order`, the best ones, does not name are in each part below its last one, (BINS)."""
+    """(BINS): the number of logits in each interval below the last of `order`, the best ones, which are not counted."""
     x = row.astype(np.float64)
     bins = np.clip((x[order[-1]] - x) * PER_NAT, 0, BINS - 1).astype(np.int64)
     found = np.bincount(bins, minlength=BINS)
-    found[0] -= len(order)  # none of them is below
+    found[0] -= len(order)  # these are not below the last one
     return found.astype(np.uint32)
 
 
@@ -305,8 +306,8 @@ def best_first(row: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def thumbnail(weights: Floats) -> npt.NDArray[np.uint8]:
-    """(THUMB, THUMB): the largest weight of each part, as 255 times its square root. Fewer tokens than cells fill a
-    part of them."""
+    """(THUMB, THUMB): the largest weight of each part, as 255 times its square root. With fewer tokens than cells, only
+    some are filled."""
     n = len(weights)
     out = np.zeros((THUMB, THUMB), np.float32)
     cuts = np.arange(n) if n <= THUMB else np.arange(THUMB) * n // THUMB
@@ -316,7 +317,7 @@ def thumbnail(weights: Floats) -> npt.NDArray[np.uint8]:
 
 
 class _Rules:
-    """What a head does on average, by where the weight of its rows goes."""
+    """What a head does on average, by where its attention weight goes."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         n = len(ids)
@@ -328,8 +329,9 @@ class _Rules:
         self.distance = np.maximum(np.arange(n)[:, None] - np.arange(n), 0).astype(np.float32)
 
     def scores(self, w: Floats) -> list[float]:
-        """By SCORES: mean weight on the first token, on the previous one, on earlier tokens equal to this one, and on
-        tokens that follow such a token (each over the rows that have any); mean entropy in bits; mean distance."""
+        """In the order of SCORES: mean weight on the first token, on the previous one, on earlier tokens equal to this
+        one, and on tokens that follow such a token (each over the rows that have any); mean entropy in bits; mean
+        distance."""
         n = len(w)
 
         def on(where: npt.NDArray[np.bool_]) -> float:

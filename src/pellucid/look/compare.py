@@ -1,4 +1,4 @@
-"""How far a model's predictions are from those of another one: a quantised file from its original."""
+"""How far a model's predictions are from another's, such as those of a quantised file from its original."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pellucid.schedule.turns import Turns
 
 __all__ = ["Comparison", "compare"]
 
-_ROWS = 32  # whose logits are held at a time: two float32 (rows, vocabulary)
+_ROWS = 32  # maximum rows whose logits are in memory: two float32 (rows, vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of the predictions for `tokens` tokens, by a model and a reference.
+    """A comparison of the predictions for `tokens` tokens by a model and a reference.
 
-    kl_*: Kullback-Leibler divergence of the model from the reference, sum over the vocabulary of p log(p / q) with p of
-    the reference, in nats: mean, median and 99th percentile. agreement: share of tokens for which both have the same
-    likeliest one. perplexity: exp of the mean surprise, and the standard error of that estimate (NaN of a single
-    token); of both models.
+    kl_*: Kullback-Leibler divergence of the model from the reference, the sum over the vocabulary of p log(p / q) with
+    the reference's p, in nats: mean, median and 99th percentile. agreement: share of tokens for which both have the
+    same likeliest token. perplexity: exp of the mean surprise, and the standard error of that estimate (NaN for a
+    single token), for both models.
     """
 
     tokens: int
@@ -43,15 +43,15 @@ class Comparison:
     reference_perplexity_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; None where one token alone gives no standard error, and for what is no finite number."""
+        """Plain data; None for numbers that are not finite, such as the standard error of a single token."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> Comparison:
-    """Predictions of each text's tokens, in parts of `window` tokens as `score` has them.
+    """Compares predictions of each text's tokens, in parts of `window` tokens as in `score`.
 
-    Raises ValueError where the models cut a text into different tokens, where the reference's context is shorter than
-    the window, or where there is no token to predict.
+    Raises ValueError if the models cut a text into different tokens, if the reference's context is shorter than the
+    window, or if there is no token to predict.
     """
     for one in (core, reference):
         one.decoder()
@@ -60,7 +60,7 @@ def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> C
         raise WrongValue("reference", f": it has a vocabulary of {sizes[1]} tokens, the model {sizes[0]}")
     many = [core.prompt_ids(text) for text in texts]
     if many != [reference.prompt_ids(text) for text in texts]:
-        raise WrongValue("reference", ": it cuts the text into other tokens than the model")
+        raise WrongValue("reference", ": it cuts the text into different tokens than the model")
     longest = min(max(map(len, many), default=0), window)
     if longest > reference.context_length:
         found = f": its context has {reference.context_length} tokens; window={reference.context_length} makes parts"
@@ -71,7 +71,7 @@ def compare(core: Core, reference: Core, texts: Sequence[str], window: int) -> C
     for ids in many:
         for part, first in windows(ids, window):
             with ExitStack() as stack:
-                # In one order, so that two such calls never wait for each other; and once where both are the same.
+                # In a fixed order, so that two such calls never deadlock; only once if both are the same.
                 cores = sorted({core, reference}, key=id)
                 turns = {one: stack.enter_context(Turns(one, "logits", [len(part)] * 2)) for one in cores}
                 _part((turns[core], turns[reference]), part, first, kl, same, surprise)
@@ -92,7 +92,7 @@ def _part(
     same: list[bool],
     surprise: tuple[list[float], list[float]],
 ) -> None:
-    """Adds what the tokens of `ids` from `first` on give."""
+    """Adds the predictions for the tokens of `ids` from `first` on."""
     sequences = [turns.sequence() for turns in both]
     start = 0
     while start < len(ids) - 1:
@@ -121,7 +121,7 @@ def _log_probabilities(
 
 
 def _perplexity(surprise: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """exp(mean), and its standard error: that of the mean, carried through exp."""
+    """exp(mean), and its standard error: that of the mean, propagated through exp."""
     value = math.exp(min(float(surprise.mean()), 700.0))
     error = float(surprise.std(ddof=1)) / math.sqrt(len(surprise)) if len(surprise) > 1 else math.nan
     return value, value * error

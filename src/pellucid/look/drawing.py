@@ -1,4 +1,4 @@
-"""The engine's own sampler on a position of a text that has been computed."""
+"""The engine's own sampler on a position of a text that was computed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 
 class Drawing(NamedTuple):
-    """The sampler's steps, and the token that the engine draws after them; None without a seed, unless the likeliest is
-    taken. u: the random number it was drawn with."""
+    """The sampler's steps, and the token that the engine draws after them; None without a seed, unless decoding is
+    greedy. u: the random number of the draw."""
 
     steps: choice.Steps
     id: int | None
@@ -31,8 +31,8 @@ class Drawing(NamedTuple):
 
 
 def drawing(core: Core, row: Floats, ids: Sequence[int], number: int, options: SamplingOptions) -> Drawing:
-    """What becomes of one position. row (dim): its stream, as the head reads it; ids: all tokens up to it; number: of
-    the new token in its generation, from 0. Raises ValueError where the options leave no token."""
+    """The sampling of one position. row (dim): its stream, as the head reads it; ids: all tokens up to it; number:
+    index of the new token in its generation, from 0. Raises ValueError if the options leave no token."""
     where = places.find(core.open().plan)
     with Turns(core, "page") as turns:
         logits = np.concatenate([part for _, part in record.head_blocks(turns, where, row[None])])[0]

@@ -18,18 +18,18 @@ __all__ = ["drawn"]
 
 def drawn(model: Loaded, completion: Completion) -> Iterator[choice.Steps]:
     """What the sampler did for each new token of a completion -> for each of its ``ids`` in turn, the steps of
-    ``look.choice.steps``: ``kept`` is how many tokens were left, ``draw()`` has the random number and the token that it
-    falls on. The prompt and the new tokens run once more, with the same bits.
+    ``look.choice.steps``: ``kept`` is the number of tokens left, ``draw()`` returns the random number and the token
+    drawn. The prompt and the new tokens run once more, with the same bits.
 
-    model: the one that made the completion. Tokens that stand in place of a part of a stop string were not drawn.
-    Raises TypeError, and ValueError where a schema, expression or grammar bound the text: these steps lack it.
+    model: the one that made the completion. Tokens that replace one with a part of a stop string were not drawn. Raises
+    TypeError; ValueError if a schema, expression or grammar constrained the text, since these steps do not include it.
     """
     if not isinstance(completion, Completion):
         raise WrongType("completion", f" must be a Completion, not {type(completion).__name__}")
     core, o = model.core, completion.options
     core.decoder()
     if o.structure() is not None:
-        raise WrongValue("completion", ": a schema, expression or grammar bound its text")
+        raise WrongValue("completion", ": a schema, expression or grammar constrained its text")
     ids = core.check_ids([*completion.prompt_ids, *completion.ids], "completion")
     return _steps(core, ids, len(completion.prompt_ids), o)
 

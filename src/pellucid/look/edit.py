@@ -1,4 +1,4 @@
-"""Edits of a model's arithmetic: checks them."""
+"""Edits of a model's arithmetic, and their validation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ __all__ = ["HEAD_PARTS", "Edits"]
 Floats = npt.NDArray[np.float32]
 PARTS = ("attention", "mlp")
 HEAD_PARTS = ("output", "q", "k", "v")
-MOST_VALUES = 1 << 20  # of an array's first axis; no model has so many positions or columns
+MOST_VALUES = 1 << 20  # of an array's first axis; more than any model has positions or columns
 START = "embeddings"  # the residual stream before the first layer
 
 
 class Edits:
     """The edits of a model; ``pellucid.Edit`` documents each. Its methods raise ValueError or TypeError naming the
-    argument, and then add nothing. tokens: of the prompt from whose end negative positions count, if there is one."""
+    argument, and then add nothing. tokens: length of the prompt from whose end negative positions count, if there is
+    one."""
 
     def __init__(self, core: Core, tokens: int | None = None) -> None:
         self._core = core
@@ -70,7 +71,7 @@ class Edits:
             self._made.ops.append(added(at, number, "edit", x, 0, None, start, end, scale=value, width=dim))
 
     def _stream(self, layer: Any, part: Any) -> int:
-        """The number of the layer, counted from the start alone: after -1 might be the last one, or the embeddings."""
+        """The number of the layer, counted only from the start: -1 could mean the last layer or the embeddings."""
         if part is not None:
             checks.choice("part", part, PARTS)
         elif isinstance(layer, str) and layer == START:
@@ -84,7 +85,7 @@ class Edits:
             raise type(error)("layer", f"={checks.shown(layer)}: expected {expected}, or {START!r}") from None
 
     def _after(self, number: int, part: str | None) -> Change:
-        """Where what a layer, or a part of it, adds has been added."""
+        """The places where the output of a layer, or of a part of it, has been added."""
         if number < 0:
             return Change(self._places.embeddings.op)
         if part is None:
@@ -95,7 +96,7 @@ class Edits:
         return Change(min(self._adds(number, part)), before=True)
 
     def _adds(self, number: int, part: str) -> list[int]:
-        """The operations that add what a part of a layer adds to the residual stream."""
+        """The operations that add the output of a part of a layer to the residual stream."""
         layer, x = self._places.layers[number], self._places.embeddings.buffer
         taps = layer.attention_out if part == "attention" else layer.mlp_out
         found = [tap.op for tap in taps if self._plan.ops[tap.op].out == x]
@@ -183,7 +184,7 @@ class Edits:
         return found
 
     def _reads(self, number: int) -> Change:
-        """Before an operation, and before what puts the columns of its input in order."""
+        """The place before an operation, and before the one that reorders its input's columns."""
         return Change(number - places.reordered(self._plan, number), before=True)
 
     # ---- neurons and experts ----------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class Edits:
                 self._made.ops.append(op)
 
     def _neurons(self, layer: Any, neurons: Any) -> tuple[int, int, Change, list[int]]:
-        """(layer, buffer, where they can be changed, the neurons as given)."""
+        """(layer, buffer, the place where they can be changed, the neurons as given)."""
         number = self._layer(layer)
         tap = self._places.layers[number].neurons
         if tap is None:
@@ -254,7 +255,7 @@ class Edits:
         return [(0, EVERYWHERE)] if positions is None else list(_runs(self._positions(positions)))
 
     def _positions(self, positions: Any, name: str = "positions") -> list[int]:
-        """The positions as given. Raises ValueError or TypeError where one is wrong or occurs twice."""
+        """The positions as given. Raises ValueError or TypeError if one is invalid or occurs twice."""
         n, tokens = self._core.context_length, self._tokens
         if positions is None or isinstance(positions, (str, bytes, bytearray)):
             raise WrongType(name, " must be integers")
@@ -284,7 +285,7 @@ class Edits:
         try:
             if value is None:
                 raise TypeError
-            if hasattr(type(value), "__len__") and len(value) > MOST_VALUES:  # before an array is made of it
+            if hasattr(type(value), "__len__") and len(value) > MOST_VALUES:  # checked before an array is made of it
                 raise WrongValue(name, f" has {len(value)} entries: expected at most {MOST_VALUES}")
             given = np.asarray(value)
             if given.dtype.kind not in "biufO" or not all(hasattr(type(one), "__float__") for one in _objects(given)):
@@ -293,7 +294,7 @@ class Edits:
                 array = np.array(value, np.float64)
         except WrongValue:
             raise
-        except Exception:  # the conversion of the caller's objects may raise anything
+        except Exception:  # converting the caller's objects may raise anything
             raise WrongType(name, " must be numbers") from None
         if array.ndim not in ndim:
             raise WrongValue(name, f" has {array.ndim} dimensions, expected {' or '.join(map(str, ndim))}")
@@ -303,12 +304,12 @@ class Edits:
 
 
 def _objects(array: npt.NDArray[Any]) -> Iterable[Any]:
-    """What an array refers to; nothing, where it holds numbers."""
+    """The objects that an array refers to; none if it holds numbers."""
     return array.flat if array.dtype.kind == "O" else ()
 
 
 def _several(name: str, value: Any, most: int) -> Iterator[Any]:
-    """The first `most` of several values, or a single one. Raises TypeError."""
+    """The first `most` of several values, or a single value. Raises TypeError."""
     if not hasattr(type(value), "__iter__") or not getattr(value, "ndim", True):
         return iter([value])
     try:
@@ -331,7 +332,7 @@ def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _runs_of(positions: Sequence[int], rows: Floats) -> Iterator[tuple[Floats, int, int]]:
-    """(rows, from, to) of each range of the positions; rows are in ascending order of them."""
+    """(rows, from, to) of each range of the positions; rows are in the ascending order of positions."""
     at = sorted(positions)
     for start, end in _runs(at):
         yield np.ascontiguousarray(rows[at.index(start) : at.index(start) + end - start]), start, end

@@ -19,7 +19,7 @@ COPY = "edit stream"  # the buffer with the residual stream before a part of a l
 
 @dataclass(frozen=True)
 class Change:
-    """Where an edit acts: behind an operation of the plan, or before it; rotated: within one that rotates queries and
+    """Where an edit acts: after an operation of the plan, or before it; rotated: within one that rotates queries and
     keys and appends keys and values, between the two."""
 
     at: int
@@ -29,7 +29,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Inserted:
-    """An operation of an edit. rows: its vector. copy: it reads the copy of the stream; copies: it makes it."""
+    """An operation of an edit. rows: its vector. copy: it reads the copy of the stream; copies: it makes that copy."""
 
     where: Change
     op: Op
@@ -61,8 +61,8 @@ def added(
     width: int = 0,
     copy: bool = False,
 ) -> Inserted:
-    """At positions [start, end), columns of a buffer are multiplied by `scale`, and rows, a vector or one for each
-    position, or the copy of the residual stream, are added."""
+    """At positions [start, end), multiplies columns of a buffer by `scale`, and adds rows, which are one vector, one
+    for each position, or the copy of the residual stream."""
     op = Op(Kind.SCALE_ADD, layer, name, inp=buffer, out=buffer, scale=scale, column=column, pos_from=start, pos_to=end)
     op.width = width if rows is None else rows.shape[-1]
     op.each = int(rows is not None and rows.ndim > 1)
@@ -70,7 +70,7 @@ def added(
 
 
 def copied(where: Change, layer: int, buffer: int, width: int) -> Inserted:
-    """The residual stream is copied."""
+    """Copies the residual stream."""
     op = Op(Kind.REORDER, layer, COPY, inp=buffer, out=buffer)
     return Inserted(where, op, np.arange(width, dtype=np.float32), copies=True)
 
@@ -85,8 +85,8 @@ def again(
     *,
     weights: bool = False,
 ) -> Inserted:
-    """At positions [start, end), a head attends to the keys for which `rows` is not 0, and to all behind them; or has
-    these weights."""
+    """At positions [start, end), makes a head attend only to keys for which `rows` is not 0 and to keys beyond `rows`,
+    or sets its weights."""
     op = plan.ops[layer.attend]
     made = replace(
         op,
@@ -111,7 +111,7 @@ def edited(plan: Plan, found: places.Places, made: Changes) -> Plan:
         buffers.append(type(buffers[x])(COPY, plan.dim))
     inserted: dict[Change, list[Op]] = {}
     for one in made.ops:
-        op = replace(one.op)  # a plan's own
+        op = replace(one.op)  # the plan's own copy
         if one.rows is not None:
             vectors.append(Vector("edit", np.ascontiguousarray(one.rows).reshape(-1)))
             op.vec = len(vectors) - 1
@@ -135,7 +135,8 @@ def edited(plan: Plan, found: places.Places, made: Changes) -> Plan:
         gone = i in left_out
 
         def of(i: int = i, gone: bool = gone, **where: bool) -> list[Op]:
-            """What is inserted there; where the operation is left out, only what changes the residual stream."""
+            """The operations inserted there; if the operation is left out, only those that change the residual
+            stream."""
             return [op for op in inserted.get(Change(i, **where), ()) if not gone or x in (op.out, op.inp)]
 
         between = of(rotated=True)
@@ -149,21 +150,22 @@ def edited(plan: Plan, found: places.Places, made: Changes) -> Plan:
 
 
 def _left_out(plan: Plan, found: places.Places, skipped: set[tuple[int, str]]) -> set[int]:
-    """The operations of the skipped parts, but for those that others read: the norm before a parallel residual, the
-    keys and values that later layers attend to."""
+    """The operations of the skipped parts, except those that others read: the norm before a parallel residual, the keys
+    and values that later layers attend to."""
     x = found.embeddings.buffer
     out = set()
     for i, op in enumerate(plan.ops):
         part, rest = "mlp", found.layers[op.layer].rest if op.layer >= 0 else -1
         if op.layer >= 0 and any(i <= tap.op for tap in found.layers[op.layer].attention_out):
             part = "attention"
-        # An edit of the stream, by a view that this one is based on, or what follows the feed-forward network.
+        # An edit of the stream, made by a view that this one is based on, or an operation after the feed-forward
+        # network.
         own = op.inp == x or op.name in places.CHANGE.values()
         kept = (op.kind == Kind.SCALE_ADD and op.out == x and own) or 0 <= rest <= i
         if not kept and (op.layer, part) in skipped:
             out.add(i)
-    needed: set[int] = set()  # buffers that operations behind read
-    stored: set[tuple[int, int]] = set()  # layers of the cache, too
+    needed: set[int] = set()  # buffers that later operations read
+    stored: set[tuple[int, int]] = set()  # layers of the cache, likewise
     for i in range(len(plan.ops) - 1, -1, -1):
         op = plan.ops[i]
         fills = op.kind.stores and op.stores and (op.cache, op.cache_layer) in stored
@@ -181,10 +183,10 @@ def _left_out(plan: Plan, found: places.Places, skipped: set[tuple[int, str]]) -
     return out
 
 
-# Kinds whose `tmp` is read and not written.
+# Kinds whose `tmp` is only read.
 _READ_TMP = (Kind.EXPERTS, Kind.EXPERTS_ADD, Kind.SCAN)
 
 
 def _keeps(op: Op) -> bool:
-    """Whether an operation leaves a part of what its output held."""
+    """Whether an operation leaves a part of its output unchanged."""
     return op.kind in (Kind.GATE, Kind.SCALE_ADD, Kind.NORM, Kind.ROPE_APPEND, Kind.LINEAR_ADD, Kind.EXPERTS_ADD)

@@ -1,4 +1,4 @@
-"""The requests of lm-evaluation-harness. harness.py has the class that it calls."""
+"""The requests of lm-evaluation-harness. The class that it calls is in harness.py."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pellucid.schedule.turns import Turns
 
 __all__ = ["generate_until", "loglikelihood", "rolling"]
 
-MAX_NEW = 256  # tokens; for tasks that give no number
+MAX_NEW = 256  # default number of new tokens for tasks that specify none
 
 
 def loglikelihood(core: Core, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-    """(context, continuation) -> (log probability of the continuation, whether greedy decoding gives it).
+    """(context, continuation) -> (log probability of the continuation, whether greedy decoding produces it).
 
     A context that is too long is truncated at its beginning, with a warning, as in the harness's own models. Raises
-    ContextFullError where the continuation alone is too long."""
+    ContextFullError if the continuation alone is too long."""
     parts = []
     for context, continuation in pairs:
         ids, first = _encode(core, context, continuation)
-        room = core.context_length + 1  # the last token needs no room in the context, since nothing follows it
+        room = core.context_length + 1  # the last token needs no room, since nothing follows it
         if len(ids) - first >= room:
             raise ContextFullError("a continuation is too long", needed=len(ids) - first, available=room - 1)
         cut = max(len(ids) - room, 0)
@@ -61,8 +61,8 @@ def _score(core: Core, parts: list[tuple[list[int], int]]) -> Iterator[Any]:
 
 
 def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int]:
-    """(ids of both together, index at which the continuation begins). As in the harness, that is where the ids of the
-    context alone end; spaces at its end belong to the continuation. If both together have no more tokens than the
+    """(ids of both together, index at which the continuation begins). As in the harness, the index is the number of ids
+    of the context alone; spaces at its end belong to the continuation. If both together have no more tokens than the
     context alone, the continuation is encoded separately."""
     if not context:
         ids = [_prefix(core), *core.tokenize(continuation, add_special=False)]
@@ -78,7 +78,7 @@ def _encode(core: Core, context: str, continuation: str) -> tuple[list[int], int
 
 
 def _prefix(core: Core) -> int:
-    """The token that precedes a text: BOS, else the end-of-sequence token, as if another text had ended."""
+    """The token that precedes a text: BOS, else the end-of-sequence token, as if another text had just ended."""
     tokenizer = core.need_tokenizer()
     for id in (tokenizer.bos, tokenizer.eos):
         if id is not None:
@@ -88,7 +88,8 @@ def _prefix(core: Core) -> int:
 
 def rolling(core: Core, texts: Sequence[str]) -> list[float]:
     """Log probability of whole texts. Texts longer than the context are split into parts that fill it: each token is
-    scored once, each part begins with the last token of the previous one, and the last part has a full context."""
+    scored once, each part begins with the last token of the previous one, except that the last part has a full
+    context."""
     parts: list[tuple[list[int], int]] = []
     counts = []
     for text in texts:
@@ -135,7 +136,7 @@ def generate_until(
 
 
 def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
-    """A task's generation options, as Pellucid's; greedy unless the task samples."""
+    """A task's generation options converted to Pellucid's; greedy unless the task samples."""
     task = dict(task)
     until = task.pop("until", None) or ()
     temperature = task.pop("temperature", None)
@@ -153,7 +154,7 @@ def _options(task: dict[str, Any], max_new: int) -> dict[str, Any]:
     lengths = [task.pop(name, None) for name in ("max_gen_toks", "max_new_tokens", "max_tokens")]
     options["max_tokens"] = int(next((n for n in lengths if n is not None), max_new))
     if task:
-        raise ValueError(f"generation option {shown(next(iter(task)))} is not known here")
+        raise ValueError(f"generation option {shown(next(iter(task)))} is not supported")
     return options
 
 

@@ -1,5 +1,5 @@
 """Which activations carry an answer: patching from one prompt into another (Meng et al. 2022), at every layer and
-position, and what is lost without each token of the prompt. Needs no gradients."""
+position, and what each token of the prompt contributes. Without gradients."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ WHAT = ("hidden", "attention_out", "mlp_out", "mixed")
 
 @dataclass(frozen=True)
 class Patching:
-    """What the metric becomes where one activation of the corrupt prompt is replaced by that of the clean one.
+    """The metric when one activation of the corrupt prompt is replaced by that of the clean one.
 
-    ``values`` (layers, positions), for "mixed" (layers, heads, positions); ``clean`` and ``corrupt``: the metric of the
+    ``values`` (layers, positions); for "mixed" (layers, heads, positions); ``clean`` and ``corrupt``: the metric of the
     prompts as they are; ``tokens``: of the corrupt prompt, at the patched positions.
     """
 
@@ -64,8 +64,8 @@ class Patching:
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What the metric becomes without each token of a prompt. ``values`` (positions); ``whole``: with all of them;
-    ``lost``: by how much it is smaller without each."""
+    """The metric without each token of a prompt. ``values`` (positions); ``whole``: with all tokens; ``lost``:
+    ``whole`` minus ``values``."""
 
     positions: tuple[int, ...]
     tokens: tuple[Token, ...]
@@ -97,10 +97,9 @@ def patching(
     a number; or a tuple of two tokens (ids, or texts of one token each), the difference of their logits; or one token,
     its logit. what: "hidden" (the residual stream after a layer), "attention_out", "mlp_out", or "mixed" (a head's
     output before its projection; `heads` selects some).
-    Many patches share a pass, which begins where the patch is; the layers before are not computed again. Where the
-    prompts are longer than a pass (512 tokens) or a local layer's window, each patch is a run of its own, so select
-    layers and positions. cancel: a callable or a threading.Event; progress: called with the patches done and all of
-    them.
+    Many patches share a pass, which begins at the patched place; the layers before are not computed again. If the
+    prompts are longer than a pass (512 tokens) or a local layer's window, each patch is a separate run, so select
+    layers and positions. cancel: a callable or a threading.Event; progress: called with (patches done, all patches).
 
     Raises ValueError or TypeError naming the argument; CancelledError. Use a model with ``precision="high"``.
     """
@@ -108,7 +107,7 @@ def patching(
     engine, measure = core.decoder(), _metric(core, metric)
     ids = [single(core, prompt, name) for prompt, name in ((clean, "clean"), (corrupt, "corrupt"))]
     if len(ids[0]) != len(ids[1]):
-        raise WrongValue("corrupt", f" has {len(ids[1])} tokens, expected {len(ids[0])} as clean has")
+        raise WrongValue("corrupt", f" has {len(ids[1])} tokens, expected {len(ids[0])} as in clean")
     what, n = checks.choice("what", what, WHAT), len(ids[0])
     if heads is not None and what != "mixed":
         raise WrongValue("heads", ': only what="mixed" has heads')
@@ -154,16 +153,17 @@ def occlusion(
     cancel: Cancel | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Occlusion:
-    """What each token of a prompt is worth for what the model says next: the metric without it.
+    """The contribution of each token of a prompt to the model's next prediction: the metric without that token.
 
-    metric: as in :func:`patching`. replace: a token that takes its place; None: it is left out, and later ones move up.
+    metric: as in :func:`patching`. replace: a token to put in its place; None: the token is left out, and later ones
+        move up.
     cancel, progress: as in :func:`patching`. Raises ValueError or TypeError naming the argument; CancelledError.
     """
     core, seen = model.core, watch(cancel, progress)
     core.decoder()
     measure, ids = _metric(core, metric), single(core, prompt, "prompt")
     if len(ids) < 2 and replace is None:
-        raise WrongValue("prompt", " has one token: without it there is none; replace= takes another one")
+        raise WrongValue("prompt", " has one token: without it, none is left; use replace=")
     chosen = select("positions", positions, len(ids))
     other = [] if replace is None else [token_id(core, "replace", replace)]
     many = [ids, *([*ids[:p], *other, *ids[p + 1 :]] for p in chosen)]
@@ -201,10 +201,10 @@ def _metric(core: Core, metric: Any) -> Callable[[Floats], float]:
             given = metric(logits)
             found = np.asarray(given)
             if found.size != 1 or found.dtype.kind not in "biuf":
-                raise WrongType("metric", f" gave {checks.shown(given)}: expected a number")
+                raise WrongType("metric", f" returned {checks.shown(given)}: expected a number")
             value = float(found.reshape(-1)[0])
             if not np.isfinite(value):
-                raise WrongValue("metric", f" gave {value}: expected a finite number")
+                raise WrongValue("metric", f" returned {value}: expected a finite number")
             return value
 
         return measure
@@ -220,8 +220,8 @@ def _metric(core: Core, metric: Any) -> Callable[[Floats], float]:
 
 @dataclass(frozen=True)
 class _Spot:
-    """A buffer before an operation, from which on a pass is run again. of: the tap that is patched in it; change: the
-    difference that this makes to it is added, for it holds the residual stream."""
+    """A buffer before an operation, from which a pass is run again. of: the taps to patch in it; change: it holds the
+    residual stream, so the difference is added."""
 
     start: int
     buffer: int
@@ -274,7 +274,7 @@ def _taps(plan: Plan, spot: _Spot) -> list[Tap]:
 
 @dataclass(frozen=True)
 class Run:
-    """A prompt's rows of each tap, its sequence and its last logits."""
+    """A prompt's rows at each tap, its sequence and its last logits."""
 
     found: dict[Tap, Floats]
     sequence: _engine.Sequence
@@ -282,12 +282,12 @@ class Run:
 
 
 def together(engine: _engine.Engine) -> int:
-    """How many tokens a prompt may have to be one pass, and to be run again from the middle of the plan."""
+    """The maximum length of a prompt that runs in one pass and can be run again from the middle of the plan."""
     return min([engine.max_rows, *(group.window + 62 for group in engine.plan.caches if group.window)])
 
 
 def run(turns: Turns, ids: Sequence[int], taps: Sequence[Tap]) -> Run:
-    """A prompt of no more tokens than `together`."""
+    """Runs a prompt of at most `together` tokens."""
     sequence, out = turns.sequence(), np.empty((1, turns.vocab), np.float32)
     found: dict[Tap, list[Floats]] = {}
     while sequence.length < len(ids):
@@ -343,7 +343,7 @@ def _one_by_one(
 
 
 def _variants(base: Sequence[Run], spot: _Spot, cases: Sequence[tuple[slice, int]]) -> Iterator[Floats]:
-    """For each (columns, position): the corrupt prompt's rows of the buffer, patched there."""
+    """Yields, for each (columns, position), the corrupt prompt's rows of the buffer, patched there."""
     clean, corrupt = (run.found for run in base)
     rows = corrupt[Tap(spot.start - 1, spot.buffer)]
     if spot.change:
@@ -370,7 +370,8 @@ def _resume(
     n_variants: int,
     seen: record.Watch,
 ) -> Iterator[Floats]:
-    """The last token's logits (vocab) of each variant of a buffer, with the operations from the spot on run again."""
+    """The last token's logits (vocab) of each variant of a buffer, obtained by running the operations from the spot on
+    again."""
     plan, part, at = turns.plan, np.array(ids, np.int32), spot.start
     others = [buffer for buffer in live(plan, at) if buffer != spot.buffer]
     left = n_variants

@@ -23,7 +23,7 @@ VERSION = 1
 
 
 def save(trace: Recorded, path: str, compressed: bool = False) -> None:
-    """``Trace.save``: arrays under their names, everything else as JSON under "meta"."""
+    """``Trace.save``: writes arrays under their names, everything else as JSON under "meta"."""
     meta = {
         "pellucid_trace": VERSION,
         "name": trace.name,
@@ -34,7 +34,7 @@ def save(trace: Recorded, path: str, compressed: bool = False) -> None:
     }
     arrays: dict[str, Any] = {}
     for name, array in trace.arrays.items():
-        if isinstance(array, list):  # layers differ: an array for each
+        if isinstance(array, list):  # layers differ: one array each
             arrays |= {f"{name}.{i}": one for i, one in enumerate(array)}
         else:
             arrays[name] = array
@@ -64,16 +64,16 @@ def load(path: str, vocab: int | None, limit: int) -> Recorded:
         name = str(meta["name"])
     except OSError:
         raise
-    except Exception as e:  # zipfile, zlib and json have many of their own
+    except Exception as e:  # zipfile, zlib and json have many exceptions
         raise ValueError(one_line(f"{where}: not a saved trace ({e})", MOST)) from None
     for token in tokens:
         if vocab is not None and not 0 <= token.id < vocab:
-            raise ValueError(f"{where}: token id {shown(token.id)} is not of this model")
+            raise ValueError(f"{where}: token id {shown(token.id)} is not an id of this model")
     return Recorded(tokens, (layers, heads, positions), arrays, name)
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Opens a file; does not wait where it is a FIFO that nobody writes to."""
+    """Opens a file; does not block on a FIFO without a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -83,12 +83,12 @@ def _archive(path: str, opened: IO[bytes]) -> zipfile.ZipFile:
 
 
 def _array(file: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """An array as `save` writes it: it takes no more memory than the file says, which `load` has compared with its
-    limit, and where it is not compressed, than the file has."""
+    """An array as written by `save`. It takes no more memory than the file declares, which `load` has compared with its
+    limit, and, if not compressed, no more than the file's size."""
     info = file.getinfo(f"{name}.npy")
     stored_whole = info.compress_type == zipfile.ZIP_STORED
     if not stored_whole and info.compress_type != zipfile.ZIP_DEFLATED:
-        raise ValueError(f"{name} is compressed in a way that no trace is")
+        raise ValueError(f"{name} is compressed by a method that traces do not use")
     with file.open(info) as stored:
         if np.lib.format.read_magic(stored) != (1, 0):
             raise ValueError(f"{name} is in a newer format of NumPy")

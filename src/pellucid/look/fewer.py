@@ -1,4 +1,4 @@
-"""What a page leaves out, besides weights of heads, where it would be larger than it may be."""
+"""What a page leaves out, besides weights of heads, when it would be too large."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["LADDER", "Rung", "fewer", "said"]
 
 
 class Rung(NamedTuple):
-    """How much is kept at most."""
+    """The maximum that is kept."""
 
-    pushed: int = TARGETS  # tokens that heads push, of each position: the one that follows comes first
-    neurons: int = NEURONS  # of each layer
-    candidates: int = MOST  # of each position
+    pushed: int = TARGETS  # tokens whose logits are attributed to heads, per position: the one that follows comes first
+    neurons: int = NEURONS  # per layer
+    candidates: int = MOST  # per position
 
 
-# From all to little. The last number of candidates is one of collect.FEWER, as the one before it.
+# From most to least. The last two numbers of candidates are in collect.FEWER.
 LADDER = (Rung(), Rung(1), Rung(1, 1), Rung(1, 1, 256), Rung(1, 1, 64))
 
 
 def said(rung: Rung) -> dict[str, int]:
-    """What a page says of it: what is not whole."""
+    """The page's note: what is incomplete."""
     return {name: most for name, most in rung._asdict().items() if most != getattr(Rung(), name)}
 
 
 def fewer(found: Collected, rung: Rung) -> dict[str, npt.NDArray[Any]]:
-    """The arrays, with no more than that."""
+    """The arrays, reduced to the rung's limits."""
     arrays = dict(found.arrays)
     arrays["head-push"] = arrays["head-push"][:, : rung.pushed]
     for name in ("neurons", "neuron-acts", "neuron-push"):

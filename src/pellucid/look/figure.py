@@ -1,4 +1,4 @@
-"""A Matplotlib figure that a notebook shows. Imported where a figure is made: Matplotlib is optional and heavy."""
+"""A Matplotlib figure that a notebook shows. Imported only when a figure is made: Matplotlib is optional and heavy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["Figure"]
 
 
 class Figure(Base):
-    """A figure made without pyplot: it has no window and no shared state. As the last value of a cell it is shown, in a
-    kernel without `%matplotlib inline` too. Characters that the font lacks become boxes, without a warning."""
+    """A figure made without pyplot: it has no window and no shared state. As the last value of a cell it is shown, even
+    in a kernel without `%matplotlib inline`. Characters that the font lacks become boxes, without a warning."""
 
     def _repr_png_(self) -> bytes:
         out = io.BytesIO()

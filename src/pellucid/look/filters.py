@@ -21,7 +21,7 @@ def softmax(x: Floats) -> Floats:
 
 
 def smallest_sum(p: Floats, least: float) -> tuple[int, float]:
-    """How many of p, in order, sum to `least` or more (at least one), and the margin of this decision."""
+    """The number of leading values of p that sum to `least` or more (at least one), and the margin of this decision."""
     sums = np.cumsum(p)
     n = min(int(np.searchsorted(sums, least, "left")) + 1, len(p))
     return n, float(np.abs(sums - least).min())
@@ -30,9 +30,9 @@ def smallest_sum(p: Floats, least: float) -> tuple[int, float]:
 class Filters:
     """ids: the tokens left, most probable first; x: their logits / temperature.
 
-    margin: how far the nearest decision (a sum against top_p, a probability against min_p, ...) was from going the
-    other way. Below float32's rounding, another arithmetic may rightly decide otherwise. by_id: whether the engine
-    still holds the whole row, and so draws in the order of ids.
+    margin: how far the closest decision (a sum against top_p, a probability against min_p, ...) was from the opposite
+    one. Below float32's rounding, other arithmetic may legitimately decide differently. by_id: whether the engine still
+    holds the whole row, and so draws in the order of ids.
     """
 
     def __init__(self, logits: Floats) -> None:
@@ -74,7 +74,7 @@ class Filters:
 
     def top_n_sigma(self, n: float) -> None:
         bound = self.x[0] - n * np.std(self.x)
-        self.near((self.x - bound) / max(1e-30, abs(self.x[0]), abs(bound)) * 1e6)  # float64 there, too
+        self.near((self.x - bound) / max(1e-30, abs(self.x[0]), abs(bound)) * 1e6)  # float64 in the engine, too
         self.by_id &= bool((self.x >= bound).all())
         self.keep(self.ids[self.x >= bound], self.x[self.x >= bound])
 
@@ -144,7 +144,7 @@ class Filters:
 
 
 def dry_penalty(length: int, multiplier: float, base: float, allowed_length: int, scale: float) -> float:
-    """What DRY subtracts from a logit / temperature; bounded, so that it stays finite."""
+    """The amount that DRY subtracts from a logit / temperature; bounded, so that it stays finite."""
     try:
         penalty = multiplier * float(base) ** (length - allowed_length)
     except OverflowError:
@@ -155,8 +155,8 @@ def dry_penalty(length: int, multiplier: float, base: float, allowed_length: int
 def dry_lengths(ids: Sequence[int], least: int, breaks: Sequence[int] | None = None) -> dict[int, int]:
     """Token that followed an earlier occurrence of the last n tokens, n at least `least` -> the largest such n.
 
-    breaks: one for each id, not 0 where a repetition must not cross it. By the Z algorithm (Gusfield 1997) on the ids
-    read backwards.
+    breaks: one for each id, not 0 if a repetition must not cross it. Uses the Z algorithm (Gusfield 1997) on the
+    reversed ids.
     """
     n, least = len(ids), max(least, 1)
     most = next((i for i in range(n) if breaks is not None and breaks[n - 1 - i]), n)

@@ -1,4 +1,4 @@
-"""What the activations of feed-forward units read, which the units themselves overwrite."""
+"""The inputs of the activations of feed-forward units, which the units themselves overwrite."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ Floats = npt.NDArray[np.float32]
 
 
 class Gates:
-    """Computes it from what the units read, by an engine whose plan has an operation for it. Its passes take turns, but
-    as they hold no memory of the cache it is no call beside the trace's, for which it would have to wait."""
+    """Computes them from the units' inputs, with an engine whose plan has an operation for that. Its passes take turns
+    with others; since they use no cache memory, they are not a separate call that would have to wait for the
+    trace's."""
 
     def __init__(self, core: Core, cancel: Callable[[], bool] | None) -> None:
         engine = core.open()
         self._turns = Turns(core, "trace", (), cancel, _engine.Engine(with_gates(engine.plan), base=engine))
         self._layers = find(self._turns.plan).layers
-        self._sequence = _engine.Sequence(self._turns.engine)  # which stays empty
+        self._sequence = _engine.Sequence(self._turns.engine)  # stays empty
 
     def fill(self, number: int, x: Floats, out: Floats) -> None:
-        """x: what the unit of a layer reads (rows, dim); out (rows, ff) stays as it is where the layer has none."""
+        """x: the input of a layer's unit (rows, dim); out (rows, ff) is unchanged if the layer has none."""
         tap, turns = self._layers[number].gate, self._turns
         if tap is None:
             return

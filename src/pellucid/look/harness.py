@@ -20,8 +20,8 @@ __all__ = ["PellucidLM"]
 
 
 class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installed
-    """A model for the harness. pretrained: a Model, or a source for ``Model.load``; options: of ``Model.load``.
-    batch_size: how many texts are generated in the same passes ("auto": 8); it changes no result. device and
+    """A model for the harness. pretrained: a Model, or a source for ``Model.load``; options: for ``Model.load``.
+    batch_size: number of texts generated in the same passes ("auto": 8); it changes no result. device and
     max_batch_size are accepted and ignored."""
 
     def __init__(
@@ -45,7 +45,7 @@ class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installe
         self.max_gen_toks = max_gen_toks
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each (context, continuation): (log probability, is greedy)."""
+        """For each (context, continuation): (log probability, whether it is greedy)."""
         return evaluate.loglikelihood(self.core, [request.args for request in requests])
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:

@@ -1,4 +1,4 @@
-"""How much each column of a model's matrices matters: mean squares of the inputs over a text ("imatrix")."""
+"""How much each column of a model's matrices matters: mean squares of its inputs over a text ("imatrix")."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pellucid.weights.importance import Importance
 
 __all__ = ["importances", "inputs"]
 
-_ROOM = 256 << 20  # bytes of the inputs that a pass gives
+_ROOM = 256 << 20  # bytes for the inputs of a pass
 _LEFT_OUT = (Kind.EMBED, Kind.ROUTE, Kind.HEAD)
 
 
 class Input(NamedTuple):
-    """Where the input of matrices stands. stack: how many matrices a tensor has, each with a part of the input: those
-    of heads, or of experts, of which `routes` names a row's. one: a row's experts all read the same input."""
+    """The place of the input of matrices. stack: the number of matrices in a tensor, each with its own part of the
+    input: one per head, or one per expert, with `routes` naming a row's experts. one: all of a row's experts read the
+    same input."""
 
     tap: Tap
     stack: int = 1
@@ -31,8 +32,8 @@ class Input(NamedTuple):
 
 
 def inputs(plan: Plan) -> dict[Input, list[str]]:
-    """The input of each linear -> the tensors that multiply it. The head's is left out, and so are routers, which are
-    not quantised. Inputs have their columns in the model's order, even where a matrix has them in another (GPTQ)."""
+    """The input of each linear -> the tensors that multiply it. The head and routers, which are not quantised, are left
+    out. The columns of inputs are in the model's order, even if those of a matrix are not (GPTQ)."""
     found: dict[Input, list[str]] = {}
     for i, op in enumerate(plan.ops):
         if not op.n_seg or op.kind in _LEFT_OUT:
@@ -56,10 +57,10 @@ def importances(
     chunks: Sequence[Sequence[int]],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Importance]:
-    """Runs each chunk of token ids by itself -> name of a tensor: sums of squares of its inputs, and the rows summed;
-    of experts, for each its own rows.
+    """Runs each chunk of token ids separately -> {name of a tensor: sums of squares of its inputs, number of rows
+    summed; for experts, of each one's own rows}.
 
-    progress: called with the tokens done and all tokens.
+    progress: called with (tokens done, all tokens).
     """
     engine = core.open()
     places = inputs(engine.plan)
@@ -67,7 +68,7 @@ def importances(
     room = 4 * max(sum(engine.plan.buffers[tap.buffer].dim for tap in taps), 1)
     kept = {at: (np.zeros((at.stack, _columns(engine.plan, at)), np.float64), np.zeros(at.stack)) for at in places}
     step = min(max(_ROOM // room, 1), engine.max_rows)
-    whole = not all(group.causal for group in engine.plan.caches)  # a chunk is then one pass
+    whole = not all(group.causal for group in engine.plan.caches)  # a chunk must then be a single pass
     done, total = 0, sum(map(len, chunks))
     for ids in chunks:
         with Turns(core, "importance", [len(ids)]) as turns:
@@ -101,7 +102,8 @@ def _collect(
     sums: npt.NDArray[np.float64],
     counts: npt.NDArray[np.float64],
 ) -> None:
-    """Adds the squares of the rows of a pass, row by row, so that no bit depends on the rows of a pass."""
+    """Adds the squares of the rows of a pass, row by row, so that no bit depends on how rows are divided into
+    passes."""
     for i, row in enumerate(x):
         squares = row.astype(np.float64) ** 2
         if routes is None:

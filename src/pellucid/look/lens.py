@@ -21,7 +21,7 @@ from pellucid.schedule.turns import Turns
 __all__ = ["Attribution", "Guess", "Lens", "guesses", "lens", "predictions", "probe"]
 
 Floats = npt.NDArray[np.float32]
-MOST_GUESSES = 10  # that a notebook shows after a layer
+MOST_GUESSES = 10  # shown in a notebook after a layer
 
 
 class Guess(NamedTuple):
@@ -34,7 +34,8 @@ class Guess(NamedTuple):
 
 
 class Lens(list[list[Guess]], Shown):
-    """The likeliest tokens after the embedding, [0], and after layer i, [i + 1]. `print` shows them as a table."""
+    """The likeliest tokens after the embedding (item 0) and after layer i (item i + 1). `print` shows them as a
+    table."""
 
     def __repr__(self) -> str:
         last = f", after the last {shown(self[-1][0].piece)}" if self and self[-1] else ""
@@ -72,10 +73,10 @@ def _guess(guess: Guess) -> Cell:
 
 @dataclass(frozen=True)
 class Attribution(Shown):
-    """What each part of a model of L layers and H heads adds to one logit.
+    """The contribution of each part of a model of L layers and H heads to one logit.
 
     ``embedding`` + ``attention`` + ``mlp`` + ``edits`` + ``bias`` sum to ``total``, the logit before a soft cap,
-    computed with the final norm's scale and the dequantised head. ``logit``: the one that the model computed.
+    computed with the final norm's scale and the dequantised head. ``logit``: as computed by the model.
     """
 
     position: int
@@ -85,9 +86,9 @@ class Attribution(Shown):
     attention: npt.NDArray[np.float64]  # (L)
     mlp: npt.NDArray[np.float64]  # (L)
     heads: npt.NDArray[np.float64]  # (L, H): each row sums to the layer's attention, except for a projection's bias
-    edits: npt.NDArray[np.float64]  # (L): of edits of the residual stream after a layer; 0 without edits
-    bias: float = 0.0  # of the final norm's bias and the head's
-    against: Token | None = None  # the token whose logit is subtracted: then all numbers are differences
+    edits: npt.NDArray[np.float64]  # of edits of the residual stream after a layer; 0 if there are none
+    bias: float = 0.0  # of the biases of the final norm and of the head
+    against: Token | None = None  # the token whose logit is subtracted; all numbers are then differences
 
     @property
     def total(self) -> float:
@@ -95,8 +96,8 @@ class Attribution(Shown):
         return self.embedding + self.bias + float(self.attention.sum() + self.mlp.sum() + self.edits.sum())
 
     def parts(self) -> list[tuple[str, float]]:
-        """[(name, logits)] of the embedding, of biases at the end, and of each layer's attention, mlp and edits, the
-        largest absolute value first."""
+        """[(name, logits)] of the embedding, of the final biases, and of each layer's attention, mlp and edits, in
+        descending order of absolute value."""
         out = [("embedding", self.embedding), *([("bias", self.bias)] if self.bias else [])]
         for i in range(len(self.mlp)):
             out += [(f"layer {i} attention", float(self.attention[i])), (f"layer {i} mlp", float(self.mlp[i]))]
@@ -141,7 +142,7 @@ def _push(value: float, most: float) -> Cell:
 
 
 def lens(core: Core, rows: Floats, k: int) -> Lens:
-    """``Trace.lens``. rows: the residual stream (L + 1, d) of one token, first the embedding, then after each layer."""
+    """``Trace.lens``. rows: the residual stream (L + 1, d) of one token, after the embedding and after each layer."""
     out = Lens()
     with Turns(core, "trace") as turns:
         for _, logits in record.head_blocks(turns, find(turns.plan), np.ascontiguousarray(rows)):
@@ -162,7 +163,7 @@ def guesses(core: Core, logits: Floats, k: int) -> list[Guess]:
 
 
 def probe(core: Core, ids: Sequence[int], position: int) -> dict[Tap, Floats]:
-    """The residual stream of one token after the embedding and each layer, each (1, d), with the same bits."""
+    """The residual stream of one token after the embedding and each layer, each (1, d), bit for bit."""
     with Turns(core, "prompt", [position + 1]) as turns:
         sequence = turns.sequence()
         prefill(turns, sequence, ids[:position], turns.max_rows, None, turns.rows)
@@ -179,7 +180,8 @@ def _row_taps(places: Places) -> list[Tap]:
 
 
 def predictions(recorded: Recorded, blocks: Iterable[tuple[slice, Floats]]) -> dict[str, npt.NDArray[Any]]:
-    """entropy, next_rank and next_probability of the recorded positions, by name. blocks: (rows, their logits)."""
+    """{name: values} for entropy, next_rank and next_probability at the recorded positions. blocks: (rows, their
+    logits)."""
     n = len(recorded.positions)
     entropy = np.empty(n, np.float32)
     rank, probability = np.zeros(n, np.int32), np.full(n, np.nan, np.float32)
@@ -187,7 +189,7 @@ def predictions(recorded: Recorded, blocks: Iterable[tuple[slice, Floats]]) -> d
         x = logits - logits.max(axis=1, keepdims=True)
         e = np.exp(x)
         total = e.sum(axis=1)
-        # One sum after another: in 32 bits its error grows with the vocabulary.
+        # Separate sums: the error of a single one in 32 bits would grow with the vocabulary.
         entropy[rows] = np.log(total) - np.einsum("ij,ij->i", e, x, dtype=np.float64) / total
         for i, position in enumerate(recorded.positions[rows]):
             if position + 1 < len(recorded):

@@ -1,4 +1,4 @@
-"""What a page has of some tokens, asked for a part at a time, for the app of a server."""
+"""The data that a page shows for some tokens, read in parts, for a server's app."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pellucid.sampling import SamplingOptions
 __all__ = ["PART_BYTES", "Live", "Part"]
 
 TOKENS = 4096  # that the app can show
-BYTES = 1 << 30  # that they may take
-PART_BYTES = 64_000_000  # of one answer
-ATTENTION = "attention"  # the name of weights by rows
+BYTES = 1 << 30  # that their data may take
+PART_BYTES = 64_000_000  # of one response
+ATTENTION = "attention"  # the name of the block of attention weights by rows
 PLURALS = {"layer": "layers", "head": "heads", "positions": "positions"}
 
-# The first axes of blocks; what they have beside, and other blocks, come whole.
+# The first axes of blocks; other axes, and other blocks, are returned whole.
 AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("stats", "ranks", "tail", "dry-breaks", "targets", "base-push"), ("positions",)),
     **dict.fromkeys(("att-push", "mlp-push", "edit-push"), ("positions", "target", "layer")),
@@ -43,8 +43,8 @@ AXES: dict[str, tuple[str, ...]] = {
 
 
 class Part(NamedTuple):
-    """Numbers, little-endian. kind: the types of the arrays that follow one another, by their names in page.blocks,
-    with a space between them; shape: of each."""
+    """Numbers, little-endian. kind: the types of the consecutive arrays, by their names in page.blocks, separated by
+    spaces; shape: of each."""
 
     kind: str
     shape: tuple[int, ...]
@@ -52,16 +52,17 @@ class Part(NamedTuple):
 
 
 class Live:
-    """What a page has of some tokens, block by block. Weights of heads are whole, and computed when they are asked for.
+    """The data that a page shows for some tokens, block by block. Weights of heads are complete, and computed when
+    requested.
 
-    meta: plain data; nbytes: about what it holds in memory.
+    meta: plain data; nbytes: approximate memory that it holds.
     """
 
     def __init__(
         self, core: Core, ids: Sequence[int], prompt: int, options: SamplingOptions, progress: Progress
     ) -> None:
-        """As `pages.page`, of at most 4,096 tokens. Raises ValueError for more, and where they would take more than
-        1 GB."""
+        """As `pages.page`, for at most 4,096 tokens. Raises ValueError for more, or if they would take more than 1
+        GB."""
         if len(ids) > TOKENS:
             raise WrongValue("prompt", f" has {len(ids):,} tokens: a look inside shows at most {TOKENS:,}")
         core.decoder()
@@ -75,7 +76,7 @@ class Live:
         rest = np.zeros((core.config.layers, self._found.n_heads, len(ids)), np.uint8)
         arrays["att-rest"] = rest  # nothing is left out
         groups = [None if layer.qkv is None else layer.group for layer in find(core.engine.plan).layers]
-        self._heads = {i: group.n_q for i, group in enumerate(groups) if group is not None}  # of layers with attention
+        self._heads = {i: group.n_q for i, group in enumerate(groups) if group is not None}  # for layers with attention
         types = {name: kind_of(array) for name, array in arrays.items()}
         self.meta = {
             "pellucid_page": VERSION,
@@ -98,18 +99,18 @@ class Live:
         return self._core.spell(id)
 
     def part(self, name: str, layer: Any = None, head: Any = None, positions: Any = None, k: Any = None) -> Part:
-        """A block, or those of its numbers that belong to some layers, heads and positions (an integer or several; in
-        ascending order; None: all), along the axes that it has.
+        """A block, or its numbers for some layers, heads and positions (an integer or several; in ascending order;
+        None: all), along the axes that it has.
 
-        "attention": weights of one layer -> f16 (heads, positions, tokens). k: the k largest of each row instead, ->
-        u32 (heads, positions, k), their tokens, then f16, the weights; as many zeros as a row has fewer.
-        Raises ValueError and TypeError naming the argument: for another name, an axis that the block lacks, and where
-        the part would have more than 64 MB.
+        "attention": weights of one layer -> f16 (heads, positions, tokens). k: returns only the k largest of each row
+        -> u32 (heads, positions, k), their tokens, then f16, the weights; zeros fill rows with fewer.
+        Raises ValueError and TypeError naming the argument: for an unknown name, an axis that the block lacks, or a
+        part of more than 64 MB.
         """
         if name == ATTENTION:
             return self._attention(layer, head, positions, k)
         if k is not None:
-            raise WrongValue("k", f": only {ATTENTION} has largest numbers")
+            raise WrongValue("k", f": only {ATTENTION} has the largest weights")
         if name not in self.meta["blocks"]:
             raise WrongValue("name", ": expected one of the blocks that the look has")
         given = {"layer": layer, "head": head, "positions": positions}
@@ -131,7 +132,7 @@ class Live:
         return Part(kind_of(array), array.shape, raw(array))
 
     def _codes(self, name: str, given: dict[str, Any]) -> Part:
-        """A layer's weights as a page has them."""
+        """A layer's weights in a page's format."""
         layer, n = int(name.removeprefix("att-")), len(self.meta["ids"])
         _lacks(name, {axis: value for axis, value in given.items() if axis != "head"})
         heads = select("head", given["head"], self._heads[layer])
@@ -160,10 +161,10 @@ class Live:
 
 
 def _lacks(name: str, given: dict[str, Any]) -> None:
-    """Raises ValueError where an axis is chosen from that the block does not have."""
+    """Raises ValueError if an axis is selected that the block does not have."""
     for axis, value in given.items():
         if value is not None:
-            raise WrongValue(axis, f": {name} cannot be asked for by {PLURALS[axis]}")
+            raise WrongValue(axis, f": {name} cannot be selected by {PLURALS[axis]}")
 
 
 def _limit(axis: str, size: int) -> None:
@@ -172,6 +173,6 @@ def _limit(axis: str, size: int) -> None:
 
 
 def _bytes_per_token(core: Core) -> int:
-    """About what a token of a look takes: queries and keys in float32, and candidates."""
+    """Approximate bytes that a token takes: queries and keys in float32, and candidates."""
     groups = [layer.group for layer in find(core.engine.plan).layers if layer.group is not None]
     return 4 * sum((g.n_q + g.n_kv) * g.dk for g in groups) + 8192

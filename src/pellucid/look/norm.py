@@ -18,15 +18,15 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class NormMap:
-    """The norm of an operation, without its bias, with the scale held fixed that it had for given rows."""
+    """The norm of an operation, without its bias, with its scale for given rows held fixed."""
 
     gain: Values  # (rows, d): factor of each column
     centred: bool  # whether the mean of a row is subtracted first (LayerNorm)
 
     @classmethod
     def of(cls, plan: Plan, op: Op, x: Values) -> NormMap:
-        """x: the rows (rows, d) that the norm saw. For an operation without a norm this is the identity. What
-        an operation multiplies by before it adds belongs to its norm."""
+        """x: the input rows (rows, d) of the norm. For an operation without a norm this is the identity. A factor of
+        the operation before it adds counts as part of the norm."""
         times = op.scale if op.kind.adds else 1.0
         if op.norm == NORMS["none"] or (op.kind.adds and op.vec < 0):
             return cls(np.full((1, x.shape[-1]), times, np.float32), False)
@@ -45,6 +45,6 @@ class NormMap:
 
     def back(self, direction: Values) -> Values:
         """The transposed map: a direction (..., rows, d) in the output -> the direction in the input whose product with
-        a part of the input is that of the output's direction with the corresponding part of the output."""
+        a part of the input equals the product of the output's direction with the corresponding part of the output."""
         pulled = direction * self.gain
         return pulled - pulled.mean(axis=-1, keepdims=True) if self.centred else pulled

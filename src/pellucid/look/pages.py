@@ -1,4 +1,4 @@
-"""``Trace.html``: one file of HTML that shows what a text did on its way through a model."""
+"""``Trace.html``: a single HTML file that shows how a model processed a text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 MEGABYTES = 15.0
 TOKENS = 2048  # that one file can show
 NOTEBOOK = 2_000_000  # bytes of a page that a notebook shows
-NOTEBOOK_TOKENS = 128  # of a trace, whose page may fit them
+NOTEBOOK_TOKENS = 128  # of a trace whose page may fit in that
 OPTIONS = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
     "dynatemp_range", "dynatemp_exponent", "repeat_penalty", "repeat_last", "presence_penalty", "frequency_penalty",
@@ -44,7 +44,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-# Blocks of what a page is compared with.
+# Blocks of the page to compare with.
 COMPARED = (
     "stats", "targets", "ranks", "cand-starts", "cand-ids", "cand-logits", "tail", "lens-ids", "lens-p", "lengths",
     "base-push", "att-push", "mlp-push", "edit-push",
@@ -52,13 +52,13 @@ COMPARED = (
 
 
 class Page:
-    """A page as text. A notebook shows it in a frame of its own, where it is at most 2 MB."""
+    """A page as text. A notebook shows it in a frame if it has at most 2 MB."""
 
     def __init__(self, text: str, title: str) -> None:
         self.text, self.title = text, title
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file; a file of that name is replaced once the new one is whole. Raises ModelFileError."""
+        """Writes the file; a file of that name is replaced when the new one is complete. Raises ModelFileError."""
         with whole_file(checks.file_name(path)) as file:
             file.write(self.text.encode())
 
@@ -75,7 +75,7 @@ class Page:
 
 
 def check(tokens: int, megabytes: float) -> None:
-    """Raises ValueError for more tokens than a file can show, and for a size that is no size."""
+    """Raises ValueError for more tokens than a file can show, and for an invalid size."""
     checks.number("megabytes", megabytes, 0.5, 2000)
     if tokens > TOKENS:
         more = "the app, `pellucid serve --ui`, shows more"
@@ -97,13 +97,11 @@ def page(
     timings: dict[str, Any] | None = None,
     progress: Progress = None,
 ) -> Page:
-    """The page of these tokens. prompt: how many of them were given; the others were generated, with `options`.
-    position: which is shown first, and of which attention is shown by hand; default: the one before the first new
-    token, or the last.
-    layers, positions: those whose heads' weights the page is to have, all by default; of other layers it has the small
-    maps alone.
-    against: a model and tokens, as many, to compare with. timings: {"prompt": nanoseconds of each operation, "token":
-    ...}. Raises ValueError, as `check` does and where not even the rest fits the size."""
+    """The page of these tokens. prompt: number of given ones; the others were generated, with `options`. position: the
+    one shown first, and for which attention is shown by hand; default: the one before the first new token, or the last.
+    layers, positions: those for which the page has weights of heads, by default all; for other layers it has only the
+    small maps. against: a model and the same number of tokens to compare with. timings: {"prompt": nanoseconds of each
+    operation, "token": ...}. Raises ValueError, as `check` does, or if not even the rest fits the size."""
     check(len(ids), megabytes)
     core.decoder()
     hand = (
@@ -151,7 +149,7 @@ def page(
 
 def _other(core: Core, ids: Sequence[int], n: int, hand: int) -> Collected:
     if len(ids) != n:
-        raise WrongValue("against", f" has {len(ids)} tokens: expected {n}, as many as it is compared with")
+        raise WrongValue("against", f" has {len(ids)} tokens: expected {n}, as many as the other")
     core.decoder()
     return collect(core, ids, hand)
 
@@ -164,7 +162,7 @@ def complete(
     other: dict[str, Any],
     more: Sequence[int],
 ) -> dict[str, Any]:
-    """The arrays that were found, with those that are about texts. more: all ids that are shown."""
+    """The collected arrays, with those of texts. more: all ids shown."""
     arrays = {**found, **other}
     arrays["dry-breaks"] = np.frombuffer(Breakers(core.piece, options.dry_breakers).marks(ids), np.uint8)
     used = _used(more, arrays)
@@ -174,7 +172,7 @@ def complete(
 
 
 def about(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options: SamplingOptions) -> dict[str, Any]:
-    """What a page says of the model, the tokens and the sampler, as plain data."""
+    """A page's metadata on the model, the tokens and the sampler, as plain data."""
     engine, c, facts = core.open(), core.config, core.facts
     layers = find(engine.plan).layers
     windows = [layer.group.window if layer.group is not None and layer.qkv is not None else -1 for layer in layers]
@@ -213,12 +211,12 @@ def about(core: Core, ids: Sequence[int], prompt: int | None, hand: int, options
 
 
 def shown_by_hand(ids: Sequence[int], prompt: int | None) -> int:
-    """The position whose attention is shown by hand: that of the first new token, or the last."""
+    """The position whose attention is shown by hand: the one before the first new token, or the last."""
     return len(ids) - 1 if prompt is None or prompt >= len(ids) else max(prompt - 1, 0)
 
 
 def usual_title(core: Core, ids: Sequence[int]) -> str:
-    """The text's beginning."""
+    """The beginning of the text."""
     text = b"".join(core.piece(id) for id in ids).decode("utf-8", "replace")
     text = " ".join(text.split())
     return (text[:57] + "..." if len(text) > 60 else text) or "A text through a model"
@@ -233,7 +231,7 @@ def _used(ids: Sequence[int], arrays: dict[str, Any]) -> list[int]:
 
 
 def _piece(core: Core, id: int) -> str | list[str]:
-    """A token's text; of one that is not whole characters: its text and its bytes in hex."""
+    """A token's text; if it is not whole characters, followed by its bytes in hex."""
     data = core.piece(id, special=True)
     text = data.decode("utf-8", "replace")
     return [text, data.hex()] if "\ufffd" in text else text

@@ -1,4 +1,4 @@
-"""What a head gives later heads directly."""
+"""Direct paths from a head to later heads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Path:
-    """What a head's output gives a later head directly, through the residual stream alone.
+    """The direct contribution of a head's output to a later head, through only the residual stream.
 
     ``q``, ``k``, ``v`` (n, width): the part of the later head's queries, keys and values at each of the n tokens;
     ``scores_q``, ``scores_k`` (n, n): the part of its scores, row i and key j, through the query of i and the key of j.
@@ -45,9 +45,10 @@ class Path:
 
 
 def path(model: Loaded, prompt: Prompt, sender: Any, receiver: Any) -> Path:
-    """How the queries, keys and values of a head change without the output of an earlier one, if all between stays.
+    """The change of a head's queries, keys and values without the output of an earlier head, if everything in between
+    stays the same.
 
-    sender, receiver: (layer, head). The norm between them is computed again. Raises ValueError or TypeError naming the
+    sender, receiver: (layer, head). The later head's norm is recomputed. Raises ValueError or TypeError naming the
     argument. Use a model with ``precision="high"``.
     """
     core = model.core
@@ -90,7 +91,7 @@ def path(model: Loaded, prompt: Prompt, sender: Any, receiver: Any) -> Path:
 def _heads(plan: Plan, layer: Layer, rows: Floats, head: int) -> dict[str, Floats]:
     g = layer.group
     assert g is not None
-    if layer.keys != layer.qkv:  # queries alone, which read the keys and values of an earlier layer
+    if layer.keys != layer.qkv:  # only queries, which attend to the keys and values of an earlier layer
         rows = np.pad(rows, [(0, 0), (0, g.n_kv * (g.dk + g.dv))])
     found = record.split(g, rows, rows)
     kv = head // (g.n_q // g.n_kv)

@@ -17,7 +17,7 @@ from pellucid.schedule.turns import Turns
 __all__ = ["CACHED", "as_cached", "as_multiplied", "fill", "keep_cached"]
 
 Floats = npt.NDArray[np.float32]
-CACHED = ("k", "k_unrotated", "v")  # what a sequence's cache tells of its tokens
+CACHED = ("k", "k_unrotated", "v")  # quantities in a sequence's cache
 
 
 def fill(
@@ -29,9 +29,9 @@ def fill(
     scores: Floats | None,
     weights: Floats | None,
 ) -> None:
-    """Fills one or both of `scores` and `weights` (heads, positions, tokens), which hold zeros: what attention computes
-    from the queries (heads, positions, width) and the keys (KV heads, tokens, width), as it multiplies both. The
-    first s.cached keys are those that the cache gives back."""
+    """Fills one or both of `scores` and `weights` (heads, positions, tokens), which hold zeros, as attention computes
+    them from the queries (heads, positions, width) and the keys (KV heads, tokens, width), both rounded as attention
+    rounds them. The first s.cached keys are from the cache."""
     g, engine = layer.group, turns.engine
     assert g is not None
     order = channels(engine.plan, layer)
@@ -59,8 +59,8 @@ def fill(
 
 
 def keep_cached(turns: Turns, sequence: _engine.Sequence, layer: Layer, into: Mapping[str, Floats]) -> None:
-    """Fills arrays (KV heads, tokens, width), by names of CACHED, at the tokens that the sequence has, from its cache:
-    keys, turned back where they are wanted unrotated, and values."""
+    """Fills arrays (KV heads, tokens, width), by names of CACHED, for the tokens of the sequence, from its cache: keys,
+    with the rotation undone if they are wanted unrotated, and values."""
     if layer.attend < 0:
         return
     op, order = turns.plan.ops[layer.attend], channels(turns.plan, layer)
@@ -86,7 +86,7 @@ def _unrotated(plan: Plan, layer: Layer, keys: Floats) -> Floats:
 
 
 def as_cached(x: Floats, kv: str) -> Floats:
-    """Keys or values (..., width) as the cache gives them back."""
+    """Keys or values (..., width) as they are read back from the cache."""
     if kv == "f32":
         return x
     if kv == "f16":
@@ -109,12 +109,12 @@ def _bf16(x: Floats) -> Floats:
 
 
 def as_multiplied(q: Floats, engine: _engine.Engine) -> Floats:
-    """Queries as attention multiplies them: where the instructions take bf16, rounded as the keys are."""
+    """Queries as attention multiplies them: if the instructions use bf16, rounded like the keys."""
     return _bf16(q) if engine.kv == "bf16" and engine.info()["isa"] in ("avx512bf16", "amx") else q
 
 
 def _again(plan: Plan, op: Op, s: Selection, scores: Floats | None, weights: Floats | None) -> None:
-    """An edit of a head's attention, in its scores and weights."""
+    """Applies an edit of a head's attention to its scores and weights."""
     rows = [i for i, p in enumerate(s.positions) if op.pos_from <= p < op.pos_to]
     if op.column not in s.heads or not rows:
         return

@@ -13,8 +13,8 @@ from pellucid.plan import CacheGroup, Op, Plan
 
 __all__ = ["CHANGE", "GATE", "Gate", "Layer", "Places", "Tap", "channels", "find", "reordered", "with_gates"]
 
-CHANGE = {"attention": "edit attention", "mlp": "edit mlp"}  # names of edits that change what a part of a layer adds
-GATE = "gate"  # name of the operations that give what the activation of a feed-forward unit reads
+CHANGE = {"attention": "edit attention", "mlp": "edit mlp"}  # names of edits of the output of a part of a layer
+GATE = "gate"  # name of the operations that expose the input of a feed-forward unit's activation
 
 
 class Tap(NamedTuple):
@@ -35,25 +35,25 @@ class Gate(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """The taps of one layer; None, or none, where it lacks the part, or an edit skipped it."""
+    """The taps of one layer; None or empty if it lacks the part or an edit skipped it."""
 
     entry: Tap  # the residual stream before the layer
     hidden: Tap  # the residual stream after the layer
     qkv: Tap | None  # rotated queries and keys, and values, concatenated; or queries alone
-    keys: Tap | None  # the same of the layer whose keys and values this one reads
+    keys: Tap | None  # the same for the layer whose keys and values this one reads
     unrotated: Tap | None  # as qkv, before the rotation
     keys_unrotated: Tap | None
     rope: int  # the rotation's table; -1: none
     mixed: Tap | None  # the attention heads' outputs, concatenated, before the projection
-    attention_in: Tap | None  # what attention, or a recurrence, reads
-    attention_out: tuple[Tap, ...]  # what attention and recurrences add to the residual stream
-    attention_changes: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of that
-    middle: Tap  # the residual stream after that
-    mlp_in: Tap | None  # what the feed-forward network reads
-    gate: Tap | None  # what the activation of the neurons reads, where an operation gives it
+    attention_in: Tap | None  # input of attention or of a recurrence
+    attention_out: tuple[Tap, ...]  # outputs of attention and recurrences that are added to the residual stream
+    attention_changes: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each edit of these
+    middle: Tap  # the residual stream after these
+    mlp_in: Tap | None  # input of the feed-forward network
+    gate: Tap | None  # input of the neurons' activation, if an operation exposes it
     up: Tap | None  # the second factor of `neurons`
     neurons: Tap | None
-    mlp_out: tuple[Tap, ...]  # what feed-forward networks add, beside `experts`
+    mlp_out: tuple[Tap, ...]  # outputs of feed-forward networks, besides `experts`
     routed: bool  # it has experts
     experts: tuple[tuple[Tap, Tap], ...]  # the residual stream before and after each addition of experts' outputs, and
     # before and after each edit of what the feed-forward network adds
@@ -70,7 +70,7 @@ class Layer:
     rest: int  # index of the first operation after the feed-forward network's; -1: none
     route: int  # index of the operation that chooses experts; -1: none
     routes: Tap | None  # numbers of the chosen experts, then their weights
-    gates: Gate | None  # what attention's or the recurrence's output is multiplied by
+    gates: Gate | None  # factors of the output of attention or of the recurrence
     conv: Tap | None  # the convolution's output, after its activation
     state: tuple[int, int] | None  # (group, layer in it) of a recurrence's state
 
@@ -94,7 +94,7 @@ def find(plan: Plan) -> Places:
     (head,) = (i for i, op in enumerate(ops) if op.kind.wanted)
     x = ops[embed].out
     first = next((i for i, op in enumerate(ops) if op.layer >= 0), head)
-    start = stream = Tap(max(i for i in range(first) if ops[i].out == x), x)  # positions are added to embeddings
+    start = stream = Tap(max(i for i in range(first) if ops[i].out == x), x)  # positions are added to the embeddings
     layers = []
     stored: dict[tuple[int, int], tuple[Tap, Tap]] = {}  # (cache group, layer in it) -> where its keys and values are
     for number in range(plan.layers):
@@ -109,7 +109,7 @@ def find(plan: Plan) -> Places:
         attend, again = -1, list[int]()
         mixers: set[int] = set()  # buffers with the output of attention or of a recurrence; mixes: of attention
         gated = {op.out for op in ops if op.layer == number and op.kind == Kind.GATE}
-        same: dict[int, int] = {}  # a buffer with the columns of another one in other order -> that one
+        same: dict[int, int] = {}  # a buffer with another one's columns in a different order -> that one
         for i, op in enumerate(ops):
             if op.layer != number:
                 continue
@@ -130,7 +130,7 @@ def find(plan: Plan) -> Places:
                 keys, keys_unrotated = stored.get((op.cache, op.cache_layer), (None, None))
             elif op.kind == Kind.REORDER and not op.name.startswith("edit"):
                 same[op.out] = op.inp
-            elif op.kind == Kind.LINEAR and read == mixes:  # by heads (latent.py)
+            elif op.kind == Kind.LINEAR and read == mixes:  # per head (latent.py)
                 mixes = op.out
                 mixers.add(mixes)
             elif op.kind == Kind.LINEAR and attention_in is None and whole:
@@ -222,8 +222,8 @@ def find(plan: Plan) -> Places:
 
 
 def channels(plan: Plan, layer: Layer) -> npt.NDArray[np.intp] | None:
-    """The order in which a trace has a query's or key's channels, whatever the file's: those that are rotated as a
-    pair, i and i + n / 2 of the n rotated ones. -> the file's channel for each; None where that is their order."""
+    """The order of a query's or key's channels in a trace, whatever the file's: channels that are rotated as a pair are
+    i and i + n / 2 of the n rotated ones. -> the file's channel for each; None if the file has this order."""
     if layer.rope < 0 or layer.group is None or plan.ropes[layer.rope].halves:
         return None
     rope, order = plan.ropes[layer.rope], np.arange(layer.group.dk)
@@ -233,14 +233,14 @@ def channels(plan: Plan, layer: Layer) -> npt.NDArray[np.intp] | None:
 
 
 def reordered(plan: Plan, number: int) -> bool:
-    """Whether the operation before one puts the columns in order that it reads."""
+    """Whether the operation before this one reorders the columns that it reads."""
     before = plan.ops[number - 1]
     return before.kind == Kind.REORDER and before.out == plan.ops[number].inp
 
 
 def with_gates(plan: Plan) -> Plan:
-    """The plan with another operation before each feed-forward unit, which gives what its activation reads; the units
-    themselves overwrite it."""
+    """The plan with another operation before each feed-forward unit, which exposes the input of its activation; the
+    units themselves overwrite it."""
     ops: list[Op] = []
     buffers = list(plan.buffers)
     gated = {op.out for op in plan.ops if op.kind == Kind.GATE}

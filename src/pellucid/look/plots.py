@@ -1,6 +1,6 @@
 """Matplotlib figures of a trace (extra `plots`). Colours are safe for colour-blind readers; every axis is labelled.
 
-A figure as the last value of a notebook's cell is shown; :func:`save` writes it to a file.
+A figure is shown if it is the last value of a notebook cell; :func:`save` writes it to a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pellucid.weights.writer import whole_file
 
 __all__ = ["MOST", "attention", "attribution", "lens", "patching", "save"]
 
-MOST = {"lens": 12, "attention": 64}  # how many tokens a figure shows, the last ones
+MOST = {"lens": 12, "attention": 64}  # maximum tokens of a figure: the last ones are shown
 BLUE, ORANGE = "#0072B2", "#E69F00"  # from Okabe and Ito's palette
 
 
@@ -57,7 +57,7 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
 
     heads: default: all heads of the trace. Of more than 64 tokens, the last 64 are shown.
 
-    Raises ValueError for a layer or a head that the trace does not have.
+    Raises ValueError for a layer or head that is not in the trace.
     """
     _trace(trace)
     layer = checks.integer("layer", layer, -len(trace.layers))
@@ -94,7 +94,8 @@ def attention(trace: Trace, layer: int = -1, heads: int | Sequence[int] | None =
 
 
 def attribution(trace: Trace, position: int = -1, token: int | str | None = None) -> Any:
-    """What each layer's attention and feed-forward network, and each head, added to a token's logit. -> Figure
+    """The contributions of each layer's attention and feed-forward network, and of each head, to a token's logit. ->
+    Figure
 
     position, token: as for ``Trace.attribution``.
     """
@@ -103,7 +104,7 @@ def attribution(trace: Trace, position: int = -1, token: int | str | None = None
 
 
 def of_attribution(found: Attribution) -> Any:
-    """As :func:`attribution`, of an attribution that was computed before."""
+    """As :func:`attribution`, for an attribution computed earlier."""
     n, n_heads = found.heads.shape
     figure = _figure(8.4, 1.6 + 0.15 * n)
     bars, grid = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -127,8 +128,8 @@ def of_attribution(found: Attribution) -> Any:
 
 
 def patching(found: Patching) -> Any:
-    """How much of the difference between two prompts each patch restores: a row per layer, a column per token, of heads
-    the largest of a layer. -> Figure"""
+    """How much of the difference between two prompts each patch restores: a row per layer, a column per token; for
+    heads, the largest value in a layer. -> Figure"""
     if not isinstance(found, Patching):
         raise WrongType("found", f" must be a Patching, not {type(found).__name__}")
     values = found.restored
@@ -150,15 +151,15 @@ def patching(found: Patching) -> Any:
 
 
 def _trace(trace: object) -> None:
-    """Refuses what is no trace: its lens or its attribution, for example."""
+    """Refuses anything but a trace: its lens or its attribution, for example."""
     if not isinstance(trace, Trace):
         raise WrongType("trace", f" must be a Trace, not {type(trace).__name__}")
 
 
 def save(figure: Any, path: Any, *, dpi: int = 100) -> None:
     """Writes a figure; the same figure gives the same bytes. Characters that the font lacks become boxes, without a
-    warning. path: a name, whose suffix says the kind (none: .png), or an open binary file, which gets a PNG. A file of
-    that name is whole or not there. Raises ModelFileError where it cannot be written."""
+    warning. path: a name, whose suffix determines the format (none: .png), or an open binary file, which gets a PNG. A
+    named file is never left incomplete. Raises ModelFileError if it cannot be written."""
     if hasattr(path, "write"):
         _write(figure, path, "png", dpi)
         return
@@ -173,7 +174,7 @@ def _write(figure: Any, file: Any, kind: str, dpi: int) -> None:
 
 
 def check() -> None:
-    """Raises ImportError naming the extra where matplotlib is not installed."""
+    """Raises ImportError naming the extra if matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -188,13 +189,13 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _name(piece: str, most: int = 14) -> str:
-    """A piece as at most `most` characters on one line; spaces become open boxes."""
+    """A piece shortened to `most` characters on one line; spaces become open boxes."""
     text = repr(piece)[1:-1].replace(" ", "\u2423")
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
 def _tokens(axes: Any, axis: str, pieces: Sequence[str], size: int) -> None:
-    """Labels an axis with pieces."""
+    """Labels an axis with tokens."""
     names = [_name(piece) for piece in pieces]
     if axis == "x":
         labels = axes.set_xticks(range(len(names)), names, fontsize=size, rotation=90)

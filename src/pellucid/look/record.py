@@ -38,15 +38,15 @@ __all__ = [
 
 Floats = npt.NDArray[np.float32]
 OF_LAYER = ("hidden", "middle", "attention_in", "mlp_in", "up", "neurons", "conv")  # taps of Layer, row by row
-ADDED = {"attention_out": "attention_changes", "mlp_out": "experts"}  # taps added up; what changes the stream besides
+ADDED = {"attention_out": "attention_changes", "mlp_out": "experts"}  # taps that are added up; other changes to add
 DERIVED = ("scores", "attention", "head_out", "gate")  # computed from a whole layer's rows
 HELPERS = ("q", "k", "outputs", "mlp_in")  # what they are computed from
 
 
 @dataclass
 class Watch:
-    """What long work asks and tells: `cancel` about every 20 ms; `progress` the tokens done and all of them, each as
-    often as it goes through the model."""
+    """The callbacks of long work: `cancel` is called about every 20 ms; `progress` with the tokens done and all tokens,
+    each counted as often as it runs through the model."""
 
     cancel: Callable[[], bool] | None = None
     progress: Callable[[int, int], object] | None = None
@@ -67,7 +67,7 @@ class Watch:
 
 @contextmanager
 def cancelling() -> Iterator[None]:
-    """Inside, what the engine raises where a pass is cancelled becomes CancelledError."""
+    """Inside the block, the engine's exception for a cancelled pass becomes CancelledError."""
     try:
         yield
     except _engine.Cancelled:
@@ -87,9 +87,9 @@ def record(
     begun: _engine.Sequence | None = None,
     gates: Gates | None = None,
 ) -> dict[str, Any]:
-    """Runs the sequence once -> quantity -> array, or list of arrays where layers differ. No bit depends on chunk, the
-    rows of a pass. begun: a sequence that has the first tokens; no wanted quantity may need their rows, but for keys
-    and values, which its cache has. gates: needed for "gate"."""
+    """Runs the sequence once -> quantity -> array, or list of arrays if layers differ. No bit depends on chunk, the
+    rows of a pass. begun: a sequence with the first tokens; no wanted quantity may need their rows, except keys and
+    values, which its cache has. gates: needed for "gate"."""
     watch = watch or Watch()
     out = {name: _zeros(shape) for name, shape in sizes.shapes(turns.engine, places, s).items()}
     rows = _collect(turns, ids, s, places, chunk, watch, dict(out), begun)
@@ -122,9 +122,9 @@ def by_layer(
     gates: Gates | None = None,
 ) -> dict[str, Floats]:
     """As :func:`record`, but calls `each` with the number of a layer and its arrays, layer after layer, and returns
-    those without layers. As many layers are held at a time as `limit` bytes have room for; the sequence runs once for
-    each such group. Raises ValueError where there is no room for a single one. begin: makes what runs
-    its passes; none is open while `each` is called."""
+    those without layers. As many layers are in memory at a time as fit `limit` bytes; the sequence runs once for each
+    such group. Raises ValueError if not even one fits. begin: creates the object that runs the passes; none is open
+    while `each` is called."""
     shape = sizes.shapes(begin().engine, places, s)
     whole = replace(s, want=tuple(name for name in s.want if sizes.of_whole(name)))
     part = replace(s, want=tuple(name for name in s.want if not sizes.of_whole(name)))
@@ -186,7 +186,7 @@ def _collect(
     rows: dict[str, Any],
     begun: _engine.Sequence | None,
 ) -> dict[str, Any]:
-    """Runs the sequence and fills the arrays of `rows`, and others that the wanted quantities are computed from, which
+    """Runs the sequence and fills the arrays of `rows`, and those from which the wanted quantities are computed, which
     it adds."""
     for name, shape in _helpers(places, s, turns.dim).items():
         rows.setdefault(name, [np.zeros(one, np.float32) for one in shape])
@@ -224,8 +224,8 @@ def walk(
     watch: Watch,
     chunk: int = 512,
 ) -> Iterator[tuple[slice, dict[Tap, Floats]]]:
-    """Runs a sequence up to the last of some positions (ascending). Yields for each `chunk` tokens that have some of
-    them their places among the positions, and their rows of each tap."""
+    """Runs a sequence up to the last of some positions (ascending). Yields, for each `chunk` of tokens with any of
+    them, their indices among the positions, and their rows at each tap."""
     every, sequence, step = np.array(positions), turns.sequence(), min(chunk, turns.max_rows)
     last = int(every[-1]) + 1
     for start in range(0, last, step):
@@ -240,14 +240,14 @@ def walk(
 
 
 def _end(s: Selection, start: int, most: int) -> int:
-    """Where a pass ends that begins at a token: before every position whose state is wanted."""
+    """The end of a pass that begins at a token: passes end before every position whose state is wanted."""
     ends = [position + 1 for position in s.positions if position >= start] if "states" in s.want else []
     return min(start + most, s.n, *ends)
 
 
 def _helpers(places: Places, s: Selection, dim: int) -> dict[str, list[Shape]]:
-    """What the wanted quantities are computed from -> its shape in each layer. outputs: of all heads; dim: the model's
-    width."""
+    """The helpers from which the wanted quantities are computed -> their shape in each layer. outputs: of all heads;
+    dim: the model's width."""
     none = CacheGroup(1, 1, 1, 1, 0)
     layers = [places.layers[i] for i in s.layers]
     groups = [layer.group or none for layer in layers]
@@ -302,7 +302,7 @@ def _taps(places: Places, s: Selection, wanted: Container[str]) -> list[Tap]:
 
 
 def _run(indices: npt.NDArray[np.intp]) -> Any:
-    """The same indices; as a slice where they are consecutive, since indexing with a slice makes no copy."""
+    """The same indices; as a slice if they are consecutive, since indexing with a slice makes no copy."""
     if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
@@ -363,7 +363,7 @@ def _keep(
 
 
 def split(g: CacheGroup, qkv: Floats, kv: Floats) -> dict[str, Floats]:
-    """Queries (rows, heads, dk), keys, and values, of the buffers that hold them."""
+    """Queries (rows, heads, dk), keys and values from the buffers that hold them."""
     a, b = g.n_q * g.dk, (g.n_q + g.n_kv) * g.dk
     k = kv[:, a:b].reshape(-1, g.n_kv, g.dk)
     v = k[..., : g.dv] if g.shared else kv[:, b : b + g.n_kv * g.dv].reshape(-1, g.n_kv, g.dv)
@@ -386,8 +386,8 @@ def _add_up(
 
 
 def added(found: Mapping[Tap, Floats], taps: Sequence[Tap], changes: Sequence[tuple[Tap, Tap]]) -> Floats | None:
-    """What some taps, and changes of the residual stream between two, add to it (rows, dim), as a trace keeps it; None
-    where there are none."""
+    """The sum of some taps and of changes of the residual stream between two taps (rows, dim), in a trace's form; None
+    if there are none."""
     first = next((found[tap] for tap in (*taps, *(tap for pair in changes for tap in pair))), None)
     if first is None:
         return None
@@ -419,7 +419,7 @@ def down(engine: _engine.Engine, layer: Layer) -> Floats:
 
 
 def _matrix_of(engine: _engine.Engine, number: int) -> Floats:
-    """The matrix of an operation with one segment; its columns stand in the order of the buffer behind a reordering."""
+    """The matrix of an operation with one segment; its columns are in the order of the buffer before any reordering."""
     plan = engine.plan
     seg = plan.segments[plan.ops[number].seg]
     w = scaled(engine, seg, engine.matrix(seg.matrix))
@@ -464,9 +464,9 @@ def head_parts(engine: _engine.Engine, layer: Layer, mixed: Floats, heads: Seque
 
 
 def head_passes(turns: Turns, places: Places, x: Floats, rows: int) -> Iterator[tuple[slice, Callable[..., Any]]]:
-    """Passes of the model's head alone over rows of the residual stream (n, dim), at most so many at a time. Yields
-    (slice of the rows, a function that runs it, with what `Engine.observe` takes for what is wanted)."""
-    sequence = _engine.Sequence(turns.engine)  # which stays empty
+    """Passes of only the model's head over rows of the residual stream (n, dim), at most so many at a time. Yields
+    (slice of the rows, a function that runs it, with the arguments of `Engine.observe` for the results)."""
+    sequence = _engine.Sequence(turns.engine)  # stays empty
     start = 0
     while start < len(x):
         part = np.ascontiguousarray(x[start : start + turns.rows(rows, part=True)])

@@ -1,4 +1,4 @@
-"""What a pass over a text computed, as NumPy arrays."""
+"""The results of a pass over a text, as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pellucid.markup import Cell, Fragment, Shown, count, token
 __all__ = ["AXES", "LEAST", "OF_SOME", "PREDICTIONS", "Array", "Recorded", "Selected", "Token", "nbytes"]
 
 Floats = npt.NDArray[np.float32]
-Array = npt.NDArray[Any] | list[npt.NDArray[Any]]  # a list where the selected layers' sizes differ: an array for each
+Array = npt.NDArray[Any] | list[npt.NDArray[Any]]  # a list, one array per layer, if layers' sizes differ
 Selected = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # layers, heads, positions
 
-# Quantity -> its axes. Layers, heads and positions are the selected ones; "after" also has the embeddings, first.
+# Quantity -> its axes. Layers, heads and positions are the selected ones; "after" begins with the embeddings.
 AXES: dict[str, tuple[str, ...]] = {
     "embeddings": ("position", "dim"),
     "hidden": ("after", "position", "dim"),
@@ -60,8 +60,8 @@ class _Pair(NamedTuple):
 
 class Token(_Pair):
     """A token of the traced text, a pair (id, piece). ``piece``: its text, or a special token's spelling; U+FFFD for an
-    incomplete character; "" without a tokenizer and for ids beyond its vocabulary. ``bytes``: the same in UTF-8, of an
-    incomplete character those that there are; b"" in traces that earlier versions saved."""
+    incomplete character; "" without a tokenizer and for ids beyond its vocabulary. ``bytes``: the same in UTF-8; the
+    bytes present of an incomplete character; b"" in saved traces without this field."""
 
     bytes: builtins.bytes
 
@@ -72,7 +72,7 @@ class Token(_Pair):
 
 
 class Recorded(Shown):
-    """Tokens and the arrays kept of them, as attributes: see :class:`~pellucid.look.trace.Trace`."""
+    """Tokens and the arrays kept for them, as attributes: see :class:`~pellucid.look.trace.Trace`."""
 
     ids: list[int]
     tokens: list[Token]
@@ -122,7 +122,7 @@ class Recorded(Shown):
 
     def __getattr__(self, name: str) -> Any:  # called for missing attributes
         if name in AXES:
-            raise AttributeError(f"the trace has no {name}: ask for it with trace(..., want=({name!r}, ...))")
+            raise AttributeError(f"the trace has no {name}: request it with trace(..., want=({name!r}, ...))")
         raise AttributeError(f"a trace has no attribute {name!r}")
 
     @property
@@ -173,7 +173,7 @@ def nbytes(array: Array) -> int:
 
 
 def _shape(array: Array) -> str:
-    """As text; of a list of arrays, whose sizes differ, the numbers that do as a range."""
+    """As text; for a list of arrays, differing sizes are shown as a range."""
     if not isinstance(array, list):
         return " \u00d7 ".join(map(str, array.shape))
     sizes = [(min(axis), max(axis)) for axis in zip(*(one.shape for one in array), strict=True)]

@@ -1,4 +1,4 @@
-"""How probable a text is for a model."""
+"""The probability of a text according to a model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ class Score(Shown):
     """Natural log probabilities of a text's tokens, each given those before it.
 
     ``ids``: all n tokens. ``tokens``: n - 1 TokenLogprob(id, piece, logprob, top=[(id, piece, logprob)...]), from the
-    second token on. The first one, which is BOS where the model has it, has nothing before it and is not scored;
-    ``first`` is its text. Of a continuation, which ``Context.score`` gives, ``ids`` are those of the continuation, and
-    ``tokens`` has all n.
+    second token on. The first one, BOS if the model has it, has nothing before it and is not scored; ``first`` is its
+    text. For a continuation, from ``Context.score``, ``ids`` are those of the continuation, and ``tokens`` has all n.
     """
 
     ids: list[int]
@@ -81,7 +80,7 @@ class Score(Shown):
 
 
 def score(core: Core, texts: Any, top: Any, window: Any, cancel: Callable[[], bool] | None = None) -> Any:
-    """``Model.score``. cancel: asked by this thread whether to end; then `_engine.Cancelled` is raised."""
+    """``Model.score``. cancel: called by this thread; if it returns true, `_engine.Cancelled` is raised."""
     top, window = _options(core, top, window)
     several, given = arguments.prompts(texts, "text")
     names = [f"text[{i}]" for i in range(len(given))] if several else ["text"]
@@ -100,7 +99,7 @@ def score_map(
     window: Any = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Iterator[Any]:
-    """``Model.score_map``. cancel: as of `score`."""
+    """``Model.score_map``. cancel: as for `score`."""
     top, window = _options(core, top, window)
 
     def read(text: Any) -> list[int]:
@@ -148,7 +147,7 @@ def _scores(
 def score_continuations(
     core: Core, begun: _engine.Sequence, last: int, continuations: Sequence[list[int]], top: int
 ) -> list[Score]:
-    """Scores of continuations of the same tokens: those of `begun`, then `last`."""
+    """Scores of continuations of the same tokens, those of `begun` and then `last`."""
     found = score_ids(core, [([last, *ids], 1) for ids in continuations], top, begun)
     return [Score(ids, _tokens(core, ids, results)) for ids, results in zip(continuations, found, strict=True)]
 
@@ -162,7 +161,8 @@ def _tokens(core: Core, ids: Sequence[int], found: Sequence[Found]) -> list[Toke
 
 
 def windows(ids: list[int], window: int | None) -> list[tuple[list[int], int]]:
-    """[(tokens, index of the first one to score)]: parts of `window` tokens, each from the middle of the previous."""
+    """[(tokens, index of the first one to score)]: parts of `window` tokens, each beginning in the middle of the
+    previous one."""
     if window is None or len(ids) <= window:
         return [(ids, 1)]
     parts, done = [], 1
@@ -180,8 +180,8 @@ class _Part:
     ids: npt.NDArray[np.int32]
     first: int
     found: list[Found]
-    sequence: _engine.Sequence | None = None  # None: no pass had rows of it
-    done: int = 0  # rows
+    sequence: _engine.Sequence | None = None  # None: no pass had rows of it yet
+    done: int = 0  # rows computed so far
 
 
 def score_ids(
@@ -191,7 +191,7 @@ def score_ids(
     begun: _engine.Sequence | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> list[list[Found]]:
-    """`score_parts` as a call of its own. cancel: as in `score`."""
+    """`score_parts` as a separate call. cancel: as in `score`."""
     with Turns(core, "score", [len(ids) for ids, _ in parts], cancel) as turns:
         return score_parts(turns, parts, top, begun)
 
@@ -199,9 +199,9 @@ def score_ids(
 def score_parts(
     turns: Turns, parts: Sequence[tuple[Sequence[int], int]], top: int = 0, begun: _engine.Sequence | None = None
 ) -> list[list[Found]]:
-    """parts: [(ids, first)] -> for each, (log probability, [(id, log probability) of the `top` best]) of its tokens
-    from `first` (>= 1) on. Parts share forward passes; the engine reduces logits as it computes them.
-    begun: a sequence whose tokens precede those of every part; it does not change."""
+    """Scores parts [(ids, first)] -> for each, (log probability, [(id, log probability) of the `top` best]) of its
+    tokens from `first` (>= 1) on. Parts share forward passes; the engine reduces logits as it computes them. begun: a
+    sequence whose tokens precede those of every part; it does not change."""
     found: list[list[Found]] = [[] for _ in parts]
     waiting = [
         _Part(np.array(ids, np.int32), first, of_part)

@@ -1,4 +1,4 @@
-"""How large the arrays of a trace are, and whether they fit."""
+"""The sizes of a trace's arrays, and whether they fit."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ LACKS = {
     "gate": "a feed-forward network of its own",
     "up": "a second factor of its neurons",
 }
-MIXING = ("q", "k", "v", "q_unrotated", "k_unrotated", "mixed")  # of layers with attention; zeros where none has it
+MIXING = ("q", "k", "v", "q_unrotated", "k_unrotated", "mixed")  # for layers with attention; zeros if no layer has it
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a trace keeps of a sequence."""
+    """The parts of a sequence that a trace keeps."""
 
     want: tuple[str, ...]
     layers: tuple[int, ...]
     heads: tuple[int, ...]
     positions: tuple[int, ...]
     n: int  # tokens
-    cached: int = 0  # so many of them are not computed, since a sequence has them
+    cached: int = 0  # number of tokens that are not computed, since a sequence has them
 
 
 def check_want(want: Any) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def of_whole(name: str) -> bool:
 
 
 def of_layer(plan: Plan, places: Places, number: int, s: Selection, name: str) -> Shape | None:
-    """The shape of a quantity in one layer; None where the layer lacks it."""
+    """The shape of a quantity in one layer; None if the layer lacks it."""
     layer, buffers = places.layers[number], plan.buffers
     size = {"head": len(s.heads), "position": len(s.positions), "token": s.n, "dim": plan.dim, "mixed_dim": layer.value}
     if (g := layer.group) is not None:
@@ -102,8 +102,9 @@ def of_layer(plan: Plan, places: Places, number: int, s: Selection, name: str) -
 
 
 def shapes(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, Shape | list[Shape]]:
-    """Quantity -> the shape of its array; where the selected layers differ, of each layer's. Raises ValueError where
-    layers have experts, and so no neurons of one feed-forward network, or lack what only some models have."""
+    """Quantity -> the shape of its array; if the selected layers differ, of each layer's array. Raises ValueError if
+    layers have experts, and so no neurons of one feed-forward network, or lack a quantity that only some models
+    have."""
     plan = engine.plan
     routed = [i for i in s.layers if places.layers[i].routed]
     for name in ("gate", "up", "neurons"):
@@ -129,7 +130,7 @@ def _shape(plan: Plan, places: Places, s: Selection, name: str) -> Shape | list[
 
 
 def _of_others(plan: Plan, places: Places, s: Selection, name: str) -> Shape:
-    """The shape that a layer outside the selection has, or as if each axis that none has were 1 long."""
+    """The shape in a layer outside the selection; if no layer has the quantity, with length 1 for missing axes."""
     for i in range(len(places.layers)):
         if (shape := of_layer(plan, places, i, s, name)) is not None:
             return shape
@@ -143,13 +144,13 @@ def count(shape: Shape | list[Shape]) -> int:
 
 
 def estimate(engine: _engine.Engine, places: Places, s: Selection) -> dict[str, int]:
-    """Quantity -> bytes that it will take."""
+    """Quantity -> bytes that it takes."""
     return {name: 4 * count(shape) for name, shape in shapes(engine, places, s).items()}
 
 
 def check_limit(parts: Mapping[str, int], s: Selection, limit: int, smaller: Any) -> None:
-    """Raises ValueError where the parts of a trace take more than `limit` bytes; the message states what would fit,
-    where fewer layers or positions do. smaller: the parts of another selection."""
+    """Raises ValueError if the parts of a trace take more than `limit` bytes; the message states how many layers or
+    positions would fit, if any. smaller: returns the parts of another selection."""
     total = sum(parts.values())
     if total <= limit:
         return

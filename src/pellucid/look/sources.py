@@ -1,4 +1,4 @@
-"""Where a head's output comes from, token by token."""
+"""The contributions of each token to a head's output."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
         w, mixed = record.projection(engine, layer), found["mixed"][i].swapaxes(0, 1).reshape(1, -1)
         read = attributions.norm_of(plan, layer.project, mixed, w).back(direction)[0] @ w  # (heads * value)
         made = plan.ops[layer.attend : layer.project]
-        if any(op.kind == Kind.GATE and op.out == layer.mixed.buffer for op in made):  # not of a recurrence beside it
+        if any(op.kind == Kind.GATE and op.out == layer.mixed.buffer for op in made):  # not of a parallel recurrence
             read = read * _gates(core, ids, position, i, layer)
         values = as_cached(found["v"][i], engine.kv)  # (KV heads, n, value)
         per = read.reshape(n_heads, layer.value)
         by_heads = _by_heads(engine, layer)
-        if by_heads is not None:  # values are products of the rows that all heads read
+        if by_heads is not None:  # values are products of rows shared by all heads
             per = np.einsum("hv,hvr->hr", per, by_heads)
         for h in range(n_heads):
             out[i, h] = found["attention"][i][h, 0] * (values[h // (n_heads // layer.group.n_kv)] @ per[h])
@@ -53,7 +53,8 @@ def sources(core: Core, ids: Sequence[int], position: int, pair: attributions.Pa
 
 
 def _by_heads(engine: _engine.Engine, layer: Layer) -> Floats | None:
-    """The matrices that make each head's values of latent rows -> (heads, value_dim, rank); None: values are cached."""
+    """The matrices that produce each head's values from latent rows -> (heads, value_dim, rank); None: values are
+    cached."""
     plan = engine.plan
     assert layer.mixed is not None and layer.group is not None
     made = plan.ops[layer.attend + 1 : layer.project]

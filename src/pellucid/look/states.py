@@ -1,4 +1,4 @@
-"""What recurrent layers remember."""
+"""The states of recurrent layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The logit lens at every position at once."""
+"""The logit lens at many positions together."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["LensTable", "lens_table", "likeliest"]
 
 @dataclass(frozen=True)
 class LensTable:
-    """The k likeliest next tokens after the embedding, [0], and after layer i, [i + 1], at P positions.
+    """The k likeliest next tokens after the embedding (index 0) and after layer i (index i + 1), at P positions.
 
     ``ids`` (layers + 1, P, k), the likeliest first, and their ``probabilities``; ``next_probability`` (layers + 1, P):
-    of the token that follows; NaN where none does. ``pieces``: the text of each id.
+    of the token that follows; NaN if none does. ``pieces``: the text of each id.
     """
 
     positions: tuple[int, ...]
@@ -62,7 +62,7 @@ def _head(
     targets: npt.NDArray[np.int32],
     k: int,
 ) -> list[tuple[float, list[tuple[int, float]]]]:
-    """Of each row of the residual stream (n, dim): the log probability of its target, and the k likeliest tokens."""
+    """For each row of the residual stream (n, dim): the log probability of its target, and the k likeliest tokens."""
     out: list[tuple[float, list[tuple[int, float]]]] = []
     for to, run in record.head_passes(turns, find(turns.plan), x, turns.max_rows):
         run(targets=targets[to], top=k, found=out)

@@ -1,4 +1,4 @@
-"""Tables of what a trace shows."""
+"""Tables of a trace's results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Look", "Push", "Surprise", "heads", "looks", "surprise"]
 
 class Surprise(NamedTuple):
     """How much the model expected a token, given those before it. ``bits``: -log2 of its ``probability``; ``rank``: 1
-    for the likeliest; ``entropy``: of the prediction, in bits. All are None for the first token, which nothing
-    precedes."""
+    for the likeliest; ``entropy``: of the prediction, in bits. All are None for the first token, which has no
+    predecessor."""
 
     position: int
     token: Token
@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What a head added to a token's logit, and the tokens that it attends to."""
+    """A head's contribution to a token's logit, and the tokens that it attends to."""
 
     layer: int
     head: int
@@ -51,7 +51,7 @@ class Push(NamedTuple):
 
 
 def surprise(trace: Trace) -> list[Surprise]:
-    """A row for every token. Raises ValueError for a trace that lacks positions."""
+    """One row per token. Raises ValueError for a trace without all positions."""
     if trace.positions != tuple(range(len(trace))):
         raise ValueError("positions: surprise needs a trace of all positions")
     rows = [Surprise(0, trace.tokens[0], None, None, None, None)]
@@ -63,9 +63,9 @@ def surprise(trace: Trace) -> list[Surprise]:
 
 
 def looks(trace: Trace, layer: int, head: int, position: int = -1, k: int = 3) -> list[Look]:
-    """The k tokens that a head attends to most from a position; negative ones count from the end. Raises
-    ValueError where the trace lacks the layer, head or position, or the layer has no attention; ValueError or TypeError
-    naming a wrong number."""
+    """The k tokens that a head attends to most from a position; negative ones count from the end. Raises ValueError if
+    the trace lacks the layer, head or position, or the layer has no attention; ValueError or TypeError naming an
+    invalid number."""
     layer, head = checks.integer("layer", layer, 0), checks.integer("head", head, 0)
     position, k = _place(trace, position), checks.integer("k", k, 1)
     try:
@@ -85,13 +85,13 @@ def heads(
 ) -> list[Push]:
     """The n heads of the traced layers that changed a token's logit most, up or down, and what they attend to.
 
-    position, token: as for ``Trace.attribution``; of: that attribution, if it was computed before.
+    position, token: as for ``Trace.attribution``; of: that attribution, if already computed.
     """
     position, n = _place(trace, position), checks.integer("n", n, 1)
     if of is not None and not isinstance(of, Attribution):
         raise WrongType("of", f" must be an Attribution, not {type(of).__name__}")
     found = of or trace.attribution(position, token)
-    row = trace.positions.index(position) if position in trace.positions else 0  # else looks() says so
+    row = trace.positions.index(position) if position in trace.positions else 0  # otherwise looks() raises
     attends = np.asarray(trace.attention[:, :, row].any(axis=(1, 2))).tolist()
     layers = [layer for layer, has in zip(trace.layers, attends, strict=True) if has]
     pairs = [(layer, head) for layer in layers for head in trace.heads]

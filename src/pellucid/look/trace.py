@@ -1,4 +1,4 @@
-"""A trace: what one pass over a text computed, and further quantities that are computed on demand."""
+"""A trace: the results of one pass over a text, and further quantities that are computed on demand."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ LIMIT = 2 << 30  # bytes that a trace may take unless `limit` says otherwise
 
 
 class Trace(Recorded):
-    """What one pass over n tokens computed. Created by ``Model.trace``, whose arguments select what is kept; arrays are
-    float32.
+    """The results of one pass over n tokens, created by ``Model.trace``, whose arguments select what is kept. Arrays
+    are float32.
 
     L, H, P: number of selected ``layers``, ``heads`` and ``positions`` (the attributes of these names list them in
     ascending order; by default all). d: the model's width.
@@ -77,18 +77,18 @@ class Trace(Recorded):
     ==================  ==============================  ===========================================================
 
     ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 where no token follows) and ``next_probability`` (NaN there),
-    each (P), are computed at their first use. A quantity that was not asked for raises ``AttributeError``. Where an
-    edit skipped attention or the feed-forward network of a layer, its arrays are zero; so are those of layers that lack
-    the quantity. A model, or selected layers, without it raise ``ValueError``. Where the layers differ in the sizes of
-    a quantity, it is a list with an array for each layer.
+    each (P), are computed at their first use. A quantity that was not requested raises ``AttributeError``. If an edit
+    skipped attention or the feed-forward network of a layer, its arrays are zero, as are those of layers that lack the
+    quantity. Requesting a quantity that the model or all selected layers lack raises ``ValueError``. If layers differ
+    in the sizes of a quantity, it is a list with an array for each layer.
 
-    Channels of q and k: whatever the file's order, a pair that is rotated together is channels i and i + r / 2 of the r
-    rotated ones, as in the folders of most models.
+    Channels of q and k: whatever the file's order, channels i and i + r / 2 of the r rotated ones form a rotated pair,
+    as in the folders of most models.
 
-    ``scores`` and ``attention`` are computed again, in float32, from the queries and from the keys as the cache gives
-    them back, whatever its type; ``q``, ``k`` and ``v`` are those before the cache rounds them. Weights are those of
-    the pass to about 1e-6. Where instructions multiply bf16 (``kv="bf16"`` with the instruction sets avx512bf16 and
-    amx), the pass rounds each weight to 8 bits when it multiplies a value: to within 0.4 % of it.
+    ``scores`` and ``attention`` are recomputed in float32 from the queries and from the keys as read back from the
+    cache, whatever its type; ``q``, ``k`` and ``v`` are the values before the cache rounds them. Weights agree with
+    those of the pass to about 1e-6. If the instructions multiply bf16 (``kv="bf16"`` with the instruction sets
+    avx512bf16 and amx), the pass rounds each weight to 8 bits when it multiplies a value: to within 0.4 % of it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trace(Recorded):
     ) -> None:
         super().__init__(tokens, selected, arrays, name)
         self._core = core
-        self._probed: tuple[int, dict[Tap, Floats]] | None = None  # the last position's
+        self._probed: tuple[int, dict[Tap, Floats]] | None = None  # of the last position requested
 
     def __getattr__(self, name: str) -> Any:  # called for attributes that do not exist yet
         if name not in PREDICTIONS:
@@ -110,7 +110,7 @@ class Trace(Recorded):
         return vars(self)[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickle has the arrays, as the file of `save` has them, and not the model."""
+        """A pickle has the arrays, as in the file of `save`, but not the model."""
         return {**vars(self), "_core": None, "_probed": None}
 
     def __copy__(self) -> Trace:
@@ -126,7 +126,7 @@ class Trace(Recorded):
         return self._core
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the page, where the model is there and it has at most 2 MB; else a table."""
+        """For a notebook: the page, if the model is available and the page has at most 2 MB; else a table."""
         try:
             if len(self) <= pages.NOTEBOOK_TOKENS:
                 return pages.page(self._need_core(), self.ids, megabytes=pages.NOTEBOOK / 1e6)._repr_html_()
@@ -158,7 +158,7 @@ class Trace(Recorded):
         return lens.guesses(core, self.logits_at(position), k)
 
     def logits_at(self, position: Integer | None = -1) -> Floats:
-        """Logits (vocab) after a position; recomputed where they were not kept."""
+        """Logits (vocab) after a position; recomputed if they were not kept."""
         position = self._place(position)
         kept = position in self.positions
         if "logits" in self.kept and kept:
@@ -181,12 +181,13 @@ class Trace(Recorded):
         token: Integer | str | None = None,
         against: Integer | str | None = None,
     ) -> Attribution:
-        """What the embedding, each layer's attention and feed-forward network, and each head added to a token's logit.
+        """The contributions of the embedding, of each layer's attention and feed-forward network, and of each head to a
+        token's logit.
 
         token: an id, or the text of a single token; default: the token that follows, or after the last position the
-        likeliest. against: another one, whose logit is subtracted: what made the first likelier than the second. The
-        final norm is linear with its scale at that row held fixed; the attributed logit is the one before a soft cap.
-        Raises ValueError for a text that is not a single token.
+        likeliest. against: another token, whose logit is subtracted: shows what made the first more probable than the
+        second. The final norm is linearised by holding its scale at that row fixed; the attributed logit is the one
+        before a soft cap. Raises ValueError for a text that is not a single token.
         """
         core, position = self._need_core(), self._place(position)
         id = self._token(position, token)
@@ -200,8 +201,9 @@ class Trace(Recorded):
         token: Integer | str | None = None,
         against: Integer | str | None = None,
     ) -> npt.NDArray[np.float64]:
-        """What each head added to a token's logit through the value of each token that it attends to -> float64
-        (layers, heads, n). Sums over n are the heads' parts in :meth:`attribution`, which see for the arguments."""
+        """The contribution of each head to a token's logit through the value of each token that it attends to ->
+        float64 (layers, heads, n). Sums over n are the heads' parts in :meth:`attribution`, which describes the
+        arguments."""
         core, position = self._need_core(), self._place(position)
         other = -1 if against is None else attributions.token_id(core, "against", against)
         return sources.sources(core, self.ids, position, (self._token(position, token), other))
@@ -216,9 +218,9 @@ class Trace(Recorded):
         cancel: Cancel | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> LensTable:
-        """The logit lens at every position of the trace, or some positions, in one run of the sequence -> LensTable:
-        arrays of ids and probabilities (layers + 1, positions, k). The engine keeps the k likeliest of each row as it
-        computes its logits. cancel, progress: as in ``Model.trace``."""
+        """The logit lens at all or some positions of the trace, in one run of the sequence -> LensTable: arrays of ids
+        and probabilities (layers + 1, positions, k). The engine keeps the k likeliest of each row as it computes its
+        logits. cancel, progress: as in ``Model.trace``."""
         core = self._need_core()
         k = checks.integer("k", 5 if k is None else k, 1)
         chosen = self.positions if positions is None else select("positions", positions, len(self))
@@ -234,15 +236,15 @@ class Trace(Recorded):
         cancel: Cancel | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> Attributions:
-        """:meth:`attribution` at several positions (by default those of the trace) and for several tokens at once, in
+        """:meth:`attribution` at several positions (by default those of the trace) and for several tokens together, in
         one run of the sequence -> Attributions, with arrays (positions, targets, ...). A trace that kept ``hidden``,
         ``attention_out``, ``mlp_out`` and ``mixed`` (and ``neurons``, to name some) of all layers and heads needs no
-        run, unless edits changed the stream.
+        run, unless edits changed the residual stream.
 
         targets: a token (an id, or the text of one token), a tuple of two (the second one's logit is subtracted), or a
         list of these, the same at each position; an array of ids (positions, targets); default: the token that follows,
-        after the last position the likeliest. neurons: how many neurons of each layer to name, those that add most.
-        cancel, progress: as in ``Model.trace``. Raises ValueError or TypeError naming the argument.
+        after the last position the likeliest. neurons: how many neurons of each layer to name, in order of
+        contribution. cancel, progress: as in ``Model.trace``. Raises ValueError or TypeError naming the argument.
         """
         core = self._need_core()
         chosen = self.positions if positions is None else select("positions", positions, len(self))
@@ -266,7 +268,7 @@ class Trace(Recorded):
         return attributions.token_id(core, "token", token)
 
     def _probe(self, position: int) -> dict[Tap, Floats]:
-        """Every tap of one token's row; those of the last position asked for are kept."""
+        """All taps of one token's row; those of the last position requested are kept."""
         known = self._probed  # read once: another thread may replace it
         if known is None or known[0] != position:
             self._probed = known = (position, lens.probe(self._need_core(), self.ids, position))
@@ -299,15 +301,15 @@ class Trace(Recorded):
         positions: Integer | Ids | None = None,
         against: Trace | None = None,
     ) -> Page:
-        """A page that shows what the text did on its way through the model: one file of HTML, which opens in any
-        browser and fetches nothing. -> a Page, which a notebook shows.
+        """A page that shows how the model processed the text: a single HTML file, which opens in any browser and
+        fetches nothing. -> a Page, which a notebook shows.
 
-        The tokens run once more, whatever the trace kept. path: a file to write, as ``Page.save`` does. megabytes: the
-        most that the page may have; of the heads' weights, the small ones are left out to fit, and the page says so.
-        layers, positions: those whose heads' weights the page is to have; None: all.
-        against: a trace of as many tokens to compare with, such as that of the model without an edit.
-        Raises ValueError for more than 2,048 tokens, and where the rest does not fit; ModelFileError where the file
-        cannot be written.
+        The tokens run once more, whatever the trace kept. path: a file to write, as ``Page.save`` does. megabytes:
+        maximum size of the page; small attention weights of heads are left out to fit, with a note on the page. layers,
+        positions: those for which the page has weights of heads; None: all.
+        against: a trace of the same number of tokens to compare with, such as that of the model without an edit.
+        Raises ValueError for more than 2,048 tokens, or if the rest does not fit; ModelFileError if the file cannot be
+        written.
         """
         if against is not None and not isinstance(against, Trace):
             raise checks.wrong_type("against", against, "a trace")
@@ -327,17 +329,16 @@ class Trace(Recorded):
 
     def save(self, path: str | os.PathLike[str], *, compressed: bool = False) -> None:
         """Writes the trace as a NumPy file (.npz format); no suffix is added to the path. A file of this name is
-        replaced once the new one is whole. compressed: it takes less room, attention about half, and more time.
+        replaced when the new one is complete. compressed: takes less space (attention about half) and more time.
 
-        Raises ModelFileError where the file cannot be written."""
+        Raises ModelFileError if the file cannot be written."""
         export.save(self, checks.file_name(path), checks.flag("compressed", compressed))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Loaded | None = None, *, limit: Integer | None = None) -> Trace:
-        """Reads a file that :meth:`save` wrote. model: the traced model, which lens, attribution and others need.
-        limit: bytes that the arrays of a compressed file may take; default: 2 GiB.
-        Raises ValueError for another kind of file, for arrays beyond the limit, and for token ids beyond the model's
-        vocabulary."""
+        """Reads a file that :meth:`save` wrote. model: the traced model, needed by lens, attribution and others. limit:
+        bytes that the arrays of a compressed file may take; default: 2 GiB. Raises ValueError for another kind of file,
+        for arrays beyond the limit, and for token ids beyond the model's vocabulary."""
         core = None if model is None else model.core
         most = checks.integer("limit", LIMIT if limit is None else limit, 0)
         found = export.load(checks.file_name(path), None if core is None else core.config.vocab, most)
@@ -350,9 +351,9 @@ class Trace(Recorded):
         return export.to_pandas(self, quantity)
 
     def bertviz(self) -> tuple[tuple[npt.NDArray[np.float32], ...], list[str]]:
-        """(attention, tokens) for BertViz's head_view and model_view: for each selected layer an array
-        (1, heads, n, n), which `torch.from_numpy` turns into a tensor. The trace must have attention at all positions;
-        else ValueError or AttributeError."""
+        """(attention, tokens) for BertViz's head_view and model_view: for each selected layer an array (1, heads, n,
+        n), which `torch.from_numpy` turns into a tensor. Raises ValueError or AttributeError unless the trace has
+        attention at all positions."""
         return export.bertviz(self)
 
 
@@ -378,7 +379,7 @@ def trace(
     progress: Any = None,
     begun: _engine.Sequence | None = None,
 ) -> Any:
-    """``Model.trace``. begun: a sequence of the first tokens of the (one) prompt; it does not change."""
+    """``Model.trace``. begun: a sequence of the first tokens of the prompt (only one); it is not changed."""
     engine, chunk = core.decoder(), generation.check_chunk(chunk)
     several, many = prompts(core, prompt)
     names = sizes.check_want(WANT if want is None else want)
@@ -422,8 +423,8 @@ def trace(
 def _before(
     begun: _engine.Sequence, engine: _engine.Engine, places: Places, s: sizes.Selection
 ) -> _engine.Sequence | None:
-    """What of a sequence can be used, so that its tokens are not computed again: those before the first position. Their
-    keys and values are in the cache, unless a window has passed some that are wanted."""
+    """The part of a sequence that need not be recomputed: the tokens before the first position, whose keys and values
+    are in the cache. None if a window has already dropped some that are wanted, or for another engine's sequence."""
     if begun.engine is not engine:
         return None
     before = begun.fork()
@@ -438,7 +439,7 @@ def _before(
 
 
 def _check_limit(engine: _engine.Engine, places: Places, selections: Sequence[sizes.Selection], limit: int) -> None:
-    """Raises ValueError where the traces together take more."""
+    """Raises ValueError if the traces together take more."""
     parts = [sizes.estimate(engine, places, s) for s in selections]
     taken = sum(sum(one.values()) for one in parts)
     if len(parts) == 1:
@@ -448,7 +449,7 @@ def _check_limit(engine: _engine.Engine, places: Places, selections: Sequence[si
 
 
 def prompts(core: Core, prompt: Any) -> tuple[bool, list[list[int]]]:
-    """(whether there are several, the ids of each) of what ``Model.trace`` takes."""
+    """(whether there are several, the ids of each) for the prompts that ``Model.trace`` accepts."""
     if _is_whole(prompt):
         return False, [_ids(core, prompt, "prompt")]
     several, given = arguments.prompts(prompt, "prompt")
