@@ -192,7 +192,7 @@ def test_names_that_nobody_has(call: Run) -> None:
     done = call("pull", "llama3.2")
     assert done.returncode == 1
     assert all(entry.name in error_line(done) for entry in catalog.entries())
-    assert error_line(done).endswith("a model of a hub is named OWNER/NAME: `pellucid pull OWNER/llama3.2`")
+    assert error_line(done).endswith("models of a hub are named OWNER/NAME: `pellucid pull OWNER/llama3.2`")
     for name in ("llama3.2", "llama3.2:1b", "smollm"):
         done = call("info", "-m", name)
         assert done.returncode == 1 and "OWNER/NAME" in error_line(done)

@@ -267,7 +267,7 @@ def test_disk_full(index, monkeypatch):
     usage = shutil.disk_usage(index.root)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
-        fails("disk is full", "KB free", "5% of the disk are left", "PELLUCID_CACHE")
+        fails("disk is full", "KB free", "5% of the disk is left", "PELLUCID_CACHE")
     assert index.requests == []
 
     def no_space(fd: int) -> None:

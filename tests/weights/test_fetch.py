@@ -61,7 +61,7 @@ def test_a_server_that_begins_anew_for_ever(served: Hub) -> None:
 
 def test_an_empty_file(served: Hub) -> None:
     served.files["/x.gguf"] = b""
-    fails("is no GGUF file: it is empty", reference=f"{served.url}/x.gguf")
+    fails("is not a GGUF file: it is empty", reference=f"{served.url}/x.gguf")
     assert kept() == []
 
 

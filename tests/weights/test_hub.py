@@ -189,7 +189,7 @@ def test_licences(served: Hub) -> None:
 )
 def test_names_that_leave_the_folder(served: Hub, name: str) -> None:
     served.model("o/evil", {name: DATA})
-    fails("not what a hub answers", reference="o/evil")
+    fails("not a hub's answer", reference="o/evil")
 
 
 @pytest.mark.parametrize(

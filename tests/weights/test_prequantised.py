@@ -247,9 +247,9 @@ def test_experts(tmp_path: Path, name: str) -> None:
 
 WHY = {  # form -> why
     "gptq": "",
-    "gptq-16": "groups that are no multiples of 32 columns",
+    "gptq-16": "groups that are not multiples of 32 columns",
     "gptq-8-asym": "8-bit weights with zero points",
-    "ct-f32-scales": "scales that are no F16 numbers",
+    "ct-f32-scales": "scales that are not F16 numbers",
     "gptq-act-each": "columns in an order of their own (act-order)",
 }
 

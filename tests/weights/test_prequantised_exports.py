@@ -176,7 +176,7 @@ MIXED: dict[str, tuple[Make, Mapping[str, Any], str, str]] = {
     "bits": (some_bits, {**GPTQ, "dynamic": {r"+:.*experts\.0\..*": {"bits": 8}}}, "INT4, F32 (GPTQ)", "(INT4, Q8_0)"),
     "floats": (some_floats, GPTQ, "INT4, F32 (GPTQ)", "(F16, INT4)"),
     "scales": (
-        some_scales, PACKED, "INT4, F32 (compressed-tensors)", "(F32, INT4), some with scales that are no F16 numbers"
+        some_scales, PACKED, "INT4, F32 (compressed-tensors)", "(F32, INT4), some with scales that are not F16 numbers"
     ),
     "order": (some_orders, {**GPTQ, "desc_act": True}, "INT4, F32 (GPTQ)", "(F32, INT4)"),
     "bytes": (

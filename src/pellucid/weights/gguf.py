@@ -19,9 +19,9 @@ _OLD = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"algg": "ggla"}
 
 
 def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
-    """Opens a GGUF file (versions 2 and 3, little-endian) by its path; of a split file, by the path of any part.
+    """Opens a GGUF file (versions 2 and 3, little-endian) by its path; a split one by the path of any part.
 
-    Only the header is read. Raises ModelFileError for anything that is wrong with a file.
+    Only the header is read. Raises ModelFileError for any fault in a file.
     """
     path = os.fsdecode(path)
     files: list[SourceFile] = []
@@ -79,7 +79,7 @@ def _number(header: _gguf.Header, key: str, path: str) -> int | None:
 
 
 def _parts(path: str, header: _gguf.Header) -> list[str]:
-    """File names of all parts, in order; a single name for a model that is not split."""
+    """File names of all parts, in order; only one for a model that is not split."""
     name = os.path.basename(path)
     count = _number(header, "split.count", path)
     if count is None or count <= 1:

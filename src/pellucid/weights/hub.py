@@ -1,6 +1,6 @@
-"""Models of a hub, and of an ``https://`` address: lists the files of a model and downloads them into the cache.
+"""Models of a hub, and of an ``https://`` address: lists a model's files and downloads them to the cache.
 
-`reference` says what the names mean and where the models lie.
+The module `reference` defines the names and where models are stored.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pellucid.weights.web import Limits, Unreachable
 __all__ = ["Limits", "Listing", "ask", "fetch", "find", "is_reference"]
 
 _MOST_ENTRIES = 100_000
-_MOST_BYTES = 1 << 53  # of a file: more than any has
+_MOST_BYTES = 1 << 53  # of a file: more than any file has
 # Licences that set no conditions for using a model.
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-4.0")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A model that can be downloaded: its files (path below ``folder``, where from), and how it is licensed.
+    """A model that can be downloaded: its files (path below ``folder``, source), and its licence.
 
-    ``main``: what to load, a file of ``folder`` or "" for the folder itself. ``licence``: as the model's page says, ""
-    where nothing does. ``terms``: address of what must be accepted first, "" for permissive licences and for bare
-    addresses. ``insecure``: files without a SHA-256 may come over ``http://``.
+    ``main``: what to load, a file of ``folder`` or "" for the folder itself. ``licence``: as stated on the model's
+    page, "" if it is not. ``terms``: address of what must be accepted first, "" for permissive licences and for bare
+    addresses. ``insecure``: files without a SHA-256 may be downloaded over ``http://``.
     """
 
     reference: str
@@ -53,7 +53,7 @@ class Listing:
 
     @property
     def size(self) -> int | None:
-        """Bytes of all files; None where the server has not stated them."""
+        """Bytes of all files; None if the server has not stated it."""
         sizes = [remote.size for _, remote in self.files]
         return sum(size for size in sizes if size is not None) if None not in sizes else None
 
@@ -71,11 +71,12 @@ def fetch(
 ) -> Path:
     """Downloads the files that are not in the cache, verifies them, and returns `Listing.path`. Raises FetchError.
 
-    verify: also read every byte of the files in the cache, and download wrong ones again; else only sizes count.
-    limits: of size and pace. told: is called with notes for the user.
+    verify: also reads every byte of the files in the cache, and downloads wrong ones again; otherwise only sizes are
+    compared.
+    limits: of size and rate. told: called with notes for the user.
 
-    One process at a time downloads, and the next call resumes what broke off. Where all files are in the cache, no
-    more than their record is written, if it can be: the cache may be read-only.
+    One process at a time downloads, and the next call resumes an interrupted download. If all files are in the cache,
+    only their record is written, if possible: the cache may be read-only.
     """
     for _, remote in listing.files:
         if web.scheme(remote.url) == "http" and not remote.sha256 and not listing.insecure:
@@ -104,31 +105,31 @@ class _Fetch:
         self.top = listing.folder.parent
         self.parts = self.top / f".{listing.folder.name}.parts"
         self.record = record_of(self.top, listing.folder.name)
-        self.need = listing.size or 0  # bytes to download, as far as they are known
+        self.need = listing.size or 0  # bytes to download, as far as known
         self._unread = {name for name, _ in listing.files} if verify else set()
         self._wrong: set[str] = set()
-        self._done = self._shown = 0  # of what is downloaded
-        self._here = 0  # bytes of the files that need no download
+        self._done = self._shown = 0  # of the bytes to download
+        self._here = 0  # bytes of the files that are already in the cache
         self._download: Download | None = None
 
     def show(self, now: int, note: str) -> None:
         """Calls ``progress`` with bytes that never decrease; ``now``: those of the current file. The total is the size
-        of all files, those included that are here, as far as it is known."""
+        of all files, including those in the cache, as far as it is known."""
         if self.progress is not None:
             done = self._here + self._done
-            self._shown = max(self._shown, done + now)  # a download may start anew
+            self._shown = max(self._shown, done + now)  # a download may start again from the beginning
             under_way = done + (self._download.size or 0) if self._download else 0
             whole = self.listing.size or self.need
             self.progress(self._shown, max(whole, under_way, self._shown), note or "downloading")
 
     def has_begun(self) -> bool:
-        """Whether a draft is there that the next call can continue."""
+        """Whether there is a draft that the next call can continue."""
         with suppress(OSError):
             return self.parts.is_dir() and any(self.parts.iterdir())
         return False
 
     def missing(self) -> list[tuple[str, Remote]]:
-        """The files to download. Files in the cache that are to be verified are read, once."""
+        """The files to download. Files in the cache that must be verified are read once."""
         return [(name, remote) for name, remote in self.listing.files if not self._is_here(name, remote)]
 
     def _is_here(self, name: str, remote: Remote) -> bool:
@@ -158,7 +159,7 @@ class _Fetch:
         lock = self.top / f".{self.listing.folder.name}.lock"
         with store.lock(lock, lambda: self.show(0, "waiting for another pull")):
             store.sweep_parts(self.top.parent)
-            missing = self.missing()  # another process may have finished meanwhile
+            missing = self.missing()  # another process may have finished it meanwhile
             self.need = sum(remote.size or 0 for _, remote in missing)
             self._here = (self.listing.size or self.need) - self.need
             most = self.limits.max_bytes
@@ -188,7 +189,7 @@ class _Fetch:
         try:
             draft = download.run()
             size = draft.stat().st_size
-            if name in self.record.seals:  # else a load meanwhile would compare the new file with the old seal
+            if name in self.record.seals:  # otherwise, a simultaneous load would compare the new file with the old seal
                 self.record.put(name, None)
             with open(draft, "r+b") as out:
                 store.commit(out, draft, file)
@@ -208,8 +209,8 @@ def _offline(reference: str, error: FetchError) -> FetchError:
 
 def _unencrypted(reference: str, url: str) -> FetchError:
     return FetchError(
-        f"{web.shown(url)}: anyone on the way can change what comes over http://; give --sha256 (sha256= in Python),"
-        " or --insecure (insecure=True) to take it nevertheless",
+        f"{web.shown(url)}: anyone on the network can alter what http:// sends; give --sha256 (sha256= in Python),"
+        " or --insecure (insecure=True) to accept it nevertheless",
         name=reference,
     )
 
@@ -224,17 +225,17 @@ def ask(
     insecure: bool = False,
     told: Callable[[str], None] = lambda note: None,
 ) -> Listing:
-    """Returns what there is to download, as the hub lists it; for an address, that alone. Raises FetchError.
+    """Returns what can be downloaded, as the hub lists it; for an address, only that file. Raises FetchError.
 
-    sha256: of the file, if the user knows it. insecure: accept ``http://`` without it. told: is called with notes on
-    what is waited for.
+    sha256: of the file, if the user knows it. insecure: accept ``http://`` without it. told: called with notes on what
+    is being waited for.
     """
     folder, wanted = names.place(reference)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise WrongValue("sha256", f"={shown(sha256, 100)}: expected 64 hexadecimal digits")
     base = reference if names.is_url(reference) else web.hub()
     if not names.is_url(reference) and web.is_loopback(base):
-        insecure = True  # no one is on the way to this machine itself
+        insecure = True  # there is no network path to this machine itself
     if web.scheme(base) == "http" and sha256 is None and not insecure:
         raise _unencrypted(reference, base)
     if names.is_url(reference):
@@ -261,7 +262,7 @@ def _address(reference: str, folder: Path, wanted: str) -> Listing:
 
 def _of_hub(reference: str, folder: Path, wanted: str, told: Callable[[str], None]) -> Listing:
     match = names.REFERENCE.fullmatch(reference)
-    assert match is not None  # place() has looked
+    assert match is not None  # place() has checked it
     model = f"{match['owner']}/{match['name']}"
     path = urllib.parse.quote(model)
     revision = urllib.parse.quote(match["revision"] or "main", safe="")
@@ -283,7 +284,7 @@ def _of_hub(reference: str, folder: Path, wanted: str, told: Callable[[str], Non
             files.append((name, _remote(address, index, entry)))
         licence, terms = _licence(answer, f"{web.hub()}/{path}")
     except _Malformed as error:
-        raise FetchError(f"{web.shown(url)}: not what a hub answers: {error}", name=reference) from None
+        raise FetchError(f"{web.shown(url)}: not a hub's answer: {error}", name=reference) from None
     main = chosen[0] if chosen[0].endswith(".gguf") else ""
     return Listing(reference, folder, tuple(files), main, licence, terms)
 
@@ -296,7 +297,7 @@ class _Malformed(Exception):
 
 
 def _field(of: dict[str, Any], name: str, kinds: type | tuple[type, ...], where: str = "") -> Any:
-    """A field of a JSON object; None where it is missing or null and may be. Raises _Malformed."""
+    """A field of a JSON object; None if it is missing or null, where that is allowed. Raises _Malformed."""
     value = of.get(name)
     if not isinstance(value, kinds) or isinstance(value, bool) is not (kinds is bool):
         kind = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,)))
@@ -308,7 +309,7 @@ _NOTHING = type(None)
 
 
 def _entries(answer: Any) -> tuple[str, dict[str, tuple[int, dict[str, Any]]]]:
-    """The commit, and the files by name with their position in the listing."""
+    """The commit, and the files by name, each with its position in the listing."""
     if not isinstance(answer, dict):
         raise _Malformed("the answer", type(answer).__name__, "an object")
     commit = _field(answer, "sha", str)
@@ -350,7 +351,7 @@ def _remote(url: str, index: int, entry: dict[str, Any]) -> Remote:
 
 
 def _licence(answer: dict[str, Any], page: str) -> tuple[str, str]:
-    """The licence as it may be shown, and the address of its terms, "" for permissive ones."""
+    """The licence in a printable form, and the address of its terms, "" for permissive ones."""
     card = _field(answer, "cardData", (dict, _NOTHING)) or {}
     licence, link = str(card.get("license") or ""), card.get("license_link")
     licence = one_line(str(card.get("license_name") or licence) if licence == "other" else licence, 100)

@@ -1,8 +1,8 @@
 """Translates Hugging Face folders into GGUF's keys and names, so that each architecture reads one kind of model.
 
 The table of a model_type (folder.py) maps its configuration keys and tensor names. What a converter to GGUF would
-compute (rope factors, norm weights with their offset) is computed here. Nothing else is converted: rotary pairs stay
-(i, i + n/2), which the key "pellucid.rope_halves" records. A key or a tensor that no table mentions is an error.
+compute (rope factors, norm weights with their offset) is computed here. Nothing else is converted: rotary pairs remain
+(i, i + n/2), as the key "pellucid.rope_halves" records. A key or a tensor that no table mentions is an error.
 Sources: transformers' configurations and modeling_rope_utils; GGUF's specification.
 """
 
@@ -30,8 +30,8 @@ from pellucid.weights.stacks import NUMBER, stacked
 
 Find = Callable[[str], tuple[str, Folder | Wrapper]]  # model_type -> (architecture, table)
 
-# Keys that any folder may have and that do not alter what a model computes: its origin, how it was trained and saved,
-# the labels of its outputs, special tokens, and generation options.
+# Keys that any folder may have and that do not affect what a model computes: origin, training and saving, labels of
+# outputs, special tokens, and generation options.
 _HARMLESS = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _experts_implementation _flash_attn_2_enabled
@@ -59,9 +59,9 @@ _HARMLESS = frozenset(
     """.split()
 )
 _HARMLESS_PREFIX = "unsloth_"
-# Keys that may be null although they have a default: null means something else.
+# Keys that may be null although they have a default: null means something different.
 _NULLABLE = {"head_dim", "num_key_value_heads", "sliding_window"}
-# Keys of GGUF that a family derives -> those of a folder that they come from, for errors: the first that there is.
+# GGUF keys that a family derives -> the folder's keys that they come from, for errors: the first one present.
 _DERIVED_FROM = {
     "attention.head_count_kv": ("num_key_value_heads",),
     "attention.key_length": ("global_head_dim", "head_dim"),
@@ -86,11 +86,11 @@ _LEFT_OUT = re.compile(
 )
 _NORM = re.compile(r"norm\.weight$")
 _STACK = re.compile(r"blk\.\d+\.ffn_.+_exps\.weight")
-# What a folder may have in place of several matrices.
+# What a folder may have in place of several separate matrices.
 _WHOLE = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv", "ffn_gate": "ffn_up"}
 _WHOLE |= {"attn_qkv": "ssm_in", "attn_gate": "ssm_in", "ssm_beta": "ssm_ba", "ssm_alpha": "ssm_ba"}
 _WHOLE |= {"ffn_gate_shexp": "ffn_up_shexp"}
-# Prefixes of a wrapper's text model, as newer and older versions of transformers save it, and what replaces them.
+# Prefixes of a wrapper's text model, as newer and older versions of transformers save it, and their replacements.
 _TEXT = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -113,8 +113,8 @@ class _Settings:
 
 
 def _with_defaults(table: Folder, config: Mapping[str, Any], within: bool = False) -> dict[str, Any]:
-    """The configuration with the table's defaults, but for what it gives under another name of the same key. within:
-    it is a wrapper's text_config."""
+    """The configuration with the table's defaults, except for keys that it gives under another name. within: it is a
+    wrapper's text_config."""
     given = {table.keys[key] for key in config if key in table.keys}
     known = {**table.sizes, **table.defaults} if within else table.defaults
     made = {**{k: v for k, v in known.items() if table.keys.get(k, k) not in given}, **config}
@@ -126,11 +126,11 @@ def _with_defaults(table: Folder, config: Mapping[str, Any], within: bool = Fals
 def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     """A folder opened by `open_folder` -> the same model under GGUF's keys and names.
 
-    ordered: matrices whose columns GPTQ put in another order may stay so; a tensor NAME.order says which column stands
-    where. Otherwise they are decoded to F32.
+    ordered: matrices whose columns GPTQ put in another order may stay in that order; a tensor NAME.order gives the
+    column in each place. Otherwise they are decoded to F32.
 
-    Raises UnsupportedModelError for a model_type that `find` does not know, and for a key or a tensor that is not read;
-    ModelFileError for a wrong configuration.
+    Raises UnsupportedModelError for a model_type that `find` does not know, and for a key or a tensor that would not be
+    read; ModelFileError for a wrong configuration.
     """
     kind = folder.architecture
     arch, table = find(kind)
@@ -155,7 +155,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     for key, name in table.keys.items():
         value = c.get_any(key, None)
         if value is not None:
-            if f"{arch}.{name}" in metadata and metadata[f"{arch}.{name}"] != value:  # an older and a newer name
+            if f"{arch}.{name}" in metadata and metadata[f"{arch}.{name}"] != value:  # under an older and a newer name
                 raise c.fail(key, f"it is {value}", f"{metadata[f'{arch}.{name}']}, as another key says")
             metadata[f"{arch}.{name}"] = value
         elif name in defaulted and key in own and key not in _NULLABLE:
@@ -189,7 +189,7 @@ def translate(folder: ModelFile, find: Find, ordered: bool = True) -> ModelFile:
     _check_unread(c, frozenset() if wrapper is None else wrapper.other, known, not table.encoder)
     if wrapper is not None:
         if prefix != "config.":
-            copies = own.keys() if wrapper.flat else frozenset()  # which transformers does not read
+            copies = own.keys() if wrapper.flat else frozenset()  # transformers does not read these
             _check_unread(whole, wrapper.other | {"text_config"} | copies, bool(quantised.method))
         logging.getLogger("pellucid").warning(
             "%s: the text model alone of this %s is loaded; it does not take %s", folder.path, kind, wrapper.lacks
@@ -223,11 +223,11 @@ def _text_model(folder: ModelFile, wrapper: Wrapper, find: Find) -> tuple[str, F
     else:
         folder.get_table("config.text_config")
         kind = folder.get_str(f"{prefix}model_type", kind)
-        folder.get_list(f"{prefix}architectures", None, of=str)  # which transformers does not read
+        folder.get_list(f"{prefix}architectures", None, of=str)  # transformers does not read it
         if kind not in wrapper.texts:
             raise folder.refuse(f"{prefix}model_type", ", ".join(wrapper.texts))
     arch, table = find(kind)
-    assert isinstance(table, Folder)  # of the tables in wrappers.py
+    assert isinstance(table, Folder)  # holds for the tables in wrappers.py
     return arch, table, prefix
 
 
@@ -249,7 +249,7 @@ def _check_vocabulary(c: _Settings, tensors: dict[str, Tensor]) -> None:
 
 
 def _check_inert(c: _Settings, table: Folder) -> None:
-    """Refuses a key of `inert` whose value is not the one that transformers' code amounts to."""
+    """Refuses a key of `inert` whose value differs from the one that transformers' code implies."""
     for key, only in table.inert.items():
         value = c.get_any(key, None)
         if isinstance(only, Same):
@@ -261,8 +261,8 @@ def _check_inert(c: _Settings, table: Folder) -> None:
 
 
 def _check_unread(c: _Settings, known: frozenset[str], quantised: bool = False, causal: bool = True) -> None:
-    """Refuses the first key that was not read, unless it is known to be harmless, or is false or empty. quantised:
-    quantization_config was read. causal: the only value of is_causal that runs."""
+    """Refuses the first key that was not read, unless it is known to be harmless or its value is false or empty.
+    quantised: quantization_config was read. causal: the only value of is_causal that runs."""
     table = c.folder.get_table(c.prefix[:-1])
     if c.get_any("is_causal", causal) is not causal:
         raise c.refuse("is_causal", str(causal).lower())
@@ -294,19 +294,19 @@ class _Names:
         self._others = {**table.others, **table.numbers}
         self._layers = table.layers
         self._layer = re.compile(re.escape(table.layers) + r"\.(0|[1-9][0-9]{0,5})\.(.+)")  # one name per layer
-        self._base = table.base if bare else ""  # what the file's names lack
+        self._base = table.base if bare else ""  # a prefix that the file's names lack
         self._unused = re.compile(table.unused)
         self._parts = re.compile(parts)
-        self._back = {name: own for own, name in table.names.items()}  # the last name of several
+        self._back = {name: own for own, name in table.names.items()}  # of several, the last name counts
         self._back |= {part: self._back[whole] for whole, parts in table.split.items() for part in parts}
         # Projection with a bias -> why it has one.
         self.biased = dict.fromkeys(table.biased, "this architecture has one")
         self.biased |= {name: f"{key} is true" for key in biases for name in table.biases[key]}
         self._found: dict[str, str] = {}
-        self.wrapped = table.base  # what begins the names of a wrapper's text model
+        self.wrapped = table.base  # prefix of the names of a wrapper's text model
 
     def gguf(self, own: str, name: str) -> str | None:
-        """GGUF's name of a tensor; None for an unknown one. own: its name in the file; name: without a wrapper's
+        """GGUF's name of a tensor; None if it is unknown. own: its name in the file; name: the same without a wrapper's
         prefix."""
         other = self._layer.fullmatch(self._base + name)
         if other and other[2] in self._others:
@@ -314,7 +314,7 @@ class _Names:
             self._found[made] = own
             return made
         stem, _, kind = (self._base + name).rpartition(".")
-        if kind not in ("weight", "bias"):  # a parameter whose name has no such end
+        if kind not in ("weight", "bias"):  # a parameter without such a suffix
             stem, kind = self._base + name, ""
         match = self._layer.fullmatch(stem)
         found = self._names.get(NUMBER.sub(".*", f"{match[2]}.")[:-1] if match else stem, "")
@@ -383,10 +383,10 @@ def _tensors(
                 values = "has other values than 0 and " if own in quantised.biases else ""
                 raise UnsupportedModelError(feature=f"tensor {own}, which {values}no operation reads,")
             continue
-        if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has a dimension of 1 before
+        if name.endswith(".exp_probs_b.bias") and len(t.shape) == 2:  # ERNIE's has an extra dimension of 1
             t = t._replace(shape=t.shape[1:] if t.shape[0] == 1 else t.shape)
         expert = NUMBER.search(own)
-        if own in quantised.ordered and expert is not None:  # each expert's order is its own
+        if own in quantised.ordered and expert is not None:  # each expert has its own order
             t = plain(quantised.ordered[own])
         elif own in quantised.ordered:
             ordered[name] = quantised.ordered[own]
@@ -421,7 +421,7 @@ def _tensors(
 
 
 def _join_mxfp4(folder: ModelFile, c: _Settings, table: Folder, names: _Names, tensors: dict[str, Tensor]) -> bool:
-    """Joins the parts of matrices in MXFP4 -> whether quantization_config asks for them, as it must."""
+    """Joins the parts of matrices in MXFP4 -> whether there are any; quantization_config must agree."""
     config = c.get_table("quantization_config", None) if table.mxfp4 else None
     asked = config is not None and c.get_any("quantization_config.quant_method", None) == "mxfp4"
     if asked:
@@ -444,7 +444,7 @@ def _join_mxfp4(folder: ModelFile, c: _Settings, table: Folder, names: _Names, t
 def _numbers(
     folder: ModelFile, c: _Settings, table: Folder, names: _Names, tensors: dict[str, Tensor]
 ) -> dict[str, list[float]]:
-    """Takes the tensors of one number each out of `tensors` -> lists with the numbers of all layers."""
+    """Removes the tensors that hold single numbers from `tensors` -> lists with the numbers of all layers."""
     found: dict[str, list[float]] = {}
     for key in table.numbers.values():
         for i in range(c.get_int("num_hidden_layers", min=1, max=4096)):
@@ -454,7 +454,7 @@ def _numbers(
             if t.shape not in ((), (1,)):
                 raise ModelFileError(f"has shape {t.shape}", file=t.file, field=own, offset=t.offset, expected="()")
             value = float(plus(t, 0.0).data.view(np.float32)[0])
-            if not abs(value) <= 1e4:  # NaN too
+            if not abs(value) <= 1e4:  # also refuses NaN
                 raise ModelFileError(f"it is {value}", file=t.file, field=own, offset=t.offset, expected="a number")
             found.setdefault(key, []).append(value)
     return found
@@ -468,8 +468,8 @@ def _tie(
     own_name: Callable[[str], str],
     either: bool,
 ) -> None:
-    """Removes the head where it is tied to the embedding. Whether it is must agree with tie_word_embeddings; where a
-    wrapper has no such key, the tensors decide. either: text_config may ask for it, too. Raises ModelFileError,
+    """Removes the head if it is tied to the embedding. The tensors must agree with tie_word_embeddings; if a wrapper
+    has no such key, the tensors decide. either: text_config may have the key, too. Raises ModelFileError,
     UnsupportedModelError."""
     tied = folder.get_bool("config.tie_word_embeddings", None)
     if c.prefix != "config.":

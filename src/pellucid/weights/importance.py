@@ -23,13 +23,13 @@ __all__ = ["Importance", "read_importances", "write_importances"]
 
 _EXPECTED = "an importance file: GGUF of the type imatrix, or the older .dat"
 _SUMS, _COUNTS = ".in_sum2", ".counts"
-_MOST_BYTES = 1 << 30  # of an older file
+_MOST_BYTES = 1 << 30  # of a file in the older format
 _MOST_ENTRIES, _LONGEST_NAME = 1 << 20, 1024
 
 
 class Importance(NamedTuple):
-    """Of one matrix. ``sums``: (experts, k) float32, sums of squares of the inputs; experts is 1 for other matrices.
-    ``counts``: (experts,) float32, rows summed."""
+    """The importance of one matrix. ``sums``: (experts, k) float32, sums of squares of the inputs; experts is 1 for
+    other matrices. ``counts``: (experts,) float32, rows summed."""
 
     sums: npt.NDArray[np.float32]
     counts: npt.NDArray[np.float32]
@@ -37,7 +37,7 @@ class Importance(NamedTuple):
     def means(self) -> npt.NDArray[np.float32]:
         """(experts, k): mean squares; ones for an expert that no row reached.
 
-        A column that was always zero counts a millionth of the mean: nothing else decides its weights.
+        A column that was always zero gets a millionth of the mean, since its weights have no other criterion.
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             means = self.sums / self.counts[:, None]
@@ -48,7 +48,7 @@ class Importance(NamedTuple):
 
 
 def read_importances(path: str | os.PathLike[str]) -> dict[str, Importance]:
-    """Name of a tensor -> its importance. Raises ModelFileError for anything else than an importance file."""
+    """Name of a tensor -> its importance. Raises ModelFileError for anything but an importance file."""
     path = os.fsdecode(path)
     fd, _ = open_regular(path, _EXPECTED)
     try:
@@ -139,7 +139,7 @@ def write_importances(
     chunks: int = 0,
 ) -> int:
     """Writes a GGUF importance file -> its bytes. datasets: names of the texts; chunk_size: tokens of each of the
-    `chunks` parts they were run in. Raises ModelFileError where it cannot be written."""
+    `chunks` parts that they were run in. Raises ModelFileError if it cannot be written."""
     metadata = {
         "general.type": Value("string", "imatrix"),
         "imatrix.datasets": Value("array of string", list(datasets)),

@@ -1,4 +1,4 @@
-"""Matrices of folders that hold integers with scales: their bytes in the engine's formats, made when asked for.
+"""Matrices of folders that hold integers with scales: their bytes in the engine's formats, computed when they are read.
 
 w[row][column] = scale[row][group of column] * (code - zero[row][group of column]).
 """
@@ -27,9 +27,8 @@ _ROW_BYTES = {"F32": lambda k: 4 * k, "INT4": lambda k: k // _BLOCK * 19, "Q8_0"
 
 
 class Joined(NamedTuple):
-    """A matrix. order: the column of the original that stands in each place, None: all in theirs; plain: of a matrix in
-    INT4 or Q8_0, the same in float32 with its columns in their places; why: what keeps a matrix in F32 from a smaller
-    format."""
+    """A matrix. order: the column of the original in each place, None: unchanged; plain: for a matrix in INT4 or Q8_0,
+    the same in float32 with its columns in their original places; why: why a matrix in F32 has no smaller format."""
 
     tensor: Tensor
     order: npt.NDArray[np.int32] | None = None
@@ -39,7 +38,7 @@ class Joined(NamedTuple):
 
 @dataclass(frozen=True)
 class Integers:
-    """Where codes are (csrc/quantize/integers.h), and their scales and zero points, each (rows, groups)."""
+    """The layout of the codes (csrc/quantize/integers.h), and their scales and zero points, each (rows, groups)."""
 
     name: str  # of the weight
     codes: Tensor
@@ -48,28 +47,28 @@ class Integers:
     bits: int
     step_column: int  # bytes between words
     step_row: int
-    columns: int  # of a word
+    columns: int  # per word
     rows_of_word: int
     flip: int
-    group: npt.NDArray[np.int32]  # (k): each column's
+    group: npt.NDArray[np.int32]  # (k): of each column
     scale: Callable[[], Array]
     zero: Callable[[], Array]
 
     def joined(self) -> Joined:
-        """The matrix in INT4 or Q8_0 where these hold it exactly, else in F32."""
+        """The matrix in INT4 or Q8_0 if these represent it exactly, else in F32."""
         scale, zero = self.scale(), self.zero()
         if not np.isfinite(scale).all():
             raise self._fail("has a scale that is not finite")
         order = None
-        if (np.diff(self.group) < 0).any():  # act-order: groups hold columns that are not neighbours
+        if (np.diff(self.group) < 0).any():  # act-order: the columns of a group are not adjacent
             order = np.argsort(self.group, kind="stable").astype(np.int32)
         group = self.group if order is None else self.group[order]
         why = ""
         with np.errstate(over="ignore"):
             if self.k % _BLOCK or (group.reshape(-1, _BLOCK) != group[::_BLOCK, None]).any():
-                why = f"groups that are no multiples of {_BLOCK} columns"
+                why = f"groups that are not multiples of {_BLOCK} columns"
             elif not np.array_equal(scale.astype(np.float16).astype(np.float32), scale):
-                why = "scales that are no F16 numbers"
+                why = "scales that are not F16 numbers"
             elif self.bits == 8 and (zero != 128).any():
                 why = "8-bit weights with zero points"
             elif zero.min() < 0 or zero.max() > 255:
@@ -105,7 +104,8 @@ class Integers:
 
 
 def in_parts(some: Callable[[int, int], T], first: int, end: int) -> list[T]:
-    """What `some` gives for parts of the rows [first, end), a thread each; but for the last, of whole sixteens."""
+    """The result of `some` for parts of the rows [first, end), one thread each; all but the last have a multiple of 16
+    rows."""
     threads = _engine.topology()[0]
     step = max(-(-(end - first) // threads // 16) * 16, 16)
     starts = range(first, end, step)

@@ -1,4 +1,4 @@
-"""What the cache holds: the models that were downloaded, with their sizes, and how one of them is removed."""
+"""The models in the cache, with their sizes, and how to remove one of them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Held", "find", "name_of", "pulled", "remove"]
 
 @dataclass(frozen=True)
 class Held:
-    """A model of the cache. ``name``: what -m takes; ``path``: a GGUF file (the first part of a split one) or a folder;
-    ``files``: all of it. ``folder``: that of the catalogue's model or the hub's, whose record and lock lie in ``top``
-    under ``key``."""
+    """A model of the cache. ``name``: as for -m; ``path``: a GGUF file (the first part of a split one) or a folder;
+    ``files``: all of it. ``folder``: of the catalogue's or the hub's model, whose record and lock are in ``top`` under
+    ``key``."""
 
     name: str
     path: Path
@@ -36,8 +36,7 @@ class Held:
 
 
 def pulled() -> list[Held]:
-    """The whole models of hubs and addresses that are in the cache, by name. Raises FetchError where it cannot be
-    read."""
+    """The complete models of hubs and addresses in the cache, by name. Raises FetchError if it cannot be read."""
     cache = cache_folder()
     try:
         found = [*_models(cache / "hub"), *_models(cache / "web")]
@@ -53,7 +52,7 @@ def _models(source: Path) -> Iterator[Held]:
 
 
 def _of_folder(folder: Path) -> Iterator[Held]:
-    """Its GGUF files, and its folder of safetensors, as far as they are whole."""
+    """Its GGUF files, and its folder of safetensors, as far as they are complete."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -86,9 +85,9 @@ def name_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def find(name: str) -> Held:
-    """The model of this name in the cache, or of this path in it; files that are damaged or incomplete included.
+    """The model of this name in the cache, or of this path in it; including damaged and incomplete ones.
 
-    Raises FetchError where there is none, or several."""
+    Raises FetchError if there is none, or more than one."""
     cache = cache_folder()
     try:
         if catalog.find(name) is not None:
@@ -132,9 +131,9 @@ def _at(path: str, cache: Path) -> Held:
 
 
 def remove(held: Held, told: Callable[[str], None] = lambda note: None) -> int:
-    """Deletes a model's files and what was recorded of them -> their bytes. told: is called with what is waited for.
+    """Deletes a model's files and their records -> the number of bytes. told: called with what is being waited for.
 
-    Raises FetchError where a file is not inside the cache, or the cache cannot be written.
+    Raises FetchError if a file is not inside the cache, or the cache cannot be written.
     """
     cache = cache_folder()
     for file in held.files:
@@ -158,7 +157,7 @@ def remove(held: Held, told: Callable[[str], None] = lambda note: None) -> int:
                 _prune(file.parent, held.top)
             if not record.seals:
                 record.path.unlink(missing_ok=True)
-            if not (held.top / held.key).exists():  # what broke off and would be resumed
+            if not (held.top / held.key).exists():  # an interrupted download that could be resumed
                 shutil.rmtree(held.top / f".{held.key}.parts", ignore_errors=True)
         return nbytes
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Matrices of Hugging Face folders in MXFP4 (OCP Microscaling Formats 1.0), as gpt-oss has them, in GGUF's layout.
+"""Matrices of Hugging Face folders in MXFP4 (OCP Microscaling Formats 1.0), as in gpt-oss, converted to GGUF's layout.
 
 A folder has two tensors of bytes for a stack of matrices: X_blocks (experts, rows, k / 32, 16), a block of 32 weights
 in 16 bytes with neighbours in the two halves of a byte, and X_scales (experts, rows, k / 32), an exponent for each
-block. GGUF has the exponent before the bytes, and in a byte the weights i and i + 16 of its block. Bytes are put
-together when they are asked for.
+block. GGUF has the exponent before the bytes, and in each byte the weights i and i + 16 of its block. Bytes are
+combined when they are read.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pellucid.errors import ModelFileError
 from pellucid.parts import Made
 from pellucid.weights.base import Tensor
 
-BLOCKS, SCALES = "blocks", "block_scales"  # ends of the names that a folder's table gives the two tensors
+BLOCKS, SCALES = "blocks", "block_scales"  # suffixes of the names that a folder's table gives the two tensors
 
 
 def joined(found: dict[str, Tensor], own: Callable[[str], str], file: str, order: Callable[[str], Any]) -> int:
-    """Puts a tensor in MXFP4 in the place of each pair of tensors -> how many pairs there were.
+    """Replaces each pair of tensors by one tensor in MXFP4 -> the number of pairs.
 
-    found: by GGUF's names, changed. own: a name in the folder. order: the name of a stack -> what reorders its rows,
-    (experts, rows, ...) -> the same. Raises ModelFileError for a tensor that is missing or does not fit the other.
+    found: tensors by GGUF's names; modified. own: a GGUF name -> the folder's name. order: the name of a stack -> what
+    reorders its rows, (experts, rows, ...) -> the same. Raises ModelFileError for a tensor that is missing or does not
+    fit the other.
     """
     stems = {name.rpartition(".")[0] for name in found if name.rpartition(".")[2] in (BLOCKS, SCALES)}
     for stem in stems:

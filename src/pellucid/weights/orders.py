@@ -1,4 +1,4 @@
-"""Matrices whose columns GPTQ put in another order (act-order), among the others of their layer."""
+"""Matrices whose columns GPTQ put in another order (act-order), and the other matrices of their layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pellucid.weights.prequantised import Quantised
 
 __all__ = ["has_inputs_first", "in_order", "moved", "orders", "plain"]
 
-# Matrices that read the same rows and are given them in their order: it must be the same for all of them.
+# Matrices that read the same rows, which are reordered once: the order must be the same for all of them.
 _TOGETHER = (
     ("attn_q", "attn_k", "attn_v"), ("attn_qkv", "attn_gate"), ("attn_output",), ("ffn_gate", "ffn_up"),
     ("attn_q_a",), ("attn_q_b",), ("ffn_gate_up",), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"),
@@ -31,15 +31,15 @@ def plain(joined: Joined) -> Tensor:
 
 
 def in_order(folder: ModelFile, quantised: Quantised) -> Quantised:
-    """The same folder without matrices in another order."""
+    """The same folder, with reordered matrices decoded."""
     for own, joined in quantised.ordered.items():
         folder.tensors[own] = plain(joined)
     return replace(quantised, ordered={})
 
 
 def moved(t: Tensor, change: Callable[[Any], Any], quantised: Quantised) -> Tensor:
-    """A tensor of a folder with its rows and columns changed (`changed`). A matrix of integers stays in its format
-    where whole rows move and its columns are in their places; else it becomes F32."""
+    """A tensor of a folder with its rows and columns changed (`changed`). A matrix of integers stays in its format if
+    whole rows move and its columns are in their places; otherwise it becomes F32."""
     floats = quantised.floats.get(t.name)
     if floats is None or t.type == "F32" or (t.name not in quantised.ordered and rows_moved(t, change) is not None):
         return changed(t, change)
@@ -48,9 +48,9 @@ def moved(t: Tensor, change: Callable[[Any], Any], quantised: Quantised) -> Tens
 
 
 def has_inputs_first(t: Tensor, quantised: Quantised) -> bool:
-    """Whether a matrix that its model stores transposed is quantised in a layout that says which of its sides are the
-    inputs, so that it is (rows, k) as others are. Raises UnsupportedModelError for integers of compressed-tensors,
-    which do not say."""
+    """Whether a matrix that its model stores transposed is quantised in a layout that defines which side is the input,
+    so that it is (rows, k) like others. Raises UnsupportedModelError for integers of compressed-tensors, which does
+    not."""
     if t.name not in quantised.names - quantised.widened:
         return False
     if quantised.method == "compressed-tensors":
@@ -63,8 +63,8 @@ def has_inputs_first(t: Tensor, quantised: Quantised) -> bool:
 
 
 def orders(found: dict[str, Tensor], ordered: dict[str, Joined]) -> dict[str, Tensor]:
-    """The tensors NAME.order of matrices whose columns are in another order. Where matrices that read the same rows
-    have different orders, and where no operation expects one, the matrix is decoded to F32 instead."""
+    """The tensors NAME.order of matrices whose columns are in another order. If matrices that read the same rows have
+    different orders, or no operation supports one, the matrix is decoded to F32 instead."""
     made: dict[str, Tensor] = {}
     for name in [name for name in ordered if name in found]:
         head, _, stem = name.removesuffix(".weight").rpartition(".")

@@ -1,7 +1,7 @@
 """Hugging Face folders whose weights are quantised: GPTQ, AWQ, AutoRound, compressed-tensors, FP8.
 
 `join` puts the tensors of each quantised matrix (codes, scales, zero points) together into one. Which matrices are
-quantised, in how many bits and with which groups follows from the tensors; quantization_config must agree with them,
+quantised, with how many bits and which groups, is derived from the tensors; quantization_config must agree with them,
 and anything in it that would alter results is read or refused by name.
 Sources: the packages gptqmodel 7.7, autoawq 0.2.9, auto-round 0.16, compressed-tensors 0.20; transformers'
 integrations/finegrained_fp8.py.
@@ -27,7 +27,7 @@ __all__ = ["Quantised", "join"]
 
 _METHODS = "GPTQ, AWQ, AutoRound, compressed-tensors (integers of 4 and 8 bits, FP8) and FP8"
 _HINT = "a GGUF file of the model, or quantize= on the original folder"
-# Keys that alter no result, beside those that are read: how a model was calibrated, and what runs it elsewhere.
+# Keys that affect no result, besides those that are read: calibration, and settings of other runtimes.
 _HARMLESS = frozenset(
     """
     quant_method bits group_size sym desc_act static_groups true_sequential damp_percent damp_auto_increment lm_head
@@ -48,16 +48,16 @@ _HARMLESS = frozenset(
     weight_scheme moe_sparsity_config sparsity_config transform_config
     """.split()
 )
-_PACKINGS = {  # of auto-round -> layout
+_PACKINGS = {  # auto-round's name -> layout
     "auto_round": "gptq_v2", "auto_round:gptq": "gptq", "auto_round:auto_gptq": "gptq", "auto_round:awq": "awq",
     "auto_round:auto_awq": "awq", "auto_round:gptq_v2": "gptq_v2", "auto_round:gptqmodel": "gptq_v2",
 }  # fmt: skip
-# Parameters of quantised activations, which are quantised here in another way.
+# Parameters of quantised activations, which Pellucid quantises in its own way.
 _UNUSED = re.compile(
     r".+\.(input|output|activation|q|k|v|kv|experts\.\w+_proj_(activation|input))_(scale|zero_point|global_scale)"
     r"(_inv|_ub)?"
 )
-_STACK = re.compile(r".+\.experts\.\w+_proj")  # of experts' matrices in one tensor
+_STACK = re.compile(r".+\.experts\.\w+_proj")  # all experts' matrices in one tensor
 _FLOATS = ("F16", "BF16", "F32")
 _SCALES = (*_FLOATS, "F8_E8M0", "U8")
 _SCALED = ("weight_scale", "weight_zero_point")
@@ -65,14 +65,14 @@ _SCALED = ("weight_scale", "weight_zero_point")
 
 @dataclass
 class Quantised:
-    """What `join` found, by the folder's names of tensors."""
+    """What `join` found, by the folder's tensor names."""
 
     ordered: dict[str, Joined] = field(default_factory=dict)  # matrices with their columns in another order
     names: set[str] = field(default_factory=set)  # all matrices that are quantised
-    floats: dict[str, Tensor] = field(default_factory=dict)  # those in INT4 and Q8_0: the same in F32
-    widened: set[str] = field(default_factory=set)  # those in FP8, as float32
-    reasons: dict[str, str] = field(default_factory=dict)  # those of integers that are in F32: why
-    biases: dict[str, bool] = field(default_factory=dict)  # beside quantised matrices: whether all of it is zeros
+    floats: dict[str, Tensor] = field(default_factory=dict)  # of matrices in INT4 and Q8_0: the same in F32
+    widened: set[str] = field(default_factory=set)  # matrices in FP8, as float32
+    reasons: dict[str, str] = field(default_factory=dict)  # matrices of integers that became F32 -> why
+    biases: dict[str, bool] = field(default_factory=dict)  # of quantised matrices -> whether all values are zero
     method: str = ""
 
 
@@ -99,10 +99,10 @@ class _Reader:
         self.group: int | None = None  # columns; -1: all
         self.block: tuple[int, int] | None = None  # of FP8
         self.default = False  # FP8 may have the blocks that transformers assumes
-        self.mixed = ""  # the key that gives matrices bits and groups of their own
+        self.mixed = ""  # the key that gives some matrices their own bits and groups
         self.ordered = ""  # why matrices have an index of groups
         self.asymmetric = False  # each matrix has zero points
-        self.floats = False  # no matrix need be quantised
+        self.floats = False  # it is allowed that no matrix is quantised
         self.small = False  # some matrices have 4 bits
 
     def run(self) -> Quantised:
@@ -192,7 +192,7 @@ class _Reader:
         return "FP8"
 
     def _block(self, key: str) -> tuple[int, int] | None:
-        """Rows and columns of FP8's blocks: [128, 128] or, as older folders have it, "128x128"."""
+        """Rows and columns of FP8's blocks: [128, 128] or, in older folders, "128x128"."""
         value = self.folder.get_any(key, None)
         match = re.fullmatch(r"(\d{1,8})x(\d{1,8})", value) if isinstance(value, str) else None
         sizes = [int(match[1]), int(match[2])] if match else self.folder.get_list(key, None, of=int)
@@ -203,7 +203,8 @@ class _Reader:
         return sizes[0], sizes[1]
 
     def _groups(self) -> str:
-        """compressed-tensors: what each group of matrices has. Tensors say which of them a matrix belongs to."""
+        """compressed-tensors: the settings of each group of matrices. Tensors determine which group a matrix belongs
+        to."""
         for part in ("sparsity_config", "transform_config"):
             table = self.folder.get_table(f"{self.key}.{part}", None) or {}
             dense = part == "sparsity_config" and table.get("format", "dense") in ("dense", None)
@@ -236,7 +237,7 @@ class _Reader:
             if kind == "float":
                 self.block = self._block(f"{key}.weights.block_structure") or self.block
             order = self.folder.get_any(f"{key}.weights.actorder", None)
-            # some of a folder's matrices may have none; an index of -1 is none, too
+            # some matrices of a folder may have no index; an index of -1 means none, too
             if order in ("group", "dynamic", True) and not any(
                 n.endswith(".weight_g_idx") for n in self.folder.tensors
             ):
@@ -265,7 +266,7 @@ class _Reader:
                 self._put(stem, self._of_int8(stem), "weight", *_SCALED)
             elif kind == "weight" and tensors[name].type == "F8_E4M3" and self.layout in ("compressed-tensors", "fp8"):
                 scale = "weight_scale_inv" if f"{stem}.weight_scale_inv" in tensors else "weight_scale"
-                zero = tensors.get(f"{stem}.weight_zero_point")  # as some exports have it
+                zero = tensors.get(f"{stem}.weight_zero_point")  # in some exports
                 nothing = ("weight_zero_point",) if zero is not None and not zero.data.view(np.uint8).any() else ()
                 self._put(stem, Joined(self._of_fp8(stem, scale)), "weight", scale, *nothing)
                 self.found.widened.add(name)
@@ -287,10 +288,10 @@ class _Reader:
                 del tensors[name]
 
     def _put(self, stem: str, joined: Joined, *parts: str) -> None:
-        """parts: the tensors that it was made of; others beside them are refused as all that are not read."""
+        """parts: the tensors that it was made of; others of the same matrix stay, and are refused as unread."""
         tensors, name, bias = self.folder.tensors, f"{stem}.weight", f"{stem}.bias"
         if bias in tensors and tensors[bias].type in _FLOATS:
-            # AutoGPTQ's modules have one each, whether the model does or not (its issue 555); others' may, too
+            # AutoGPTQ's modules always have one, even if the model does not (its issue 555); others may, too
             self.found.biases[bias] = not numbers(tensors[bias]).any()
         if name in tensors and "weight" not in parts:
             raise self._fail(tensors[name], "a second tensor for the same weight")
@@ -326,12 +327,12 @@ class _Reader:
         return t
 
     def _group_of(self, stem: str, k: int, groups: int, t: Tensor, index: str) -> npt.NDArray[np.int32]:
-        """Each column's group: from the index, else from the group size. t: the tensor that says how many."""
+        """Each column's group: from the index, else from the group size. t: the tensor that determines their number."""
         g, values = self.folder.tensors.get(f"{stem}.{index}"), None
         if g is not None:
             g = self._shaped(self._need(g.name, ("I32", "I64"), 1), (k,))
             values = g.data.view(np.int32 if g.type == "I32" else np.int64)
-            if self.layout == "compressed-tensors" and (values == -1).all():  # as its modules begin: there is none
+            if self.layout == "compressed-tensors" and (values == -1).all():  # the modules' initial value: none
                 values = None
         if g is not None and values is not None:
             if values.min() < 0 or values.max() >= groups:
@@ -366,7 +367,7 @@ class _Reader:
 
         def zero() -> Any:
             words = zeros.data.view(np.uint32)
-            if self.layout == "gptq":  # one less than the zero points; as gptqmodel does, with carries
+            if self.layout == "gptq":  # stored as the zero point less one; with carries, as in gptqmodel
                 words = words + np.uint32(0x11111111 if bits == 4 else 0x01010101)
             return _fields(words, bits).reshape(groups, -1)[:, :n].T
 
@@ -374,8 +375,8 @@ class _Reader:
                         lambda: numbers(scales).T, zero).joined()  # fmt: skip
 
     def _own_bits(self, stem: str, words: int, n: int, bits: int, supported: tuple[int, ...]) -> int:
-        """The bits of a matrix that may have others than the rest. words: of n columns; bits: of the rest."""
-        if 32 * words % n or not 1 <= 32 * words // n <= 8:  # the tensors' shapes then do not fit
+        """The bits of a matrix that may differ from the rest. words: for n columns; bits: of the rest."""
+        if 32 * words % n or not 1 <= 32 * words // n <= 8:  # the shapes of the tensors then do not fit
             return bits
         found = 32 * words // n
         if found not in supported:
@@ -470,13 +471,13 @@ class _Reader:
         return fp8.matrix(weight, self._need(f"{stem}.{scale}", _SCALES, None), self.block, self.default)
 
     def _of_stack(self, name: str) -> Tensor:
-        """Experts in FP8 in one tensor, as transformers 5 has them."""
+        """Experts in FP8 in one tensor, as in transformers 5."""
         weight = self._need(name, ("F8_E4M3",), 3)
         return fp8.stack(weight, self._need(f"{name}_scale_inv", _SCALES, None), self.block, self.default)
 
 
 def _are_nibbles(codes: npt.NDArray[np.int8], zero: npt.NDArray[np.int16]) -> bool:
-    """Whether signed bytes are numbers of 4 bits."""
+    """Whether signed bytes are 4-bit numbers."""
     return bool(codes.min() >= -8 and codes.max() <= 7 and zero.min() >= -8 and zero.max() <= 7)
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a model in other formats: as they are written to a GGUF file, or as they are loaded."""
+"""Converts a model's tensors to other formats: for writing to a GGUF file, or while loading."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def recipe(file: ModelFile, mixture: str, importances: Mapping[str, Importance] 
     arch = file.architecture
 
     def first(key: str, default: int) -> int:
-        """A number that a file gives once, or for each layer: the first one."""
+        """A number that a file gives once or per layer: the first one."""
         values = np.asarray(file.get_any(f"{arch}.{key}", default)).reshape(-1)
         return int(values[0]) if values.size and values.dtype.kind in "iu" else default
 
@@ -83,9 +83,10 @@ def _importance_of(tensor: Tensor, importances: Mapping[str, Importance] | None)
 def parts(
     tensor: Tensor, to: str, importances: Mapping[str, Importance] | None, threads: int, quick: bool = False
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """The tensor's bytes in the format `to`, a slice of rows at a time. quick: by the short search (_engine.quantize).
+    """The tensor's bytes in the format `to`, a slice of rows at a time. quick: with the short search
+    (_engine.quantize).
 
-    Raises UnsupportedModelError where its own format cannot be read, ModelFileError for values that `to` cannot hold.
+    Raises UnsupportedModelError if its own format cannot be read, ModelFileError for values that `to` cannot hold.
     """
     k = tensor.shape[-1]
     rows = math.prod(tensor.shape[:-1])
@@ -116,7 +117,7 @@ def parts(
 
 
 def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
-    """The tensor in the format `to`: its bytes are made when they are asked for, a matrix at a time."""
+    """The tensor in the format `to`: its bytes are computed when they are read, one matrix at a time."""
     k, rows = tensor.shape[-1], math.prod(tensor.shape[:-1])
     row = tensor.data.size // max(rows, 1)
 
@@ -130,8 +131,9 @@ def quantised(tensor: Tensor, to: str, threads: int) -> Tensor:
 
 
 def quantise_model(file: ModelFile, mixture: str | None, threads: int) -> str:
-    """Quantises a model's float matrices -> how `info` names its weights: "Q8_0 (quantised from F16), INT4 (GPTQ)",
-    where some were integers before. Without a mixture, those in FP8 become Q8_0. Raises ValueError where it has none.
+    """Quantises a model's float matrices -> the description of its weights for `info`, such as "Q8_0 (quantised from
+    F16), INT4 (GPTQ)" if some were integers. Without a mixture, matrices in FP8 become Q8_0. Raises ValueError if the
+    model has no float matrices.
     """
     before = dict(file.tensors)
     changed = quantise_floats(file, mixture or "Q8_0", threads, file.widened if mixture is None else None)
@@ -152,8 +154,8 @@ def quantise_model(file: ModelFile, mixture: str | None, threads: int) -> str:
 
 
 def quantise_floats(file: ModelFile, mixture: str, threads: int, names: Collection[str] | None = None) -> set[str]:
-    """Puts a model's matrices in F32, F16 and BF16 into the formats of a mixture -> their names. names: only these.
-    Nothing is computed before the bytes are asked for."""
+    """Converts a model's matrices in F32, F16 and BF16 to the formats of a mixture -> their names. names: only these.
+    Nothing is computed before the bytes are read."""
     chosen = recipe(file, mixture)
     found = set()
     for name, tensor in [*file.tensors.items()]:
@@ -175,11 +177,11 @@ def write_model(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Writes a GGUF file -> name of each tensor: its format there. format: a tensor's name -> its new format; None: it
-    keeps its own. A tensor that is computed is made whole once, others are read a slice at a time.
+    """Writes a GGUF file -> {name of a tensor: its format there}. format: a tensor's name -> its new format; None:
+    unchanged. A computed tensor is computed whole, once; others are read a slice at a time.
 
-    Raises UnsupportedModelError for a type whose size is unknown, ModelFileError for the path of a file that is
-    read, and what `parts` and write_gguf raise.
+    Raises UnsupportedModelError for a type whose size is unknown, ModelFileError if the path is a file being read, and
+    what `parts` and write_gguf raise.
     """
     if os.path.exists(path):
         for file in {tensor.file for tensor in tensors.values()}:
@@ -201,8 +203,8 @@ def write_model(
 
 
 def _warn(importances: Mapping[str, Importance], names: Collection[str], quantised: Collection[str]) -> None:
-    """Names importances that no tensor has, and tensors that are quantised without, in the layers that have any: files
-    leave out embeddings, the head, and layers for multi-token prediction."""
+    """Warns of importances without a tensor, and of tensors quantised without importances in layers that have some:
+    files leave out embeddings, the head, and layers for multi-token prediction."""
     layers = {name.split(".")[1] for name in importances if name.startswith("blk.")}
     within = [name for name in quantised if name.startswith("blk.") and name.split(".")[1] in layers]
     unused, without = sorted({*importances} - {*names}), sorted({*within} - {*importances})
@@ -223,7 +225,7 @@ def _made(
 
 
 def metadata_of(path: str) -> dict[str, Value]:
-    """A GGUF file's metadata with the kinds of its values."""
+    """A GGUF file's metadata with the types of its values."""
     source = SourceFile(path, "a GGUF file")
     try:
         header = _gguf.parse(source, path)
@@ -246,7 +248,7 @@ def quantize_file(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Writes a GGUF file's model in a mixture of formats -> name of each tensor: its format in the new file.
+    """Writes a GGUF file's model in a mixture of formats -> {name of a tensor: its format in the new file}.
 
     Metadata and tokenizer are kept. Memory: a slice of a tensor. Raises ModelFileError, UnsupportedModelError.
     """

@@ -1,7 +1,7 @@
-"""Which tensor gets which format: the mixtures that the names of GGUF files stand for ("Q4_K_M").
+"""Which tensor gets which format: the mixtures that names of GGUF files refer to ("Q4_K_M").
 
-A mixture has a main format, and gives values, down projections and the head more bits, in some layers. The rules are
-those that llama.cpp's quantiser publishes, so that a name means the same everywhere.
+A mixture has a main format, and more bits for values and down projections of some layers and for the head. The rules
+are those of llama.cpp's quantiser, so that a name means the same everywhere.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MIXTURES = {
 }  # fmt: skip
 FLOATS = ("F32", "F16", "BF16")
 _BLOCK = {name: block for name, block, _ in TENSOR_TYPES.values()}
-# What takes the place of a format whose block does not divide a row.
+# The replacement for a format whose block does not divide a row.
 _INSTEAD = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL",
 }  # fmt: skip
-# Small matrices that keep their format: routers, convolutions, positions, and a few of single architectures.
+# Small matrices that are left in their format: routers, convolutions, positions, and a few of single architectures.
 _KEPT = re.compile(
     r"_norm\.weight$|ffn_gate_inp|ffn_gate_tid2eid|altup|laurel|per_layer_model_proj|^position_embd|^token_types"
     r"|ssm_conv1d|shortconv\.conv|indexer\.[kq]_proj|time_mix_(first|[wvag]\d|decay_w\d|lerp_fused)|attn_rel_b"
@@ -40,12 +40,12 @@ _VALUES, _DOWN = re.compile(r"attn_(v|qkv|kv_b)\.weight"), re.compile("ffn_down"
 
 
 def quantises(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor of this name is a matrix that mixtures put into another format."""
+    """Whether a tensor of this name is a matrix that mixtures convert."""
     return len(shape) >= 2 and name.endswith("weight") and not _KEPT.search(name)
 
 
 def fits(format: str, k: int) -> str:
-    """The format, or what takes its place where its blocks do not fill rows of k weights."""
+    """The format, or its replacement if its blocks do not divide rows of k weights."""
     if k % _BLOCK[format]:
         format = _INSTEAD.get(format, "F16")
     return "F16" if k % _BLOCK[format] else format
@@ -54,7 +54,7 @@ def fits(format: str, k: int) -> str:
 @dataclass(frozen=True)
 class Recipe:
     """A mixture for one model. ``tensors``: names -> shapes. ``groups``: query heads per key-value head in the first
-    layer; 0 where that has none."""
+    layer; 0 if that has none."""
 
     mixture: str
     tensors: Mapping[str, tuple[int, ...]]
@@ -65,7 +65,7 @@ class Recipe:
     has_importances: bool = False
 
     def format(self, name: str) -> str | None:
-        """The format for a tensor; None: it stays as it is."""
+        """The new format of a tensor; None: unchanged."""
         shape = self.tensors[name]
         if not quantises(name, shape):
             return None
@@ -105,7 +105,8 @@ class Recipe:
 
     @cached_property
     def _places(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Values and down projections -> their places among their kind, which not every layer of a hybrid has."""
+        """Values and down projections -> their positions among their kind; not every layer of a hybrid model has
+        one."""
         names = [name for name, shape in self.tensors.items() if quantises(name, shape)]
         names.sort(key=lambda name: (_layer(name), name))
         values, downs = ([name for name in names if kind.search(name)] for kind in (_VALUES, _DOWN))

@@ -1,11 +1,11 @@
-"""Names of models that are not in the catalogue, where those models lie in the cache, and which of their files count.
+"""Names of models that are not in the catalogue, where they are stored in the cache, and which of their files count.
 
 ``owner/name[@revision][:file]`` is a model of a hub; an ``https://`` address is a GGUF file. In the cache folder:
 
     hub/OWNER/NAME[@REVISION]/FILES        web/HOST/DIGEST OF THE ADDRESS/FILE
 
-and beside each such folder a lock, ``.NAME.lock``, a record of what was verified, ``.NAME.verified``, and the drafts
-of downloads that broke off, ``.NAME.parts/``. Nothing here uses the network.
+and beside each such folder a lock, ``.NAME.lock``, a record of what was verified, ``.NAME.verified``, and the drafts of
+interrupted downloads, ``.NAME.parts/``. Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCE = re.compile(
 )
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 _MOST_PARTS = 1000
-_LONGEST_NAME = 200  # bytes; locks and records add to it, and file systems allow 255
+_LONGEST_NAME = 200  # bytes; locks and records add a suffix, and file systems allow 255
 # The files of a Hugging Face folder that Pellucid reads.
 _FOLDER_FILES = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer\.model|tokenizer_config\.json"
@@ -44,7 +44,7 @@ def is_url(text: str) -> bool:
 
 
 def is_reference(text: str) -> bool:
-    """Whether this can only be a model of a hub or an address, not a path to a file."""
+    """Whether a name can only be a model of a hub or an address, not a path to a file."""
     if is_url(text):
         return True
     match = REFERENCE.fullmatch(text)
@@ -52,10 +52,10 @@ def is_reference(text: str) -> bool:
 
 
 def find(reference: str, *, check: bool = False) -> Path | None:
-    """The path of a model that was pulled, a GGUF file or a folder; None where it is not in the cache.
+    """The path of a model that was pulled, a GGUF file or a folder; None if it is not in the cache.
 
-    check: compare its files with the record of what was verified. Raises FetchError for an impossible name, for a
-    cache that cannot be read, and for a file that changed after it was verified.
+    check: compares its files with the record of what was verified. Raises FetchError for an impossible name, for a
+    cache that cannot be read, and for a file that has changed since it was verified.
     """
     folder, wanted = place(reference)
     try:
@@ -77,7 +77,7 @@ def find(reference: str, *, check: bool = False) -> Path | None:
 
 
 def place(reference: str) -> tuple[Path, str]:
-    """The folder of a model in the cache, and which of its files is meant ("": not stated)."""
+    """The folder of a model in the cache, and the name of the requested file ("": not given)."""
     if is_url(reference):
         return _web_place(reference)
     match = REFERENCE.fullmatch(reference)
@@ -120,13 +120,13 @@ def _check_length(name: str) -> None:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a server's name for a file stays below the folder it is written to, and is printable."""
+    """Whether a server's name for a file stays below the target folder and is printable."""
     parts = name.split("/")
     return name.isprintable() and not re.search(r"[\\:]", name) and all(p and p not in (".", "..") for p in parts)
 
 
 def check_name(name: str) -> None:
-    """Raises FetchError for a name that some system cannot have: a device, too long, or ending in a dot or space."""
+    """Raises FetchError for a name that some system does not allow: a device, too long, or ending in a dot or space."""
     if len(name) > 1000:
         raise FetchError(f"{one_line(name, 60)}: the name is too long: {len(name)} characters, at most 1000 can be")
     for part in name.split("/"):
@@ -139,7 +139,7 @@ def check_name(name: str) -> None:
 
 
 class NotThere(FetchError):
-    """A model has no file that the reference can mean, or several."""
+    """A model has no file that the reference can refer to, or several."""
 
 
 def siblings(name: str) -> list[str]:
@@ -163,7 +163,7 @@ def parts_of(path: str) -> list[str]:
 
 
 def missing(chosen: list[str], names: Iterable[str]) -> list[str]:
-    """Those of the chosen files that are not among ``names``."""
+    """The chosen files that are not among ``names``."""
     there = set(names)
     return [name for name in chosen if name not in there]
 
@@ -175,8 +175,8 @@ def _first(name: str) -> str:
 
 
 def choose(reference: str, names: list[str], wanted: str) -> list[str]:
-    """Of the files of a model those to load: a GGUF file with all its parts, the first one first, else those of a
-    folder. Raises NotThere."""
+    """The files of a model to load: a GGUF file with all its parts, the first one first, else those of a folder. Raises
+    NotThere."""
     models = dict.fromkeys(_first(name) for name in names if name.endswith(".gguf"))
     if _first(wanted) in models:
         return siblings(wanted)
@@ -192,7 +192,7 @@ def choose(reference: str, names: list[str], wanted: str) -> list[str]:
         raise NotThere(f"{shown} has {len(found)} GGUF files: name one, as {base}:FILE ({few})", name=reference)
     folder = [name for name in names if _FOLDER_FILES.fullmatch(name)]
     if not wanted and "config.json" in folder and any(name.endswith(".safetensors") for name in folder):
-        # config.json last: a folder that has it is whole.
+        # config.json last: a folder with it is complete.
         return sorted(folder, key=lambda name: (name == "config.json", name))
     what = f"no GGUF file like {one_line(wanted, 100)!r}" if wanted else _NO_MODEL
     raise NotThere(f"{shown}: the model has {what}", name=reference)

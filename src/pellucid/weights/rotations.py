@@ -1,4 +1,4 @@
-"""Reads the rotary positions of a Hugging Face folder into GGUF's keys and tensors."""
+"""Converts the rotary positions of a Hugging Face folder to GGUF's keys and tensors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pellucid import rotary
 from pellucid.errors import shown
 from pellucid.folder import Folder, Settings
 
-Factors = dict[str, list[float]]  # GGUF's name -> what each frequency is divided by
+Factors = dict[str, list[float]]  # GGUF's name -> the divisor of each frequency
 
 _KINDS = "default, linear, llama3, yarn, longrope, dynamic"
 _LIMITS = {"min": 1e-6, "max": 1e6}
-_STILL = 1e30  # GGUF's factor of a pair that does not turn
+_STILL = 1e30  # GGUF's factor of a pair that is not rotated
 
 
 def read(c: Settings, arch: str, table: Folder, metadata: dict[str, Any], aliases: dict[str, str]) -> Factors:
@@ -47,11 +47,11 @@ class _Reader:
         self.c, self.name, self.table = c, f"{arch}.rope", table
         self.metadata, self.aliases = metadata, aliases
         self.factors: Factors = {}
-        given: Any = metadata.get(f"{self.name}.freq_base")  # by whatever key; the architecture refuses one below 1
+        given: Any = metadata.get(f"{self.name}.freq_base")  # from any key; the architecture refuses a value below 1
         self.base = float(given) if type(given) in (int, float) and 1 <= given < 1e300 else 10000.0
 
     def rotation(self, where: str, local: bool = False) -> None:
-        """Reads one rotation, of the table `where`. local: of the layers with a window, which is not scaled."""
+        """Reads one rotation, from the table `where`. local: of the layers with a window, which is not scaled."""
         c = self.c
         base = c.get_float(f"{where}rope_theta", None, min=1.0)
         if base is not None:
@@ -83,11 +83,11 @@ class _Reader:
         if self.table.mrope:  # the position of text is the same on all axes
             sections = c.get_list(f"{where}mrope_section", None, of=int)
             if sections is not None:
-                if any(not 0 <= one < 1 << 31 for one in sections):  # more than there are pairs change nothing
+                if any(not 0 <= one < 1 << 31 for one in sections):  # sections beyond the pairs have no effect
                     raise c.fail(
                         f"{where}mrope_section", f"it is {shown(sections)}", "numbers of 31 bits, not negative"
                     )
-                self.put("dimension_sections", (sections + [0] * 4)[:4], f"{where}mrope_section")  # four in GGUF
+                self.put("dimension_sections", (sections + [0] * 4)[:4], f"{where}mrope_section")  # GGUF has four
             c.get_bool(f"{where}mrope_interleaved", False)
         self.check_table(where)
 
@@ -126,10 +126,10 @@ class _Reader:
         return n
 
     def part_of_parts(self, where: str) -> int:
-        """The same where several keys give the parts of a head's width."""
+        """The rotated columns of a head, if several keys give the parts of a head's width."""
         c = self.c
         parts = [c.get_int(key, min=1, max=4096) for key in self.table.rotated]
-        c.get_int("head_dim", None, min=1)  # transformers derives it, too
+        c.get_int("head_dim", None, min=1)  # transformers derives it as well
         for place in {where, ""}:
             given = c.get_float(f"{place}partial_rotary_factor", parts[0] / sum(parts), min=0.0, max=1.0)
             if int(sum(parts) * given) != parts[0]:
@@ -150,7 +150,7 @@ class _Reader:
         return int(found)
 
     def factor(self, where: str, original: int) -> float:
-        """Of the context; where it is left out, the ratio of the present context and the original one."""
+        """The factor of the context; if it is missing, the ratio of the present context to the original one."""
         c, key = self.c, "original_max_position_embeddings"
         if c.get_any(f"{where}factor", None) is None and any(
             c.get_any(f"{at}{key}", None) for at in self.places(where)
@@ -169,7 +169,7 @@ class _Reader:
         self.factors["rope_freqs.weight"] = factors
 
     def proportional(self, where: str) -> None:
-        """The first part of the pairs turns at the frequencies of the whole head, the others do not (Gemma 4)."""
+        """The first pairs are rotated at the frequencies of the whole head, the others are not (Gemma 4)."""
         c, width = self.c, self.metadata.get(self.name.removesuffix("rope") + "attention.key_length")
         if type(width) is not int or not 2 <= width <= 4096:
             raise c.fail("head_dim", f"heads have {width!r:.40} columns", "2 to 4096")
@@ -189,7 +189,7 @@ class _Reader:
         whole = c.get_bool(f"{where}truncate", True)
         if self.table.ropes and not whole:  # transformers does not look for the key there
             raise c.refuse(f"{where}truncate", "true")
-        if not self.table.ropes and "truncate" in c.get_table(where.rstrip(".")):  # null, too, is false
+        if not self.table.ropes and "truncate" in c.get_table(where.rstrip(".")):  # null means false
             whole = c.get_bool(f"{where}truncate", False)
         self.factors["rope_freqs.weight"] = rotary.yarn(width, base, factor, original, fast, slow, whole)
         weight, weight_all = (
@@ -199,7 +199,7 @@ class _Reader:
         if weight and weight_all:
             scale = rotary.yarn_scale(factor, weight) / rotary.yarn_scale(factor, weight_all)
         self.scale(where, scale)
-        # The same as a GGUF file says it, for making/keys.py.
+        # The same in a GGUF file's form, for making/keys.py.
         given = {f"yarn_{key}": c.get_any(f"{where}{key}", None) for key in ("beta_fast", "beta_slow")}
         own = {"type": "yarn", "factor": factor, "original_context_length": original, **given}
         self.metadata["pellucid.yarn"] = own
@@ -230,12 +230,12 @@ class _Reader:
         self.put("scaling.attn_factor", value, f"{where}attention_factor")
 
     def dynamic(self, where: str, width: int, base: float) -> None:
-        """No scaling up to max_position_embeddings, which is where contexts end here. Hunyuan's `alpha` changes the
+        """No scaling up to max_position_embeddings, where contexts end in Pellucid. Hunyuan's `alpha` changes the
         base."""
         self.c.get_float(f"{where}factor", 1.0, **_LIMITS)
         if not self.table.alpha:
             return
-        for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"):  # of YaRN, which is not asked for
+        for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim"):  # of YaRN, which is not used here
             self.c.get_float(f"{where}{key}", None)
         alpha = self.c.get_float(f"{where}alpha", 1.0, **_LIMITS)
         if alpha != 1.0:

@@ -1,6 +1,6 @@
 """Opens and checks Hugging Face folders: config.json, and tensors in safetensors files.
 
-The header, a table in JSON, is parsed here. The `safetensors` package copies tensors into NumPy arrays, does not
+The header, a JSON object, is parsed here. The `safetensors` package copies tensors into NumPy arrays, does not
 support bfloat16 there, and does not expose the offsets that reading a tensor in parts needs. Source: the format's
 specification, https://github.com/huggingface/safetensors
 """
@@ -22,7 +22,7 @@ _MAX_CONFIG = 16 << 20
 _MAX_DIMS = 32
 _MAX_COUNT = 1 << 20
 
-# Bits of an element. Another type is an error only when one of its tensors is used.
+# Bits of an element. Any other type is an error only when one of its tensors is used.
 _BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
     "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64,
@@ -33,7 +33,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
     """Opens a folder with config.json and model.safetensors, or model.safetensors.index.json and its shards.
 
     ``metadata["config"]`` is the table of config.json, ``architecture`` its model_type; tensors have the files' own
-    names. Raises ModelFileError for anything that is wrong with a file, UnsupportedModelError for an adapter.
+    names. Raises ModelFileError for any fault in a file, UnsupportedModelError for an adapter.
     """
     path = os.fsdecode(path)
     config_path = os.path.join(path, "config.json")
@@ -57,7 +57,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
             missing = next((name for name in wanted if name not in found), None)
             if missing is not None:
                 raise ModelFileError("not in this shard, where the index has it", file=shard, field=missing)
-            # What no index names counts, too, as for transformers; of a tensor in two files, the index's.
+            # Tensors that no index names count, too, as in transformers; of a tensor in two files, the index's is used.
             tensors |= {name: tensor for name, tensor in found.items() if name in wanted or name not in indexed}
         return ModelFile(
             path, "safetensors", "config.model_type", {"config": config}, tensors, files, None, config_path

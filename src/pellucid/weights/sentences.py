@@ -1,7 +1,7 @@
-"""Reads the files that sentence-transformers adds to a Hugging Face folder: modules.json and what it names.
+"""Reads the files that sentence-transformers adds to a Hugging Face folder: modules.json and the files that it names.
 
-Only what Pellucid does is accepted: a Transformer, one way of pooling, dense layers, a last Normalize, and Dropout,
-which does nothing here. Anything else that would alter an embedding is refused by name. Source: sentence-transformers'
+Only what Pellucid supports is accepted: a Transformer, one way of pooling, dense layers, a last Normalize, and Dropout,
+which has no effect. Anything else that would alter an embedding is refused by name. Source: sentence-transformers'
 own modules (versions 2 to 6).
 """
 
@@ -38,7 +38,7 @@ _TANH = {"torch.nn.modules.activation.Tanh": True, "torch.nn.modules.linear.Iden
 
 
 def transformer_folder(path: str) -> str:
-    """The folder of the model within one of sentence-transformers, which older versions put into 0_Transformer.
+    """The model's folder within a folder of sentence-transformers; older versions put it into 0_Transformer.
 
     Raises UnsupportedModelError for another first module in a folder without config.json; ModelFileError for a broken
     modules.json.
@@ -54,23 +54,23 @@ def transformer_folder(path: str) -> str:
 
 
 def _has_modules(path: str) -> bool:
-    return os.path.lexists(os.path.join(path, "modules.json"))  # a link that leads nowhere is an error, not absent
+    return os.path.lexists(os.path.join(path, "modules.json"))  # a broken link is an error, not a missing file
 
 
 def _home(path: str) -> tuple[str, str]:
-    """A model's folder -> (that of its modules.json, where the model is in it); (path, "") where it has none."""
+    """A model's folder -> (the folder of its modules.json, the model's path in it); (path, "") if there is none."""
     if _has_modules(path):
         return path, ""
     above, own = os.path.split(os.path.abspath(path))
     try:
         inside = bool(own) and _has_modules(above) and transformer_folder(above) == os.path.join(above, own)
-    except (ModelFileError, UnsupportedModelError):  # it is of no use to this model
+    except (ModelFileError, UnsupportedModelError):  # it does not belong to this model
         inside = False
     return (above, own) if inside else (path, "")
 
 
 def _modules(path: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """modules.json's path, and of each module its class without its package, its type, and its folder in `path`."""
+    """modules.json's path, and for each module its class without its package, its type, and its folder in `path`."""
     file = os.path.join(path, "modules.json")
     given = json_value(read_file(file, _MOST, "a list of modules"), file)
     found = []
@@ -88,8 +88,8 @@ def _modules(path: str) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
-    """Whether a folder is of a model that was saved without its head: by its class, or as an embedder. Raises
-    UnsupportedModelError for one with code of its own, in which gte-Qwen2 and others see later tokens, too."""
+    """Whether a folder's model was saved without its head, judged by its class, or as an embedder. Raises
+    UnsupportedModelError for one with its own code, with which gte-Qwen2 and others also attend to later tokens."""
     given = c.get_list("architectures", None, of=str) or ()
     saved = any(name.endswith("Model") and not name.endswith("LMHeadModel") for name in given)
     home = _home(c.folder.path)[0]
@@ -100,9 +100,9 @@ def is_base(c: Settings, tensors: dict[str, Tensor]) -> bool:
 
 
 def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
-    """What the folder says of its embeddings; nothing where there is no modules.json, in the folder or, where it is
-    that of a Transformer alone (`transformer_folder`), above it. dim: the hidden states' width. scores: the model has a
-    classifier of two texts (sentence-transformers' CrossEncoder).
+    """The folder's settings for embeddings; none if there is no modules.json in the folder or, for the folder of only a
+    Transformer (`transformer_folder`), above it. dim: width of the hidden states. scores: the model has a classifier of
+    two texts (sentence-transformers' CrossEncoder).
 
     Raises ModelFileError for a broken file, UnsupportedModelError for a module or an option that Pellucid lacks.
     """
@@ -118,7 +118,7 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
         if (name == "Transformer") != (i == 0) or (name == "Transformer" and place != own):
             raise refused(file, "a module", f"{kind} in {place!r}", "one Transformer, first")
         if name == "Dropout" and pooling is not None:
-            continue  # of training alone
+            continue  # only for training
         kinds.append(name)
         if name == "Transformer":
             continue
@@ -147,7 +147,7 @@ def read_embedder(path: str, dim: int, *, scores: bool = False) -> Embedder:
 
 
 def _leaves(place: str) -> bool:
-    """Whether a module's path is not a folder right inside the model's."""
+    """Whether a module's path is not a direct subfolder of the model's."""
     return place in (".", "..") or place != os.path.basename(place) or "\\" in place or "\0" in place
 
 
@@ -223,7 +223,7 @@ def _answers(folder: str) -> tuple[int, int | None]:
 
 
 def _typed(path: str) -> bool:
-    """Whether the tokenizer gives types of tokens: BERT's class does, others only if they are told to."""
+    """Whether the tokenizer returns types of tokens: BERT's class does, others only if configured to."""
     file, table = read_table(path, "tokenizer_config.json", needed=False)
     names = table.get("model_input_names")
     if names is None:
@@ -236,8 +236,8 @@ def _typed(path: str) -> bool:
 
 
 def _sigmoid(path: str, *prompts: str | None) -> bool | None:
-    """Whether a sigmoid follows the score of a CrossEncoder; None: the file does not say. prompts: the only names that
-    the default prompt may have; without any, it may have every name."""
+    """Whether a sigmoid follows the score of a CrossEncoder; None: the file does not specify it. prompts: the only names
+    that the default prompt may have; without any, it may have every name."""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     for key, only in (("model_type", (_PAIRS,)), ("default_prompt_name", prompts)):
         if only and table.get(key, only[0]) not in only:
@@ -249,7 +249,7 @@ def _sigmoid(path: str, *prompts: str | None) -> bool | None:
 
 
 def _prompts(path: str, only: str = "SentenceTransformer") -> tuple[dict[str, str], str | None, int | None]:
-    """(texts by name, the default's name, how many columns of an embedding are kept). only: the type of model."""
+    """(texts by name, the default's name, the number of columns of an embedding to keep). only: the type of model."""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     kind = table.get("model_type", only)
     if kind != only:

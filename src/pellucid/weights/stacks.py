@@ -1,4 +1,4 @@
-"""Stacks of the matrices of experts, which a folder may have in tensors of their own."""
+"""Stacks of the matrices of experts, which a folder may have as separate tensors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NUMBER = re.compile(r"(?:(?<=experts)|(?<=layernorm\.norms))\.(0|[1-9][0-9]{0,3}
 
 def stacked(folder: ModelFile, found: dict[str, dict[int, Tensor]], quantised: Quantised) -> dict[str, Tensor]:
     """The matrices of experts, {name: {expert: matrix}}, as one tensor each of shape (experts, rows, k); vectors of
-    heads likewise. Where quantised experts are in different formats, their stack becomes F32.
+    heads likewise. If quantised experts have different formats, their stack becomes F32.
 
-    Raises ModelFileError where an expert is missing or has another shape, or another format and none is quantised.
+    Raises ModelFileError if an expert is missing or has another shape, or another format while none is quantised.
     """
     made: dict[str, Tensor] = {}
     for kind in {_kind(name) for name in found}:
@@ -29,7 +29,7 @@ def stacked(folder: ModelFile, found: dict[str, dict[int, Tensor]], quantised: Q
 
 
 def _kind(name: str) -> str:
-    """What has the same number of parts in all layers: experts, or the norms of heads of one name."""
+    """The key for parts whose number is the same in all layers: experts, or the norms of heads of one name."""
     return "experts" if name.endswith("_exps.weight") else name.split(".", 2)[2]
 
 
@@ -59,7 +59,7 @@ def _of_kind(folder: ModelFile, found: dict[str, dict[int, Tensor]], quantised: 
 
 
 def _alike(every: list[Tensor], quantised: Quantised) -> list[Tensor]:
-    """The same matrices in F32, the first with a name that `quantised` has: in `widened` if all but floats are FP8,
+    """The same matrices in F32; records the first one's name in `quantised`: in `widened` if all but floats are FP8,
     else in `reasons`."""
     integers = [t for t in every if t.name in quantised.names - quantised.widened]
     name = next(t.name for t in integers or every if t.name in quantised.names)

@@ -1,4 +1,4 @@
-"""The cache folder: where it is, its locks and its free space, how a whole file gets its name, errors of its disk."""
+"""The cache folder: its place, locks and free space, how a complete file gets its name, and disk errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pellucid.errors import FetchError, one_line
 # progress(done bytes, total bytes, label): done never decreases, and reaches total.
 Progress = Callable[[int, int, str], None]
 
-MIN_RATE = 1000.0  # bytes per second that a download must have: an eighth of what a telephone modem carries
-RESERVE = 0.05  # of the disk, which no download uses
-_POLL = 0.05  # seconds between looks at a lock
+MIN_RATE = 1000.0  # minimum bytes per second of a download: an eighth of what a telephone modem carries
+RESERVE = 0.05  # of the disk, which downloads leave free
+_POLL = 0.05  # seconds between attempts to take a lock
 _STALE = 7 * 86400.0  # seconds after which an unfinished download is deleted
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system that has none
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a file system without locks
 
 
 def cache_folder() -> Path:
-    """Where models are kept; the folder need not exist. Raises FetchError where the user has no home folder."""
+    """Where models are kept; the folder need not exist. Raises FetchError if the user has no home folder."""
     own = os.environ.get("PELLUCID_CACHE")
     try:
         if own:
@@ -42,7 +42,7 @@ def cache_folder() -> Path:
 
 
 def size(nbytes: int) -> str:
-    """Bytes for people: "98.4 MB"."""
+    """Bytes in readable form: "98.4 MB"."""
     for unit, scale in (("EB", 1e18), ("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if nbytes >= scale:
             return f"{nbytes / scale:.1f} {unit}"
@@ -54,14 +54,14 @@ class DiskFull(FetchError):
 
 
 def is_full(error: OSError) -> bool:
-    """Whether this is a full disk, a used up quota, or a limit on the size of files."""
+    """Whether an error is a full disk, an exhausted quota, or a limit on the size of files."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cannot_use(name: str, folder: Path, need: int, error: OSError) -> FetchError:
-    """The FetchError for an OSError of the cache folder. ``need``: bytes that the download takes there, 0 where that
-    is not known."""
-    if isinstance(error, BrokenPipeError):  # of whoever shows progress, not of the folder
+    """The FetchError for an OSError of the cache folder. ``need``: bytes that the download needs there, 0 if
+    unknown."""
+    if isinstance(error, BrokenPipeError):  # of the progress output, not of the folder
         raise error
     if is_full(error):
         return disk_full(name, folder, need)
@@ -79,14 +79,14 @@ def disk_full(name: str, folder: Path, need: int) -> DiskFull:
     """The error for a disk without ``need`` free bytes (0: not known) beyond the share that is left free."""
     what = f"needs {size(need)} free" if need else "needs more free space"
     return DiskFull(
-        f"the disk is full: {one_line(name, 100)} {what} in {folder}, where {RESERVE:.0%} of the disk are left free;"
+        f"the disk is full: {one_line(name, 100)} {what} in {folder}, where {RESERVE:.0%} of the disk is left free;"
         " free some, or set PELLUCID_CACHE to a folder elsewhere",
         name=name,
     )
 
 
 def check_space(name: str, folder: Path, need: int) -> None:
-    """DiskFull where the disk has less than ``need`` bytes free beyond `RESERVE` of its size."""
+    """Raises DiskFull if the disk has less than ``need`` bytes free beyond `RESERVE` of its size."""
     disk = shutil.disk_usage(folder)
     if disk.free - need < RESERVE * disk.total:
         raise disk_full(name, folder, need)
@@ -101,12 +101,12 @@ def has_size(path: Path, nbytes: int) -> bool:
 
 
 def commit(out: IO[bytes], draft: Path, target: Path) -> None:
-    """Gives a whole file its name, by one atomic rename after its bytes are on the disk. ``out``: the open draft."""
+    """Gives a complete file its name, by one atomic rename after its bytes are on the disk. ``out``: the open draft."""
     out.flush()
     os.fsync(out.fileno())
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(draft, target)
-    if os.name == "posix":  # the rename should survive a power cut too
+    if os.name == "posix":  # the rename should survive a power failure, too
         fd = os.open(target.parent, os.O_RDONLY)
         with suppress(OSError):
             os.fsync(fd)
@@ -114,13 +114,13 @@ def commit(out: IO[bytes], draft: Path, target: Path) -> None:
 
 
 def has_no_locks(error: OSError) -> bool:
-    """Whether this is a file system without locks, such as Lustre as it is often mounted."""
+    """Whether the file system has no locks, such as Lustre in a common configuration."""
     return error.errno in _NO_LOCKS
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Takes the lock if it is free, and returns whether it was. It ends with the process, however that ends. Raises
-    OSError, also where the file system has no locks."""
+    """Takes the lock if it is free, and returns whether it was. The lock is released when the process ends, however it
+    ends. Raises OSError, also if the file system has no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -139,7 +139,7 @@ def try_lock(file: IO[Any]) -> bool:
 
 @contextmanager
 def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Waits for the lock of ``path``; yields False where the file system has no locks, and work continues without.
+    """Waits for the lock of ``path``; yields False if the file system has no locks, and work continues without one.
 
     waiting: called repeatedly while another process holds it.
     """
@@ -157,9 +157,9 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 
 
 def sweep(folder: Path, own: str) -> None:
-    """Removes what killed processes left: work folders of the model ``own``, and of models whose lock is free."""
+    """Removes what killed processes left: work folders of the model ``own`` and of models whose lock is free."""
     for work in folder.glob(".*.tmp"):
-        if work.is_file():  # of a record: no lock is held for those
+        if work.is_file():  # a draft of a record: written without a lock
             _remove_stale(work)
             continue
         name = work.name[1:].rsplit(".", 2)[0]
@@ -172,7 +172,7 @@ def sweep(folder: Path, own: str) -> None:
 
 
 def sweep_parts(top: Path) -> None:
-    """Removes downloads below ``top`` (in its ``*/.NAME.parts``) that broke off and were not resumed."""
+    """Removes downloads below ``top`` (in its ``*/.NAME.parts``) that were interrupted and not resumed."""
     for part in (*top.glob("*/.*.parts/*"), *top.glob("*/.*.verified.*.tmp")):
         _remove_stale(part)
         with suppress(OSError):

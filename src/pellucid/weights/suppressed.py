@@ -1,4 +1,4 @@
-"""Tokens that a model's files forbid: those of images and audio in Gemma 4 12B, which it was not taught to write."""
+"""Tokens that a model's files forbid: in Gemma 4 12B those of images and audio, which it was not trained to write."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MOST = 16 << 20  # bytes of a JSON file
 
 
 def suppressed(file: ModelFile, vocab: int) -> tuple[int, ...]:
-    """Ids, ascending: of the key in a GGUF file, or of suppress_tokens in a folder's generation_config.json, or in its
-    config.json where there is no such file, as in transformers.
+    """Ids, ascending: from the key in a GGUF file, or from suppress_tokens in a folder's generation_config.json or,
+    without that file, in its config.json, as in transformers.
 
-    Raises ModelFileError for what is no list of ids of the vocabulary, and where they are all of it.
+    Raises ModelFileError for anything but a list of ids of the vocabulary, and if it has all of them.
     """
     if file.format.startswith("GGUF"):
         return _checked(file.get_any(_KEY, None), vocab, file.metadata_file, _KEY)

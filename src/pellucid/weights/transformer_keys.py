@@ -1,7 +1,7 @@
-"""Reads the file of sentence-transformers' first module, the Transformer: which of its options a model may have.
+"""Reads the file of sentence-transformers' first module, the Transformer: which of its options are supported.
 
-That package passes them on to transformers, when it loads a model and when it cuts texts, so that most would alter an
-embedding. Source: sentence_transformers/base/modules/transformer.py (version 6.2).
+That package passes them on to transformers, for loading and for tokenising, so that most would alter an embedding.
+Source: sentence_transformers/base/modules/transformer.py (version 6.2).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["check_keys", "read_table", "read_transformer", "refused"]
 
 _MOST = 1 << 20  # bytes of a file in JSON
 _MOST_TOKENIZER = 1 << 28  # of tokenizer.json
-# The first that has any key counts.
+# The first file with any key counts.
 _FILES = (
     "sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json",
     "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
@@ -31,7 +31,7 @@ _KNOWN = {
     "track_media_counts", "method_output_name", "backend",
 }  # fmt: skip
 _NULL = dict.fromkeys(("query_length", "document_length", "query_expansion"))
-# Options of loading, by their names now and before: where files are and how they are read, and precision.
+# Options of loading, under current and older names: where files are and how they are read, and precision.
 _OLDER = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
 _HUB = {"trust_remote_code", "cache_dir", "token", "revision", "code_revision", "local_files_only", "force_download"}
 _TYPE = {"attn_implementation", "torch_dtype", "dtype"}
@@ -40,7 +40,7 @@ _INERT = {
     "config_kwargs": _HUB | _TYPE | {"use_cache", "output_attentions", "output_hidden_states"},
     "processor_kwargs": _HUB | {"model_max_length", "use_fast", "padding_side", "truncation_side"},
 }
-# Options of cutting texts: of padding, and of a length that is not applied.
+# Options of tokenising: padding, and a length that is not applied.
 _LENGTHS = {"padding", "truncation", "max_length"}
 _CALLS = _LENGTHS | {"pad_to_multiple_of", "padding_side", "return_tensors", "logits_to_keep", "verbose"}
 
@@ -51,8 +51,7 @@ def refused(file: str, what: str, value: object, supported: str) -> UnsupportedM
 
 
 def read_table(folder: str, name: str, *, needed: bool = True) -> tuple[str, dict[str, Any]]:
-    """A file's path and its table, which is empty where there is no such file and it is not needed. Raises
-    ModelFileError."""
+    """A file's path and its table, which is empty if the file is missing and not needed. Raises ModelFileError."""
     file = os.path.join(folder, name)
     if not needed and not os.path.lexists(file):
         return file, {}
@@ -60,8 +59,8 @@ def read_table(folder: str, name: str, *, needed: bool = True) -> tuple[str, dic
 
 
 def check_keys(file: str, table: Mapping[str, Any], known: set[str], only: Mapping[str, Any], within: str = "") -> None:
-    """Refuses a key that is not known, and one that has another value than its `only`. within: what the keys begin
-    with, for errors. Raises UnsupportedModelError."""
+    """Refuses an unknown key, and one whose value differs from its `only`. within: prefix of the keys, for errors.
+    Raises UnsupportedModelError."""
     for key, value in table.items():
         if key in only and value != only[key]:
             raise refused(file, within + key, f"{value!r:.80}", repr(only[key]))
@@ -70,8 +69,8 @@ def check_keys(file: str, table: Mapping[str, Any], known: set[str], only: Mappi
 
 
 def read_transformer(folder: str, *, scores: bool = False, answers: bool = False) -> Messages | None:
-    """Checks the options of a Transformer -> how texts become messages of a chat; None: they do not. scores: a
-    classifier of two texts is the only module. answers: logits are the score of two texts.
+    """Checks the options of a Transformer -> how texts become messages of a chat; None: they do not. scores: the only
+    module is a classifier of two texts. answers: logits are the score of two texts.
 
     Raises ModelFileError for a broken file, UnsupportedModelError for an option that would alter a result.
     """
@@ -82,7 +81,7 @@ def read_transformer(folder: str, *, scores: bool = False, answers: bool = False
     else:
         return None
     only: dict[str, Any] = {"do_lower_case": False, **_NULL}
-    if table.get("do_lower_case") is True and _lowers(folder):  # as that of bge does anyway
+    if table.get("do_lower_case") is True and _lowers(folder):  # as bge's does anyway
         only["do_lower_case"] = True
     check_keys(file, table, _KNOWN | {*_OLDER, *_INERT}, only)
     task, output, name = "feature-extraction", "last_hidden_state", "token_embeddings"
@@ -101,7 +100,7 @@ def read_transformer(folder: str, *, scores: bool = False, answers: bool = False
 
 
 def _inner(file: str, table: Mapping[str, Any], key: str, within: str = "") -> dict[str, Any]:
-    """A table in the table; an empty one where the key is missing."""
+    """A table within the table; empty if the key is missing."""
     value = table.get(key, {})
     if not isinstance(value, dict):
         raise ModelFileError(f"it is {value!r:.80}", file=file, field=within + key, expected="a table")
@@ -109,11 +108,11 @@ def _inner(file: str, table: Mapping[str, Any], key: str, within: str = "") -> d
 
 
 def _parts(file: str, table: Mapping[str, Any], output: str, scores: bool) -> bool | None:
-    """By modality_config: whether the content of messages is a list of parts; None: texts do not become messages."""
+    """From modality_config: whether the content of messages is a list of parts; None: texts do not become messages."""
     if "modality_config" not in table:
         return None
     within = "modality_config."
-    kinds = _inner(file, table, "modality_config")  # others than these two are none of texts
+    kinds = _inner(file, table, "modality_config")  # kinds other than these two are not of texts
     if "text" not in kinds and "message" not in kinds:
         raise refused(file, "modality_config", f"{kinds!r:.80}", "text, message")
     if "module_output_name" not in table:
@@ -136,7 +135,8 @@ def _parts(file: str, table: Mapping[str, Any], output: str, scores: bool) -> bo
 
 
 def _check_calls(file: str, table: Mapping[str, Any], messages: bool) -> bool:
-    """Of processing_kwargs: whether the template writes the beginning of an answer. messages: it is used."""
+    """From processing_kwargs: whether the template writes the beginning of an answer. messages: the template is
+    used."""
     key = "processing_kwargs"
     if table.get(key) is None:
         return False
@@ -156,7 +156,7 @@ def _check_calls(file: str, table: Mapping[str, Any], messages: bool) -> bool:
 
 
 def _lowers(path: str) -> bool:
-    """Whether the folder's tokenizer makes small letters of capitals."""
+    """Whether the folder's tokenizer converts to lower case."""
     file = os.path.join(path, "tokenizer.json")
     if not os.path.lexists(file):
         return False

@@ -1,11 +1,11 @@
-"""What was verified when it was downloaded, and whether it is still the same.
+"""What was verified when a model was downloaded, and whether it is still the same.
 
-Beside a model of the cache lies a record, ``.NAME.verified``: for each file its size, time of change, SHA-256, and a
-fingerprint, the SHA-256 of its first 64 KB and of 16 blocks of 4 KB, spread evenly to its end. Comparing size, time and
-fingerprint takes less than a millisecond. It notices a file that was cut, replaced or written to. Where only the time
-differs, as in a copy, every byte is read once and the record renewed; archives, and so the layers of container images,
-keep times without fractions of a second, which are taken as the same. It does not notice bits that changed on the disk
-without a write, outside of the sampled blocks: for that, `pellucid pull` reads every byte.
+Beside a model in the cache is a record, ``.NAME.verified``: for each file its size, modification time, SHA-256, and a
+fingerprint, the SHA-256 of its first 64 KB and of 16 blocks of 4 KB spread evenly over the rest. Comparing size, time
+and fingerprint takes less than a millisecond and detects a file that was cut, replaced or written to. If only the time
+differs, as in a copy, every byte is read once and the record is renewed; archives, and so the layers of container
+images, store times without fractions of a second, which count as equal. Bits that changed on the disk without a write,
+outside of the sampled blocks, are not detected: for that, `pellucid pull` reads every byte.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Seal:
 
 
 def digest(path: Path, start: Any = None, show: Callable[[int], None] = lambda done: None) -> str:
-    """The hexadecimal digest of a whole file: SHA-256, or that of the hash object ``start``. show: is called
-    with the bytes read so far."""
+    """The hexadecimal digest of a whole file: SHA-256, or that of the hash object ``start``. show: called with the
+    bytes read so far."""
     hashed, done = start or hashlib.sha256(), 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -57,7 +57,7 @@ def fingerprint(path: Path, size: int) -> str:
     with open(path, "rb", buffering=0) as file:
         hashed.update(file.read(_HEAD))
         for i in range(1, _BLOCKS + 1):
-            # Whole pages, which the load reads anyway; the last block ends with the file.
+            # Whole pages, which a load reads anyway; the last block ends with the file.
             file.seek(max(0, (size * i // _BLOCKS - _BLOCK) & ~(_BLOCK - 1) if i < _BLOCKS else size - _BLOCK))
             hashed.update(file.read(_BLOCK))
     return hashed.hexdigest()
@@ -70,14 +70,14 @@ def seal(path: Path, sha256: str) -> Seal:
 
 
 class Record:
-    """The seals of a model's files by name, as its record has them: none where it is missing or damaged."""
+    """The seals of a model's files by name, from its record: none if that is missing or damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seals = _read(path)
 
     def put(self, name: str, seal: Seal | None) -> None:
-        """Writes a seal, or takes it out (None). A folder that cannot be written keeps the old record."""
+        """Writes a seal, or removes it (None). A folder that cannot be written keeps the old record."""
         import json
 
         self.seals = {key: value for key, value in {**_read(self.path), name: seal}.items() if value is not None}
@@ -91,14 +91,14 @@ class Record:
                 draft.unlink(missing_ok=True)
 
     def is_same(self, file: Path, name: str, sha256: str | None = None) -> bool:
-        """Whether a file is still what was verified: by its seal; by every byte where its time of change differs, or
-        where it has no seal and its ``sha256`` is known. True for a file of which nothing is known. Raises OSError."""
+        """Whether a file is still as verified: by its seal, or by every byte if its modification time differs, or if it
+        has no seal and its ``sha256`` is known. True for a file about which nothing is known. Raises OSError."""
         known = self.seals.get(name)
         if known is not None and (sha256 is None or known.sha256 == sha256):
             stat = os.stat(file)
             if stat.st_size != known.size or fingerprint(file, stat.st_size) != known.fingerprint:
                 return False
-            if stat.st_mtime_ns in (known.mtime, known.mtime - known.mtime % 10**9):  # whole seconds: of an archive
+            if stat.st_mtime_ns in (known.mtime, known.mtime - known.mtime % 10**9):  # whole seconds: from an archive
                 return True
             sha256 = known.sha256
         return sha256 is None or self.verify(file, name, sha256)
@@ -106,8 +106,8 @@ class Record:
     def verify(
         self, file: Path, name: str, sha256: str | None = None, show: Callable[[int], None] = lambda done: None
     ) -> bool:
-        """Whether a file has this SHA-256, else the one of its seal, by reading every byte; its seal is renewed. True
-        for a file of which nothing is known, which gets its first seal. Raises OSError."""
+        """Whether a file has this SHA-256 (else the one of its seal), by reading every byte; its seal is renewed. True
+        for a file about which nothing is known; it gets its first seal. Raises OSError."""
         known = self.seals.get(name)
         found = digest(file, show=show)
         if found != (sha256 or (known.sha256 if known else found)):
@@ -123,7 +123,7 @@ def record_of(folder: Path, name: str) -> Record:
 
 
 def changed(name: str, file: Path) -> FetchError:
-    """The error for a file that is no longer what was verified."""
+    """The error for a file that has changed since it was verified."""
     return FetchError(
         f"{one_line(str(file), 200)} is damaged, or was changed after it was verified: run"
         f" `pellucid pull {one_line(name, 100)}`, which downloads it again",

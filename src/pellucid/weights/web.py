@@ -1,8 +1,8 @@
-"""Requests over HTTP whose answers are read as hostile input: bounded in time and in size, and refused by name.
+"""HTTP requests whose answers are treated as hostile input: bounded in time and size, and refused with a reason.
 
-urllib opens the connections, with the user's proxies and certificates (the environment's, the system's). Redirects,
-the framing of the body and the pace are handled here. A token is sent to the hub's own address only, never to an
-address that the hub redirects to.
+urllib opens the connections, with the user's proxies and certificates (the environment's, the system's). Redirects, the
+framing of the body and the rate are handled here. A token is sent only to the hub's own address, never to an address
+that the hub redirects to.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _HEADER_SECONDS = 60.0  # for the status line and all headers
 _HEADER_BYTES = 1 << 18
 _DOCUMENT_SECONDS = 300.0  # for a JSON document
 _CHUNK = 1 << 18
-_LINE = 4096  # bytes of a line between chunks
+_LINE = 4096  # maximum bytes of a line between chunks
 _MOST_REDIRECTS = 10
-_TRIES = 5  # in a row that are too slow or receive nothing
+_TRIES = 5  # consecutive attempts that are too slow or make no progress
 _FIRST_WAIT = 0.5  # seconds; doubled each time
-_LONGEST_WAIT = 120.0  # seconds that a server may ask for
+_LONGEST_WAIT = 120.0  # seconds that a server may request
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TRANSIENT = (408, 416, 429, 500, 502, 503, 504)
 
 
 class Again(Exception):
-    """A failure that another attempt may not meet. ``code``: the status that the server answered with, or 0;
-    ``retry_after``: its header of that name, or ""."""
+    """A failure that may not occur in another attempt. ``code``: the status of the answer, or 0; ``retry_after``: its
+    header of that name, or ""."""
 
     def __init__(self, message: str, code: int = 0, retry_after: str = "") -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class Unreachable(FetchError):
 
 
 class _TooSlow(Exception):
-    """The server sends less than it must, or headers without end."""
+    """The server sends less than the minimum rate, or endless headers."""
 
 
 # -- addresses ------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def hub() -> str:
 
 
 def shown(url: str) -> str:
-    """An address as an error may show it: printable, short, without credentials and without its query."""
+    """An address for an error message: printable, short, without credentials and query."""
     base, question, _ = url.partition("?")
     scheme, slashes, rest = base.partition("://")
     authority, slash, path = rest.partition("/")
@@ -99,7 +99,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_hub(url: str) -> bool:
-    """Whether the address is of the hub's own server."""
+    """Whether the address is on the hub's own server."""
     own = _origin(hub())
     return own is not None and _origin(url) == own
 
@@ -127,7 +127,7 @@ def _token(url: str) -> str:
 
 class _Wire(io.RawIOBase):
     """The bytes of a socket. The headers must be complete within a time and a size; after `start_body`, the body must
-    come at a least rate (bytes per second, 0 for none), measured over the time spent waiting for it."""
+    arrive at a minimum rate (bytes per second, 0 for none), measured over the time spent waiting for it."""
 
     def __init__(self, sock: Any) -> None:
         self._sock, self._raw = sock, sock.makefile("rb", buffering=0)
@@ -155,7 +155,7 @@ class _Wire(io.RawIOBase):
         self._check_deadline()
         self._got += got
         if self._rate and got:
-            # A process that was stopped meanwhile has not waited: no wait is longer than the timeout.
+            # A stopped process does not count as waiting: no wait is longer than the timeout.
             self._waited += min(time.monotonic() - start, _TIMEOUT)
             if self._waited >= _WINDOW:
                 if self._got < self._rate * self._waited:
@@ -227,7 +227,7 @@ def _reason(error: BaseException, limit: int = 200) -> str:
 
 
 def _failed(url: str, error: BaseException) -> Exception:
-    """What a failure of the connection or of its protocol becomes."""
+    """Converts a failure of the connection or of its protocol."""
     if isinstance(error, FetchError):
         return error
     if isinstance(error, _TooSlow):
@@ -251,7 +251,7 @@ def _unreachable(url: str, reason: Any) -> Exception:
 
 
 def _value(text: str) -> str:
-    """A header's value as an error shows it."""
+    """A header's value for an error message."""
     return repr(one_line(text.strip("\r\n"), 60))
 
 
@@ -259,7 +259,7 @@ class Answer:
     """A response whose headers are sound: ``status``, ``url`` (after redirects), ``length`` of the body in bytes or
     None, ``linked`` (the digest that a redirect named, or None), ``framed`` (whether the body says where it ends).
 
-    A context manager. Raises FetchError for a header that is malformed, or that asks for what is not supported.
+    A context manager. Raises FetchError for a header that is malformed or requires something that is not supported.
     """
 
     def __init__(self, response: _Response, url: str, linked: str | None = None) -> None:
@@ -302,7 +302,7 @@ class Answer:
         raise FetchError(f"{host(self.url)} answers with {name}: {_value(value)}; expected {expected}")
 
     def chunks(self, rate: float = MIN_RATE) -> Iterator[bytes]:
-        """The body, piece by piece. Raises Again where it breaks off, FetchError where it is malformed, or slower than
+        """The body, piece by piece. Raises Again if it breaks off, FetchError if it is malformed or slower than
         ``rate`` bytes per second."""
         try:
             self._response.wire.start_body(rate)
@@ -311,7 +311,7 @@ class Answer:
             raise _failed(self.url, error) from None
 
     def _exactly(self, length: int | None) -> Iterator[bytes]:
-        """So many bytes, or all up to the end of the connection."""
+        """The next n bytes, or all up to the end of the connection."""
         left = length
         while left is None or left:
             data = self._response.fp.read1(_CHUNK if left is None else min(left, _CHUNK))
@@ -349,9 +349,9 @@ class Answer:
 
 
 def open_url(url: str, headers: dict[str, str] | None = None) -> Answer:
-    """The answer to GET, redirects followed: 200, or 206 where ``headers`` ask for a range.
+    """The answer to GET, redirects followed: 200, or 206 if ``headers`` request a range.
 
-    Raises FetchError for what another attempt would not change, Again for the rest.
+    Raises FetchError for errors that another attempt would not change, Again for the rest.
     """
     sent = {"User-Agent": "pellucid", "Accept-Encoding": "identity", "Connection": "close", **(headers or {})}
     linked, now = None, url
@@ -369,7 +369,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Answer:
 
 
 def _redirected(answer: Answer) -> str:
-    """Where a redirect leads: an http or https address without credentials, never from https to http."""
+    """The target of a redirect: an http or https address without credentials, never from https to http."""
     location = answer.header("Location")
     if not location:
         raise FetchError(f"{host(answer.url)} answers {answer.status} without a Location to redirect to")
@@ -409,8 +409,8 @@ def _refused(answer: Answer) -> Exception:
 
 
 def _retry_after(text: str) -> float | None:
-    """Seconds of a Retry-After header: a number or a date; infinity where either is beyond any calendar; None where it
-    is neither."""
+    """Seconds of a Retry-After header: a number or a date; infinity if either is beyond any calendar; None if it is
+    neither."""
     if len(text) > 60:
         return float("inf")
     if re.fullmatch(r"[0-9]+", text):
@@ -426,9 +426,9 @@ def patiently(
     work: Callable[[], Any], told: Callable[[str], None], moved: Callable[[], int] = lambda: 0, rate: float = MIN_RATE
 ) -> Any:
     """``work()``, tried again while it raises Again. Five attempts in a row that are slower than ``rate`` bytes per
-    second, waiting included, or receive nothing, end in FetchError.
+    second, waiting included, or make no progress, end in FetchError.
 
-    told: is called with what is waited for. moved: the bytes that are there so far.
+    told: called with what is being waited for. moved: the number of bytes so far.
     """
     tries, wait, most = 0, 0.0, moved()
     while True:
@@ -437,8 +437,8 @@ def patiently(
             return work()
         except (Again, Unreachable) as error:
             if isinstance(error, Unreachable) and moved() == 0:
-                raise  # at once; but a network that was there a moment ago may come back
-            gained = moved() - most  # a draft that is begun anew does not count until it is longer than before
+                raise  # immediately, except for a network that worked a moment ago
+            gained = moved() - most  # a restarted draft does not count until it is longer than before
             most += max(gained, 0)
             tries = 1 if gained > 0 and gained >= rate * (time.monotonic() - start + wait) else tries + 1
             header = getattr(error, "retry_after", "")

@@ -1,7 +1,7 @@
-"""Writes GGUF files, version 3: the header, then tensor after tensor as they are made.
+"""Writes GGUF files, version 3: the header, then one tensor after another as they are computed.
 
-A file is written under another name in the target's folder and renamed when it is whole, so that whatever ends the
-process leaves no half file under the target's name. Source: GGUF's specification.
+A file is written under another name in the target's folder and renamed when it is complete, so that no incomplete file
+is left under the target's name, however the process ends. Source: GGUF's specification.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Value(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """A tensor to write. ``shape``: in NumPy's order. ``parts``: makes its bytes, in order, when it is written."""
+    """A tensor to write. ``shape``: in NumPy's order. ``parts``: yields its bytes, in order, when it is written."""
 
     name: str
     type: str
@@ -46,9 +46,9 @@ class Planned(NamedTuple):
 
 
 def tensor_bytes(type: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor. Raises ValueError for an unknown type, and for rows that are no multiple of its block."""
+    """Bytes of a tensor. Raises ValueError for an unknown type, and for rows that are not a multiple of its block."""
     if type not in _TYPES:
-        raise WrongValue("type", f" is {type!r}: not a type of GGUF's")
+        raise WrongValue("type", f" is {type!r}: not a GGUF type")
     _, block, nbytes = _TYPES[type]
     if not shape or shape[-1] % block:
         raise WrongValue("shape", f" is {tuple(shape)}: rows in {type} have a multiple of {block} weights")
@@ -59,12 +59,12 @@ def tensor_bytes(type: str, shape: Sequence[int]) -> int:
 
 
 def _string(value: str | bytes) -> bytes:
-    raw = value if isinstance(value, bytes) else value.encode("utf-8", "replace")  # a file name may be no text
+    raw = value if isinstance(value, bytes) else value.encode("utf-8", "replace")  # a file name may not be valid text
     return struct.pack("<Q", len(raw)) + raw
 
 
 def _encoded(key: str, value: Value) -> bytes:
-    """Type and value, as they stand after a key."""
+    """Type and value, as they follow a key."""
     name = value.kind.removeprefix("array of ")
     number, dtype = _NUMBERS[name]
     if name != value.kind:
@@ -82,7 +82,7 @@ def _encoded(key: str, value: Value) -> bytes:
 
 
 def _check_range(key: str, value: Any, name: str, dtype: Any) -> None:
-    """Raises WrongValue for what is no integer of this type, where it is one of integers."""
+    """Raises WrongValue for anything but an integer of this type, if it is an integer type."""
     if np.dtype(dtype).kind not in "iu":
         return
     limits = np.iinfo(dtype)
@@ -112,9 +112,9 @@ def _aligned(n: int) -> int:
 
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
-    """A file to write; when the block ends without an error, it is synced and takes the place of `path`, or of what a
-    link there leads to. Raises ModelFileError where the file cannot be written; nothing is left then, nor, on most
-    systems, of a killed process."""
+    """A file to write; when the block ends without an error, it is synced and replaces `path`, or the target of a link
+    there. Raises ModelFileError if the file cannot be written; then nothing is left of it, nor, on most systems, after
+    the process is killed."""
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder, name = os.path.split(target)
     folder = folder or "."
@@ -140,8 +140,8 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 
 
 def _nameless(folder: str) -> int | None:
-    """A new file in the folder that has no name yet: the system frees it when the process ends, however that ends. None
-    where the system has no such files, or cannot name them later, which is tried with another one."""
+    """A new file in the folder without a name: the system frees it when the process ends, however it ends. None if the
+    system has no such files, or cannot name them later, which is tried with another file."""
     flags, mask = getattr(os, "O_TMPFILE", 0), _umask()
     if not flags or mask is None:
         return None
@@ -162,26 +162,26 @@ def _nameless(folder: str) -> int | None:
 
 
 def _umask() -> int | None:
-    """That of the process; None where the system does not say. os.umask would change it, for other threads too."""
+    """The process's umask; None if the system does not report it. os.umask would change it for other threads, too."""
     with suppress(OSError, ValueError), open("/proc/self/status", "rb") as file:
         return next((int(line.split()[1], 8) for line in file if line.startswith(b"Umask:")), None)
     return None
 
 
 def _draft(folder: str, name: str) -> str:
-    """The path of a file until it is whole, which no other file has."""
+    """A path that no other file has, for a file until it is whole."""
     return os.path.join(folder, f".{name[:100]}.{os.urandom(8).hex()}.part")
 
 
 def _named(fd: int, folder: str, name: str) -> str:
-    """Gives a file that has no name one in the folder -> its path."""
+    """Gives a nameless file a name in the folder -> its path."""
     path = _draft(folder, name)
-    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # src_dir_fd: link() follows no links
+    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # link() alone does not follow
     return path
 
 
 def _sync_folder(folder: str) -> None:
-    """Makes a new name last; not every system opens folders."""
+    """Makes a new name durable; not every system can open folders."""
     with suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -197,10 +197,10 @@ def write_gguf(
     *,
     progress: Progress | None = None,
 ) -> int:
-    """Writes a GGUF file -> its size in bytes. A file of this name is replaced, when the new one is whole.
+    """Writes a GGUF file -> its size in bytes. A file of this name is replaced when the new one is complete.
 
-    progress: called after each part with the bytes written, those of the whole file, and the tensor's name. What a
-    tensor's ``parts`` raises is passed on. Raises ModelFileError where the file cannot be written.
+    progress: called after each part with the bytes written, the bytes of the whole file, and the tensor's name.
+    Exceptions from a tensor's ``parts`` are passed on. Raises ModelFileError if the file cannot be written.
     """
     path = os.fsdecode(path)
     header = _header(metadata, tensors)
