@@ -1,8 +1,8 @@
 """A plan: the flat list of operations that one forward pass runs.
 
-A file in arch/ builds it once per model with the methods of :class:`Plan` and the functions of
-experts.py and recurrent.py; `_engine` passes it to C, which validates it. Buffers are (rows, dim) float32; operations
-refer to them by number.
+A file in arch/ builds it once per model with the methods of :class:`Plan` and the functions of experts.py and
+recurrent.py; `_engine` passes it to C, which validates it. Buffers are (rows, dim) float32; operations refer to them by
+number.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Bytes: each matrix of the pass once, as the model file stores it; one row of the embedding per token; the keys and
 values that the rows attend to, once per sequence and layer; the state of each sequence and recurrent layer, read and
-written
-once. Operations: two per product, seven per number of a recurrence's state. Activations, norms and writes to the
-cache are not counted: they stay in the processor's caches or are few.
+written once. Operations: two per product, seven per number of a recurrence's state. Activations, norms and writes to
+the cache are not counted: they stay in the processor's caches or are few.
 """
 
 from __future__ import annotations
