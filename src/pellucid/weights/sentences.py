@@ -236,8 +236,8 @@ def _typed(path: str) -> bool:
 
 
 def _sigmoid(path: str, *prompts: str | None) -> bool | None:
-    """Whether a sigmoid follows the score of a CrossEncoder; None: the file does not specify it. prompts: the only names
-    that the default prompt may have; without any, it may have every name."""
+    """Whether a sigmoid follows the score of a CrossEncoder; None: the file does not specify it. prompts: the only
+    names that the default prompt may have; without any, it may have every name."""
     file, table = read_table(path, "config_sentence_transformers.json", needed=False)
     for key, only in (("model_type", (_PAIRS,)), ("default_prompt_name", prompts)):
         if only and table.get(key, only[0]) not in only:
