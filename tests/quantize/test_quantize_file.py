@@ -271,6 +271,13 @@ def test_the_umask_holds_and_is_not_changed(tmp_path: Path, monkeypatch: pytest.
         umask(before)
 
 
+def test_names_of_many_bytes(tmp_path: Path) -> None:
+    """A name of 63 characters may have 252 of the 255 bytes that a system allows."""
+    path = tmp_path / ("\N{OCTOPUS}" * 63)
+    write_gguf(path, {"a": Value("uint8", 1)}, [])
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
 def test_no_device_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match="this is a FIFO"):

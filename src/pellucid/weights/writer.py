@@ -170,7 +170,8 @@ def _umask() -> int | None:
 
 def _draft(folder: str, name: str) -> str:
     """A path that no other file has, for a file until it is whole."""
-    return os.path.join(folder, f".{name[:100]}.{os.urandom(8).hex()}.part")
+    short = os.fsdecode(os.fsencode(name)[:100])  # names of files have at most 255 bytes
+    return os.path.join(folder, f".{short}.{os.urandom(8).hex()}.part")
 
 
 def _named(fd: int, folder: str, name: str) -> str:
