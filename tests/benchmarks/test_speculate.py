@@ -28,5 +28,5 @@ def test_a_run(smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_other_ids_are_no_result(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculate, "run", lambda model, text, tokens, on, *more: ([1] if on else [2], 1.0, 1.0))
     model: Any = None
-    with pytest.raises(SystemExit, match="other ids"):
+    with pytest.raises(SystemExit, match="different ids"):
         speculate.measure(model, 4, 1)
