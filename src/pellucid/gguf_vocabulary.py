@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .chat_files import ForChats
-from .errors import TokenizerError
-from .text import Vocabulary
-from .text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, quoted
+from pellucid.chat_files import ForChats
+from pellucid.errors import TokenizerError
+from pellucid.text import Vocabulary
+from pellucid.text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, quoted
 
 __all__ = ["for_chats", "vocabulary_of"]
 
@@ -80,7 +80,7 @@ def vocabulary_of(metadata: Mapping[str, Any], source: str) -> Vocabulary | None
     if model == "gemma4" and pre in _GEMMA4:
         add_bos = add_bos or ids["bos"] is not None
     if add_bos is None:
-        from .text.words import adds_bos
+        from pellucid.text.words import adds_bos
 
         add_bos = (model in ("llama", "bert") or adds_bos(pre)) and ids["bos"] is not None
     add_space = read.flag("add_space_prefix")

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .chat_files import ForChats, named_templates, named_tokens
-from .checks import flag, string
-from .errors import ModelFileError, TokenizerError, WrongType, shown
-from .gguf_vocabulary import for_chats, vocabulary_of
-from .progress import reporting
-from .text import TextTokenizer, Vocabulary, build
-from .text.stream import TextStream
-from .text.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, quoted
-from .tokenizer_classes import adapt, added_tokens, tokenizer_class, with_map
+from pellucid.chat_files import ForChats, named_templates, named_tokens
+from pellucid.checks import flag, string
+from pellucid.errors import ModelFileError, TokenizerError, WrongType, shown
+from pellucid.gguf_vocabulary import for_chats, vocabulary_of
+from pellucid.progress import reporting
+from pellucid.text import TextTokenizer, Vocabulary, build
+from pellucid.text.stream import TextStream
+from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, quoted
+from pellucid.tokenizer_classes import adapt, added_tokens, tokenizer_class, with_map
 
 if TYPE_CHECKING:
-    from .text.chat import Chat
-    from .text.grammar import Grammars
-    from .weights.base import ModelFile
-    from .weights.store import Progress
+    from pellucid.text.chat import Chat
+    from pellucid.text.grammar import Grammars
+    from pellucid.weights.base import ModelFile
+    from pellucid.weights.store import Progress
 
 __all__ = ["Tokenizer", "folder_description", "folder_tokenizer", "pieces_of"]
 
@@ -71,7 +71,7 @@ class Tokenizer:
         progress: as for ``Model.load``, for a download. Raises ``TokenizerError`` or ``ModelFileError``, naming file
         and field; ``FetchError`` as ``Model.load`` does.
         """
-        from .weights import locate
+        from pellucid.weights import locate
 
         with reporting(progress) as report:
             where = Path(locate("path", path, report))
@@ -79,7 +79,7 @@ class Tokenizer:
             return folder_tokenizer(where)
         head = _read(where, 4)
         if head == b"GGUF":
-            from .weights.gguf import open_gguf
+            from pellucid.weights.gguf import open_gguf
 
             with open_gguf(where) as model_file:
                 made = cls.from_gguf(model_file)
@@ -138,7 +138,7 @@ class Tokenizer:
 
         Raises ``ChatTemplateError`` if there is none, or if it is broken.
         """
-        from .text.chat import Chat, ToolChat
+        from pellucid.text.chat import Chat, ToolChat
 
         if template is not None:
             template = string("template", template, "text")
@@ -156,13 +156,13 @@ class Tokenizer:
 
     def grammars(self, size: int | None = None) -> Grammars:
         """The compiler of schemas and grammars, for a model with `size` tokens; built at its first use."""
-        from .text.grammar import grammars_of
+        from pellucid.text.grammar import grammars_of
 
         return grammars_of(self._text, size or self.vocab_size)
 
     def forget_grammars(self) -> None:  # grammars in use live on until released; for Core.close
         if "_grammars" in vars(self._text):
-            from .text.grammar import forget
+            from pellucid.text.grammar import forget
 
             forget(self._text)
 
@@ -253,7 +253,7 @@ _JSON_LIMIT = 1 << 28  # bytes; the largest published tokenizer.json has 33 MB
 
 
 def _read(path: Path, limit: int) -> bytes:
-    from .weights.base import check_regular
+    from pellucid.weights.base import check_regular
 
     try:
         check_regular(str(path), path.stat().st_mode, "a file")
@@ -373,7 +373,7 @@ def folder_tokenizer(path: str | os.PathLike[str], rows: int | None = None) -> T
 
 
 def _from_json(path: Path, settings: _Settings, rows: int | None = None) -> Tokenizer:
-    from .text.hf import JsonTokenizer
+    from pellucid.text.hf import JsonTokenizer
 
     config = settings.config
     try:
@@ -425,7 +425,7 @@ def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocab
 
 
 def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabulary:
-    from ._spm import decode_model
+    from pellucid._spm import decode_model
 
     config = settings.config
     try:

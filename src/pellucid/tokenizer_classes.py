@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .errors import ModelFileError, shown
+from pellucid.errors import ModelFileError, shown
 
 __all__ = ["TokenizerClass", "adapt", "added_tokens", "tokenizer_class", "with_map"]
 

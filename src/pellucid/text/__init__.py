@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from ..errors import TokenizerError
-from .vocabulary import Vocabulary, quoted
+from pellucid.errors import TokenizerError
+from pellucid.text.vocabulary import Vocabulary, quoted
 
 __all__ = ["MarkedTokenizer", "TextTokenizer", "Vocabulary", "build"]
 
@@ -46,15 +46,15 @@ class MarkedTokenizer(TextTokenizer, Protocol):
 def build(vocabulary: Vocabulary) -> TextTokenizer:
     """The tokenizer of a vocabulary. Raises ``TokenizerError`` for an unknown model or pre-tokenizer."""
     if vocabulary.model == "bpe":
-        from .bpe import BpeTokenizer
+        from pellucid.text.bpe import BpeTokenizer
 
         return BpeTokenizer(vocabulary)
     if vocabulary.model == "wordpiece":
-        from .wordpiece import WordPieceTokenizer
+        from pellucid.text.wordpiece import WordPieceTokenizer
 
         return WordPieceTokenizer(vocabulary)
     if vocabulary.model in ("spm", "unigram"):
-        from .spm import MergedSpmTokenizer, SpmTokenizer
+        from pellucid.text.spm import MergedSpmTokenizer, SpmTokenizer
 
         merged = vocabulary.model == "spm" and vocabulary.merges is not None
         return MergedSpmTokenizer(vocabulary) if merged else SpmTokenizer(vocabulary)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
-from ..checks import integer, items
-from ..errors import OutOfMemoryError, PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
-from .special import Finder, counting, end_ids, looks_like_control, looks_special
-from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+from pellucid.checks import integer, items
+from pellucid.errors import OutOfMemoryError, PellucidError, TokenizerError, WrongType, WrongValue, one_line, shown
+from pellucid.text.special import Finder, counting, end_ids, looks_like_control, looks_special
+from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 __all__ = [
     "NoTokenizerError",

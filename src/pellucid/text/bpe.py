@@ -11,10 +11,10 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from .base import VocabularyTokenizer, check_encodable, check_room, package_errors, to_utf8
-from .special import Finder
-from .vocabulary import UNKNOWN, Vocabulary, quoted
-from .words import WORDS, ascii_words, make_splitter
+from pellucid.text.base import VocabularyTokenizer, check_encodable, check_room, package_errors, to_utf8
+from pellucid.text.special import Finder
+from pellucid.text.vocabulary import UNKNOWN, Vocabulary, quoted
+from pellucid.text.words import WORDS, ascii_words, make_splitter
 
 __all__ = ["BpeTokenizer", "byte_characters", "characters_to_bytes", "load_merges", "number_pieces"]
 

@@ -15,7 +15,7 @@ from types import GeneratorType
 from typing import Any, NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
-from ..errors import ChatTemplateError
+from pellucid.errors import ChatTemplateError
 
 __all__ = ["MOST_TEXT", "Budget", "Opaque"]
 

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ..checks import flag
-from ..errors import ChatTemplateError, one_line
-from .budget import Budget
-from .conversation import Marks, Reader, read_messages, read_tables
-from .dialects import find
-from .dialects.messages import Writer
-from .turns import turns
-from .vocabulary import quoted
+from pellucid.checks import flag
+from pellucid.errors import ChatTemplateError, one_line
+from pellucid.text.budget import Budget
+from pellucid.text.conversation import Marks, Reader, read_messages, read_tables
+from pellucid.text.dialects import find
+from pellucid.text.dialects.messages import Writer
+from pellucid.text.turns import turns
+from pellucid.text.vocabulary import quoted
 
 if TYPE_CHECKING:
-    from . import MarkedTokenizer, TextTokenizer
+    from pellucid.text import MarkedTokenizer, TextTokenizer
 
 __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate", "ToolChat"]
 
@@ -61,7 +61,7 @@ class ChatTemplate:
             raise ChatTemplateError(f"the chat template has {len(source)} characters; expected at most {MOST_SOURCE}")
         from jinja2 import Template, nodes
 
-        from .sandbox import Sandbox
+        from pellucid.text.sandbox import Sandbox
 
         self.source = source
         self._tokens = dict(tokens)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import TokenizerError
-from .vocabulary import quoted
+from pellucid.errors import TokenizerError
+from pellucid.text.vocabulary import quoted
 
 __all__ = [
     "ADDED",

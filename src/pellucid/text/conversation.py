@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..errors import ChatTemplateError, TokenizerError
-from .budget import ELEMENT
-from .special import Finder
-from .vocabulary import quoted
+from pellucid.errors import ChatTemplateError, TokenizerError
+from pellucid.text.budget import ELEMENT
+from pellucid.text.special import Finder
+from pellucid.text.vocabulary import quoted
 
 __all__ = ["Marks", "MessageTextError", "Reader", "read_messages", "read_tables"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
-from ..errors import TokenizerError
-from .components import (
+from pellucid.errors import TokenizerError
+from pellucid.text.components import (
     ADDED,
     ID,
     INSIDE,
@@ -30,9 +30,9 @@ from .components import (
     normalizer_growth,
     prefix_bytes,
 )
-from .pattern import Pattern
-from .vocabulary import quoted
-from .words import KNOWN, LINEAR
+from pellucid.text.pattern import Pattern
+from pellucid.text.vocabulary import quoted
+from pellucid.text.words import KNOWN, LINEAR
 
 __all__ = ["Description", "Expression", "guessed_model"]
 

@@ -15,7 +15,7 @@ from jinja2.filters import ignore_case, make_attrgetter
 from jinja2.tests import TESTS as DEFAULT_TESTS
 from jinja2.utils import pass_environment
 
-from .budget import ELEMENT, MOST_BITS, STEP, Budget
+from pellucid.text.budget import ELEMENT, MOST_BITS, STEP, Budget
 
 __all__ = ["NUMBER", "WIDEST", "Filters"]
 

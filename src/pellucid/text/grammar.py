@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import GrammarError, PellucidError, TokenizerError, out_of_memory
-from ..native import native
-from ..structure import Structure
-from . import gbnf, schema
-from .special import looks_like_control
+from pellucid.errors import GrammarError, PellucidError, TokenizerError, out_of_memory
+from pellucid.native import native
+from pellucid.structure import Structure
+from pellucid.text import gbnf, schema
+from pellucid.text.special import looks_like_control
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from . import TextTokenizer
+    from pellucid.text import TextTokenizer
 
     Words = npt.NDArray[np.uint32]
 

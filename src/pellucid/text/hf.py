@@ -9,8 +9,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import TokenizerError
-from .base import (
+from pellucid.errors import TokenizerError
+from pellucid.text.base import (
     check_encodable,
     check_id,
     check_ids,
@@ -20,12 +20,12 @@ from .base import (
     package_errors,
     to_utf8,
 )
-from .bpe import byte_characters, characters_to_bytes
-from .description import Description
-from .marked import MarkedEncoder
-from .pattern import Pattern
-from .special import END, counting, ends_a_message, looks_like_control
-from .vocabulary import quoted
+from pellucid.text.bpe import byte_characters, characters_to_bytes
+from pellucid.text.description import Description
+from pellucid.text.marked import MarkedEncoder
+from pellucid.text.pattern import Pattern
+from pellucid.text.special import END, counting, ends_a_message, looks_like_control
+from pellucid.text.vocabulary import quoted
 
 __all__ = ["JsonTokenizer"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
-from .special import Finder, counting
+from pellucid.text.special import Finder, counting
 
 __all__ = ["MarkedEncoder"]
 

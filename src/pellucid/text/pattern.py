@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..errors import TokenizerError
+from pellucid.errors import TokenizerError
 
 __all__ = ["Pattern"]
 

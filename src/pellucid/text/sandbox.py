@@ -33,8 +33,8 @@ from jinja2.runtime import LoopContext, Macro, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.utils import Namespace, pass_context
 
-from .budget import ELEMENT, MOST_BITS, Budget, Opaque
-from .filters import NUMBER, WIDEST, Filters
+from pellucid.text.budget import ELEMENT, MOST_BITS, Budget, Opaque
+from pellucid.text.filters import NUMBER, WIDEST, Filters
 
 __all__ = ["Sandbox"]
 

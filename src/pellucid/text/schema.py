@@ -10,9 +10,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from ..errors import GrammarError, one_line, shown
-from ..structure import Structure
-from .disjoint import Disjoint
+from pellucid.errors import GrammarError, one_line, shown
+from pellucid.structure import Structure
+from pellucid.text.disjoint import Disjoint
 
 __all__ = ["DATED", "checked", "checked_lark", "explained", "settled", "warnings"]
 

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping
 
-from .vocabulary import CONTROL, Vocabulary
+from pellucid.text.vocabulary import CONTROL, Vocabulary
 
 __all__ = ["END", "Finder", "counting", "end_ids", "ends_a_message", "looks_like_control", "looks_special"]
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TokenizerError
-from .base import VocabularyTokenizer, to_utf8
-from .components import charsmap_growth
-from .description import MOST_GROWTH
-from .special import Finder, looks_like_control
-from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, quoted
+from pellucid.errors import TokenizerError
+from pellucid.text.base import VocabularyTokenizer, to_utf8
+from pellucid.text.components import charsmap_growth
+from pellucid.text.description import MOST_GROWTH
+from pellucid.text.special import Finder, looks_like_control
+from pellucid.text.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary, quoted
 
 __all__ = ["MergedSpmTokenizer", "SpmTokenizer"]
 
@@ -72,7 +72,7 @@ class SpmTokenizer(VocabularyTokenizer):
             raise vocabulary.error("scores", "missing; a SentencePiece vocabulary needs its scores")
         import sentencepiece
 
-        from .._spm import encode_model
+        from pellucid._spm import encode_model
 
         n = self.vocab_size
         types = np.full(n, NORMAL, np.int32) if vocabulary.types is None else vocabulary.types.astype(np.int32)
@@ -183,7 +183,7 @@ class MergedSpmTokenizer(SpmTokenizer):
     """
 
     def _load(self, vocabulary: Vocabulary) -> Any:
-        from .bpe import load_merges, number_pieces
+        from pellucid.text.bpe import load_merges, number_pieces
 
         if self._byte_ids is None:
             raise vocabulary.error("pieces", "some of the 256 bytes <0x00> to <0xFF> are missing")

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ..errors import TokenizerError
+from pellucid.errors import TokenizerError
 
 __all__ = ["TextStream", "spell_out"]
 

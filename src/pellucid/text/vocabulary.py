@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import TokenizerError
-from ..errors import shown as quoted
+from pellucid.errors import TokenizerError
+from pellucid.errors import shown as quoted
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "UNKNOWN", "UNUSED", "USER_DEFINED", "Vocabulary", "quoted"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import VocabularyTokenizer, check_room, package_errors, to_utf8
-from .vocabulary import NORMAL, Vocabulary, quoted
+from pellucid.text.base import VocabularyTokenizer, check_room, package_errors, to_utf8
+from pellucid.text.vocabulary import NORMAL, Vocabulary, quoted
 
 __all__ = ["WordPieceTokenizer"]
 

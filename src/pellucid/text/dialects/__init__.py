@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .command_r import CommandR, CommandRPlus
-from .deepseek import DeepSeek, DeepSeek31
-from .dialect import THINK, Dialect, Shape, Thinking, Written, spaced
-from .granite import Granite
-from .harmony import Harmony
-from .hermes import Generic, Hermes, Nemotron
-from .kimi import Kimi
-from .lfm2 import Lfm2
-from .llama import Llama
-from .mistral import Mistral, MistralList
-from .parser import CallPart, Parser, Said
-from .tagged import Glm, QwenCoder, Seed
+from pellucid.text.dialects.command_r import CommandR, CommandRPlus
+from pellucid.text.dialects.deepseek import DeepSeek, DeepSeek31
+from pellucid.text.dialects.dialect import THINK, Dialect, Shape, Thinking, Written, spaced
+from pellucid.text.dialects.granite import Granite
+from pellucid.text.dialects.harmony import Harmony
+from pellucid.text.dialects.hermes import Generic, Hermes, Nemotron
+from pellucid.text.dialects.kimi import Kimi
+from pellucid.text.dialects.lfm2 import Lfm2
+from pellucid.text.dialects.llama import Llama
+from pellucid.text.dialects.mistral import Mistral, MistralList
+from pellucid.text.dialects.parser import CallPart, Parser, Said
+from pellucid.text.dialects.tagged import Glm, QwenCoder, Seed
 
 __all__ = ["ALL", "CallPart", "Dialect", "Parser", "Said", "Shape", "Thinking", "Written", "find", "spaced", "thinking"]
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .dialect import Dialect, Marker, Shape
-from .json_calls import NAME
-from .reader import Reader, Wait
+from pellucid.text.dialects.dialect import Dialect, Marker, Shape
+from pellucid.text.dialects.json_calls import NAME
+from pellucid.text.dialects.reader import Reader, Wait
 
 __all__ = ["DeepSeek", "DeepSeek31"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, AnyStr, ClassVar, NamedTuple
 
-from .reader import Reader, Wait
+from pellucid.text.dialects.reader import Reader, Wait
 
 __all__ = ["THINK", "Dialect", "Marker", "Shape", "Thinking", "Written", "instructions", "spaced"]
 

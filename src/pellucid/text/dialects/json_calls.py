@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Container, Sequence
 
-from .reader import Reader, Wait, whole_characters
+from pellucid.text.dialects.reader import Reader, Wait, whole_characters
 
 __all__ = ["NAME", "read_calls", "read_object"]
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from ...errors import GrammarError, shown
-from ..schema import DATED, settled
-from .dialect import Dialect, Shape, spaced
-from .values import alternatives, declared, types, whole
+from pellucid.errors import GrammarError, shown
+from pellucid.text.dialects.dialect import Dialect, Shape, spaced
+from pellucid.text.dialects.values import alternatives, declared, types, whole
+from pellucid.text.schema import DATED, settled
 
 __all__ = ["calls_grammar"]
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .dialect import Dialect, Marker, Shape, Written
-from .json_calls import NAME, read_calls
-from .reader import Reader, Wait
-from .values import Literal, quoted
+from pellucid.text.dialects.dialect import Dialect, Marker, Shape, Written
+from pellucid.text.dialects.json_calls import NAME, read_calls
+from pellucid.text.dialects.reader import Reader, Wait
+from pellucid.text.dialects.values import Literal, quoted
 
 __all__ = ["Lfm2"]
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .dialect import Dialect, Marker, Shape
-from .json_calls import read_calls
-from .reader import Reader, Wait
+from pellucid.text.dialects.dialect import Dialect, Marker, Shape
+from pellucid.text.dialects.json_calls import read_calls
+from pellucid.text.dialects.reader import Reader, Wait
 
 __all__ = ["Llama"]
 

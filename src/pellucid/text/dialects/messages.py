@@ -13,9 +13,9 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple, Protocol
 
-from ...errors import ChatTemplateError
-from .dialect import Dialect, Marker, Written
-from .values import types
+from pellucid.errors import ChatTemplateError
+from pellucid.text.dialects.dialect import Dialect, Marker, Written
+from pellucid.text.dialects.values import types
 
 __all__ = ["Prepared", "Writer"]
 

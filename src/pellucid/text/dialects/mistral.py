@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .dialect import Dialect, Marker, Shape, Thinking
-from .ids import short_id
-from .json_calls import NAME, read_calls
-from .reader import Reader, Wait
+from pellucid.text.dialects.dialect import Dialect, Marker, Shape, Thinking
+from pellucid.text.dialects.ids import short_id
+from pellucid.text.dialects.json_calls import NAME, read_calls
+from pellucid.text.dialects.reader import Reader, Wait
 
 __all__ = ["Mistral", "MistralList"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .dialect import Dialect, Thinking
-from .reader import CallPart, Reader, Said
+from pellucid.text.dialects.dialect import Dialect, Thinking
+from pellucid.text.dialects.reader import CallPart, Reader, Said
 
 __all__ = ["CallPart", "Parser", "Said"]
 

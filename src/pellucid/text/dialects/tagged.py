@@ -20,10 +20,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .dialect import Dialect, Marker, Shape, Thinking, Written
-from .json_calls import NAME
-from .reader import Reader, Wait
-from .values import declared, key, quoted, value
+from pellucid.text.dialects.dialect import Dialect, Marker, Shape, Thinking, Written
+from pellucid.text.dialects.json_calls import NAME
+from pellucid.text.dialects.reader import Reader, Wait
+from pellucid.text.dialects.values import declared, key, quoted, value
 
 __all__ = ["Glm", "QwenCoder", "Seed"]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .reader import whole_characters
+from pellucid.text.dialects.reader import whole_characters
 
 __all__ = ["Literal", "alternatives", "declared", "key", "quoted", "types", "value", "whole"]
 
