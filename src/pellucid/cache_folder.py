@@ -23,10 +23,9 @@ import numpy as np
 
 from pellucid import saved
 from pellucid.core import Core
-from pellucid.errors import OutOfMemoryError, PellucidError, one_line
+from pellucid.errors import OutOfMemoryError, PellucidError, one_line, os_reason
 from pellucid.schedule import run
 from pellucid.schedule.prefix import common
-from pellucid.weights.base import os_reason
 
 __all__ = ["load", "save"]
 

@@ -57,6 +57,11 @@ def _shortened(text: str, limit: int) -> str:
     return text[: limit - 3 - end] + "..." + text[len(text) - end :]
 
 
+def os_reason(error: OSError) -> str:
+    """The operating system's error message, in lower case: "permission denied"."""
+    return (error.strerror or str(error)).lower()
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value of any kind as an error may quote it: its `repr`, printable and cut to `limit` characters."""
     if isinstance(value, (str, bytes)):

@@ -21,8 +21,8 @@ import numpy as np
 
 from pellucid import _engine
 from pellucid.core import Core
-from pellucid.errors import ModelFileError
-from pellucid.weights.base import open_regular, os_reason
+from pellucid.errors import ModelFileError, os_reason
+from pellucid.weights.base import open_regular
 from pellucid.weights.writer import whole_file
 
 __all__ = ["identity", "read", "read_cached", "write"]

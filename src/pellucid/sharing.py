@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from pellucid import _engine, checks, log
+from pellucid.errors import os_reason
 from pellucid.plan import Plan
 from pellucid.snapshot import snapshot
-from pellucid.weights.base import ModelFile, os_reason
+from pellucid.weights.base import ModelFile
 from pellucid.weights.store import is_full, size
 
 if sys.platform != "win32":

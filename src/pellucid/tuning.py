@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pellucid import _engine, checks
-from pellucid.errors import OutOfMemoryError, PellucidError, one_line
+from pellucid.errors import OutOfMemoryError, PellucidError, one_line, os_reason
 from pellucid.processor import processor, processors
 from pellucid.weights import base, store
 
@@ -229,7 +229,7 @@ def check_folder() -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
+        why = os_reason(error)
         raise PellucidError(f"{one_line(str(folder))}: the result could not be kept there: {why}") from None
 
 

@@ -73,7 +73,7 @@ def _run(argv: list[str]) -> int:
     import typer
 
     from pellucid.cli import output
-    from pellucid.errors import PellucidError
+    from pellucid.errors import PellucidError, os_reason
 
     try:  # newer versions of Typer have their own copy of click
         from typer._click.exceptions import ClickException
@@ -104,7 +104,7 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         return output.fail(reason if error.filename is None else f"{error.filename or repr('')}: {reason}", 1)
     except MemoryError:
         return output.fail("out of memory", 1)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import uvicorn
 
-from pellucid.errors import PellucidError, one_line
+from pellucid.errors import PellucidError, one_line, os_reason
 from pellucid.model import Model
 from pellucid.server.app import make_app
 from pellucid.server.failures import stopping
@@ -52,8 +52,8 @@ def listen(host: str, port: int) -> socket.socket:
         made.close()
         if error.errno == errno.EADDRINUSE:
             raise PellucidError(f"port {port} is in use; --port 0 takes a free one") from None
-        reason = (error.strerror or str(error)).lower()
-        raise PellucidError(f"cannot listen on {one_line(host, 80)}, port {port}: {reason}") from None
+        message = f"cannot listen on {one_line(host, 80)}, port {port}: {os_reason(error)}"
+        raise PellucidError(message) from None
     return made
 
 

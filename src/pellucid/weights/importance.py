@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.errors import ModelFileError
-from pellucid.weights.base import open_regular, os_reason, read_file
+from pellucid.errors import ModelFileError, os_reason
+from pellucid.weights.base import open_regular, read_file
 from pellucid.weights.gguf import open_gguf
 from pellucid.weights.writer import Planned, Value, write_gguf
 

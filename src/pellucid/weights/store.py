@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pellucid.errors import FetchError, one_line
+from pellucid.errors import FetchError, one_line, os_reason
 
 # progress(done bytes, total bytes, label): done never decreases, and reaches total.
 Progress = Callable[[int, int, str], None]
@@ -65,7 +65,7 @@ def cannot_use(name: str, folder: Path, need: int, error: OSError) -> FetchError
         raise error
     if is_full(error):
         return disk_full(name, folder, need)
-    reason = (error.strerror or str(error)).lower()
+    reason = os_reason(error)
     if error.errno == errno.ENAMETOOLONG:
         where = os.path.basename(os.fsdecode(error.filename or "")) or name
         return FetchError(f"{one_line(where, 100)}: the name is too long for the file system of {folder}", name=name)

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid._gguf import TENSOR_TYPES, VALUE_TYPES
-from pellucid.errors import ModelFileError, WrongValue, shown
-from pellucid.weights.base import check_regular, os_reason
+from pellucid.errors import ModelFileError, WrongValue, os_reason, shown
+from pellucid.weights.base import check_regular
 
 __all__ = ["Planned", "Value", "tensor_bytes", "write_gguf"]
 
