@@ -163,6 +163,19 @@ def test_a_unix_socket(smollm2: Path, tmp_path: Path) -> None:
     assert (found["status"], found["path"], found["finish"]) == (200, "/v1/completions", "length")
 
 
+def test_a_unix_socket_of_the_next_server_stays(smollm2: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with (
+        served(smollm2, "--unix", str(path), "--context", "256") as (process, _, _),
+        socket.socket(socket.AF_UNIX) as own,
+    ):
+        path.unlink()
+        own.bind(str(path))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 0 and path.is_socket()
+
+
 def test_terminated_with_time_to_end(smollm2: Path) -> None:
     """Requests that run go on to their end; others get 503."""
     with served(smollm2, "--context", "256") as (process, port, _):

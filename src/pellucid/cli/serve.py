@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -271,6 +272,7 @@ def serve(
         ),
     )
     listener = run.listen(host, port) if unix is None else run.listen_unix(unix)
+    made = None if unix is None else os.stat(unix)
     address = "http://localhost" if unix is not None else _address(host, listener.getsockname()[1])
 
     def load(source: str) -> Any:
@@ -303,8 +305,11 @@ def serve(
         sources = [models.Source(tuple(n), partial(load, source), sizes[source]) for source, n in named.items()]
         run.serve(sources, chosen, listener, ready)
     finally:
-        if unix is not None and os.path.exists(unix):
-            os.unlink(unix)
+        if unix is not None and made is not None:
+            with suppress(FileNotFoundError):
+                now = os.stat(unix)  # a server that starts while this one stops replaces the socket by its own
+                if (now.st_ino, now.st_mtime_ns) == (made.st_ino, made.st_mtime_ns):
+                    os.unlink(unix)
 
 
 def _names(models: list[str]) -> dict[str, list[str]]:
