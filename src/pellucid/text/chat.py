@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pellucid.checks import flag
@@ -233,7 +233,7 @@ class Chat:
         except ChatTemplateError as error:
             raise BrokenTemplateError(error.message, line=error.line) if own else error from None
         self._writer = Writer(self.template, find(source), tuple(special), for_tools=for_tools)
-        self._known_ids = lru_cache(8)(self._ids)
+        self._known_ids = lru_cache(8)(partial(_ids, tokenizer))
 
     def of(self, tools: Any) -> Chat:
         """The Chat that writes conversations with these tools."""
@@ -261,7 +261,7 @@ class Chat:
         """
         marked, back = self._write(messages, tags, options)
         text = marked.translate(back)
-        return ChatPrompt(text, self._ids(marked, text))
+        return ChatPrompt(text, _ids(self._tokenizer, marked, text))
 
     def opening(
         self, prompt: ChatPrompt, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **options: Any
@@ -283,17 +283,15 @@ class Chat:
         marked, back = self.template.render(messages, **options)
         return marked.translate({ord(mark): tag for mark, tag in tags.items()}) if tags else marked, back
 
-    def _ids(self, marked: str, text: str) -> list[int]:
-        tokenizer = self._tokenizer
-        ids = self._encode(marked, text)
-        if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
-            ids.insert(0, tokenizer.bos)
-        return ids
 
-    def _encode(self, marked: str, text: str) -> list[int]:
-        if marked == text:
-            return self._tokenizer.encode(text, add_special=False, parse_special=True)
-        return cast("MarkedTokenizer", self._tokenizer).encode_marked(text, marked)
+def _ids(tokenizer: TextTokenizer, marked: str, text: str) -> list[int]:
+    if marked == text:
+        ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    else:
+        ids = cast("MarkedTokenizer", tokenizer).encode_marked(text, marked)
+    if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
+        ids.insert(0, tokenizer.bos)
+    return ids
 
 
 class ToolChat(Chat):
