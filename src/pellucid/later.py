@@ -39,7 +39,7 @@ class Later(Generic[T]):
             self._thread = None
 
     def made(self) -> T | None:
-        """The value, where there is one."""
+        """The value, if it is available."""
         return getattr(self, "_value", None)
 
     def get(self) -> T:

@@ -44,7 +44,7 @@ def warn_once(message: str, *values: object) -> None:
 
 
 def _logger() -> logging.Logger | None:
-    """None where the program has not imported logging, which takes milliseconds: then nothing listens."""
+    """The logger; None if the program has not imported logging, which takes milliseconds: then nothing listens."""
     global _known
     if "logging" not in sys.modules:
         return None

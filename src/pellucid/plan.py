@@ -149,7 +149,7 @@ class Plan(Tables):
         )
 
     def linear(self, layer: int, name: str, h: int, rows: int, out: str, *, scale: float = 1.0) -> int:
-        """scale times the product of a matrix and h, with a bias where the file has one, in the buffer `out`."""
+        """scale times the product of a matrix and h, with a bias if the file has one, in the buffer `out`."""
         full = layered(layer, name)
         h = self.arranged(layer, h, [full])
         mat = self.matrix(full, rows, self.buffers[h].dim)
@@ -157,8 +157,8 @@ class Plan(Tables):
         return self.operation(Kind.LINEAR, layer, name, inp=h, out=self.buffer(out, rows), seg=seg, n_seg=1).out
 
     def qkv(self, layer: int, h: int, a: Attention, *, values: str = "attn_v") -> QKV:
-        """Queries, keys and values, with biases where the file has them; from attn_qkv if they are one matrix. values:
-        the tensor of the values.
+        """Queries, keys and values, with biases if the file has them; from attn_qkv if they are one matrix. values: the
+        tensor of the values.
 
         The activations of keys and values have two int8 terms: these matrices are small, and every later row reads
         their results. Mean KL divergence from float32 (SmolLM2, 4,096 positions, 32 most probable tokens): 0.00146 with
@@ -315,8 +315,8 @@ class Plan(Tables):
         limit: float = 0.0,
         parameters: Sequence[float] = (),
     ) -> int:
-        """act(ffn_gate h) * (ffn_up h), with biases where the file has them (Shazeer 2020); the two matrices are the
-        halves of ffn_up where it has twice `ff` rows, or of ffn_gate_up.
+        """act(ffn_gate h) * (ffn_up h), with biases if the file has them (Shazeer 2020); the two matrices are the
+        halves of ffn_up if it has twice `ff` rows, or of ffn_gate_up.
 
         act: a name in ACTIVATIONS. limit: the gate is at most `limit`, the other factor between -limit and limit; 0:
         none. parameters: of "xielu", its four (csrc/kernels/kernels.h). kind: suffix of the names.
@@ -339,8 +339,8 @@ class Plan(Tables):
         parameters: Sequence[float] = (),
         out: str = "f",
     ) -> int:
-        """act(name h), with a bias where the file has one. act and parameters: as for `glu`. out: prefix of the
-        buffer's name."""
+        """act(name h), with a bias if the file has one. act and parameters: as for `glu`. out: prefix of the buffer's
+        name."""
         return self._unit(layer, name, h, ff, act, [(layered(layer, name), None)], 0.0, parameters, out)
 
     def _unit(
@@ -369,9 +369,9 @@ class Plan(Tables):
     def head(
         self, cap: float = 0.0, *, logits: bool = True, scale: float = 1.0, norm: str | None = "output_norm"
     ) -> None:
-        """The final norm, and the logits of the rows that request them; tied to the embedding where there is no
-        `output`. cap: soft cap of the logits; 0: none. logits: an encoder has none. scale: multiplies the logits,
-        before the cap. norm: None if rows are already normed."""
+        """The final norm, and the logits of the rows that request them; tied to the embedding if there is no `output`.
+        cap: soft cap of the logits; 0: none. logits: an encoder has none. scale: multiplies the logits, before the cap.
+        norm: None if rows are already normed."""
         if not logits:
             x = self.stream()
             self.operation(Kind.HEAD, -1, "head", inp=x, **self._norm(norm))
@@ -384,7 +384,7 @@ class Plan(Tables):
         self.operation(Kind.HEAD, -1, "head", inp=x, seg=seg, n_seg=1, cap=cap, **self._norm(norm))
 
     def _norm(self, name: str | None) -> dict[str, Any]:
-        """The fields of a norm of the residual stream. A LayerNorm has a bias where the file has one."""
+        """The fields of a norm of the residual stream. A LayerNorm has a bias if the file has one."""
         if name is None:
             return {"norm": NORMS["none"]}
         bias = self.bias(name, self.dim) if self.norms == "layer" else -1

@@ -13,7 +13,7 @@ _KEYS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU
 
 
 def processor(root: Path = Path("/")) -> str:
-    """As in "AuthenticAMD, family 25, model 17, stepping 1"; "" where the system does not report it."""
+    """As in "AuthenticAMD, family 25, model 17, stepping 1"; "" if the system does not report it."""
     found: dict[str, str] = {}
     try:
         with open(root / "proc/cpuinfo", errors="replace") as file:

@@ -61,7 +61,7 @@ class _Bars:
 
 
 def _tqdm(needed: bool) -> Any:
-    """tqdm's class for this kind of session, or None where it is not installed."""
+    """tqdm's class for this kind of session, or None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning that a notebook has no ipywidgets: the bar is then text

@@ -61,7 +61,7 @@ class Tables:
         self, name: str, rows: int, k: int, *, plain: bool = False, part: Part | None = None, scaled: bool = True
     ) -> int:
         """The number of a matrix, which must have this shape and a supported format. part: its place in another tensor.
-        scaled: products with it are multiplied by the tensor's factor, name.scale, where the file has one."""
+        scaled: products with it are multiplied by the tensor's factor, name.scale, if the file has one."""
 
         def make() -> Matrix:
             whole = part or Part(name, 0, rows)
@@ -139,7 +139,7 @@ class Tables:
         return self.once(("constant", name), self.vectors, lambda: Vector(name, np.array(values, np.float32)))
 
     def bias(self, name: str, n: int, *, part: Part | None = None) -> int:
-        """The number of the vector name.bias; -1 where the file has none. part: its place in another tensor."""
+        """The number of the vector name.bias; -1 if the file has none. part: its place in another tensor."""
         whole = part or Part(name, 0, n)
         if f"{whole.name}.bias" not in self.tensors:
             return -1
@@ -152,7 +152,7 @@ class Tables:
         return self.once(("bias", name), self.vectors, make)
 
     def _rows(self, name: str) -> int:
-        """The number of rows of the tensor name.weight; 0 where the file has none."""
+        """The number of rows of the tensor name.weight; 0 if the file has none."""
         t = self.tensors.get(f"{name}.weight")
         return t.shape[0] if t is not None and t.shape else 0
 

@@ -52,7 +52,7 @@ class Patching:
 
     @property
     def restored(self) -> npt.NDArray[np.float64]:
-        """How much of the difference between the prompts each patch restores: 0 none, 1 all. NaN where they agree."""
+        """How much of the difference between the prompts each patch restores: 0 none, 1 all. NaN if they agree."""
         with np.errstate(invalid="ignore", divide="ignore"):
             found: npt.NDArray[np.float64] = np.divide(self.values - self.corrupt, self.clean - self.corrupt)
         return found

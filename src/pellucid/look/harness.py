@@ -19,7 +19,7 @@ from pellucid.progress import reporting
 __all__ = ["PellucidLM"]
 
 
-class PellucidLM(LM):  # type: ignore[misc]  # Any where lm_eval is not installed
+class PellucidLM(LM):  # type: ignore[misc]  # Any if lm_eval is not installed
     """A model for the harness. pretrained: a Model, or a source for ``Model.load``; options: for ``Model.load``.
     batch_size: number of texts generated in the same passes ("auto": 8); it changes no result. device and
     max_batch_size are accepted and ignored."""

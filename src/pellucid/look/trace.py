@@ -48,7 +48,7 @@ class Trace(Recorded):
     ``hidden``          (L + 1, P, d)                   the residual stream: first the embeddings, then after each
                                                         selected layer; before the final norm, also the last
     ``middle``          (L, P, d)                       the residual stream after attention, or a recurrence
-    ``attention_in``    (L, P, d)                       what these read: the stream after a norm, where there is one
+    ``attention_in``    (L, P, d)                       what these read: the stream after a norm, if there is one
     ``mlp_in``          (L, P, d)                       what the feed-forward network reads
     ``final``           (P, d)                          the stream after the final norm, which the head multiplies
     ``q``               (L, H, P, head_dim)             queries as attention uses them: head norm and rotation done
@@ -56,7 +56,7 @@ class Trace(Recorded):
     ``q_unrotated``     (L, H, P, head_dim)             both before the rotation, after the head norm
     ``k_unrotated``     (L, kv_heads, n, head_dim)
     ``v``               (L, kv_heads, n, value_dim)     values; k and v before the cache rounds them to its type
-    ``scores``          (L, H, P, n)                    q . k * scale before softmax; -inf where a row sees nothing
+    ``scores``          (L, H, P, n)                    q . k * scale before softmax; -inf for tokens not attended to
     ``attention``       (L, H, P, n)                    softmax of these: rows sum to 1
     ``attention_out``   (L, P, d)                       what attention adds to the residual stream (post-norm done)
     ``mlp_out``         (L, P, d)                       what the feed-forward network adds to it
@@ -65,7 +65,7 @@ class Trace(Recorded):
     ``up``              (L, P, ff)                      products of ffn_up, the other factor
     ``neurons``         (L, P, ff)                      activations that ffn_down reads: act(gate) * up
     ``mixed``           (L, H, P, value_dim)            heads' outputs before W_o: values weighed by attention,
-                                                        times the gates, where the model has them
+                                                        times the gates, if the model has them
     ``head_out``        (L, H, P, d)                    each head's part of attention_out: its columns of W_o, times the
                                                         post-norm's scale of that row; a bias belongs to no head
     ``routes``          (L, P, experts)                 weights of a token's experts; 0: not chosen
@@ -76,7 +76,7 @@ class Trace(Recorded):
     ``logits``          (P, vocab)                      the model's, bit for bit
     ==================  ==============================  ===========================================================
 
-    ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 where no token follows) and ``next_probability`` (NaN there),
+    ``entropy`` (nats), ``next_rank`` (1: the likeliest; 0 if no token follows) and ``next_probability`` (then NaN),
     each (P), are computed at their first use. A quantity that was not requested raises ``AttributeError``. If an edit
     skipped attention or the feed-forward network of a layer, its arrays are zero, as are those of layers that lack the
     quantity. Requesting a quantity that the model or all selected layers lack raises ``ValueError``. If layers differ

@@ -255,9 +255,9 @@ class Chat:
         """A conversation's text and ids. Options and errors: :meth:`ChatTemplate.render`; ``TokenizerError`` for text
         that cannot be encoded.
 
-        Special tokens that the template writes become ids; their spellings in a message remain text. BOS comes
-        first where the vocabulary says so and the template has not written it. tags: characters of messages that stand
-        for special tokens.
+        Special tokens that the template writes become ids; their spellings in a message remain text. BOS comes first if
+        the vocabulary specifies it and the template has not written it. tags: characters of messages that stand for
+        special tokens.
         """
         marked, back = self._write(messages, tags, options)
         text = marked.translate(back)

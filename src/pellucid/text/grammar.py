@@ -174,8 +174,8 @@ def forget(tokenizer: TextTokenizer) -> None:
 
 
 class _Spelling:
-    """A tokenizer in the form that llguidance needs: the text of each token, and the tokens of a text. llguidance
-    refers to it where Python's cycle collector cannot see: so it holds neither the tokenizer nor the grammars."""
+    """A tokenizer in the form that llguidance needs: the text of each token, and the tokens of a text. llguidance holds
+    a reference that Python's cycle collector cannot see, so it refers to neither the tokenizer nor the grammars."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None

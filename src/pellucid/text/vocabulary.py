@@ -33,7 +33,7 @@ class Vocabulary:
     all are normal.
     ``merges``: pairs "left right", best first, for "bpe"; for "spm" they replace the scores.
     ``eog``: ids that end a generation, besides ``eos``, ``eot``, ``eom`` and those that are known by their spelling.
-    ``strips``, ``strips_before``: ids of tokens that remove the white space after and before them: control tokens where
+    ``strips``, ``strips_before``: ids of tokens that remove the white space after and before them: control tokens if
     these are parsed, user-defined ones always.
     ``prefixes_once``: with ``add_space_prefix``: no space is put after tokens within the text, or before a space.
     ``charsmap``: for "unigram": the table of characters by which text is normalised; ``squeezes``: spaces at its ends

@@ -1,8 +1,8 @@
 r"""How each family of byte-level vocabularies cuts text into words, by the GGUF field ``tokenizer.ggml.pre``.
 
 A model file names its pre-tokenizer but does not describe it; the description is in the family's published
-``tokenizer.json``, which the comments of the table name. Where that is not public, the comment says "by GGUF": the
-entry then follows the consensus of GGUF readers.
+``tokenizer.json``, which the comments of the table name. If that is not public, the comment says "by GGUF": the entry
+then follows the consensus of GGUF readers.
 
 The expressions are in the syntax of Oniguruma, which the ``tokenizers`` package runs.
 """

@@ -240,5 +240,5 @@ class _Reader:
         alpha = self.c.get_float(f"{where}alpha", 1.0, **_LIMITS)
         if alpha != 1.0:
             if width == 2:
-                raise self.c.refuse(f"{where}alpha", "1 where heads have two columns")
+                raise self.c.refuse(f"{where}alpha", "1 if heads have two columns")
             self.put("freq_base", base * alpha ** (width / (width - 2)), f"{where}alpha")

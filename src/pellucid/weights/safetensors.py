@@ -56,7 +56,7 @@ def open_folder(path: str | os.PathLike[str]) -> ModelFile:
             found = read_header(file)
             missing = next((name for name in wanted if name not in found), None)
             if missing is not None:
-                raise ModelFileError("not in this shard, where the index has it", file=shard, field=missing)
+                raise ModelFileError("not in this shard, to which the index assigns it", file=shard, field=missing)
             # Tensors that no index names count, too, as in transformers; of a tensor in two files, the index's is used.
             tensors |= {name: tensor for name, tensor in found.items() if name in wanted or name not in indexed}
         return ModelFile(

@@ -1,6 +1,6 @@
 """Reading an answer as it arrives: text that is cut anywhere becomes content, reasoning and calls.
 
-A dialect reads as a coroutine: it looks ahead in the text, and where the text is too short, it yields until more has
+A dialect reads as a coroutine: it looks ahead in the text, and if the text is too short, it yields until more has
 arrived or the text has ended. It decides only what it can be sure of, so that the result is the same wherever the text
 is cut.
 """
