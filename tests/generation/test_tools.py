@@ -161,7 +161,7 @@ def test_variables(smol: Model) -> None:
         (
             {"tools": DECLARED, "tool_choice": {"type": "function", "function": {"name": "h"}}},
             ValueError,
-            "none of the",
+            "not one of the tools",
         ),
         ({"tools": DECLARED, "parallel_tool_calls": 1}, TypeError, "parallel_tool_calls=1"),
         ({"thinking_budget": -1}, ValueError, "thinking_budget=-1"),
