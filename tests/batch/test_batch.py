@@ -235,7 +235,7 @@ def test_columns_of_lines_and_a_target_that_is_a_table(
 ) -> None:
     source = str(write(tmp_path / "in.jsonl", [{"prompt_ids": [1]}]))
     assert main(["batch", source, str(tmp_path / "out.jsonl"), "-m", str(tiny), "--columns", "id"]) == 2
-    assert "--columns: belongs to a .parquet file" in capsys.readouterr().err
+    assert "--columns: applies only to a .parquet file" in capsys.readouterr().err
     assert main(["batch", source, str(tmp_path / "out.Parquet"), "-m", str(tiny)]) == 2
     assert "expected a name for lines of JSON" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]

@@ -15,7 +15,6 @@ from pellucid.errors import UnsupportedModelError
 from tests.families.case import load_golden, write_gguf
 from tests.families.cases import BY_NAME
 from tests.families.test_families import ids_of
-from tests.reference import tiny
 
 Keys = dict[str, Any]
 YARN = 1 + 0.1 * np.log(4.0)  # its factor of cosines and sines in olmo3
@@ -55,19 +54,3 @@ def test_another_factor_of_yarn(tmp_path: Path) -> None:
     """llama.cpp ignores the key, transformers takes its value for the whole factor."""
     with pytest.raises(UnsupportedModelError, match=r"yarn_attn_factor = 1\.29\d* .*supported: 1, 1\.13"):
         logits("olmo3", tmp_path / "a.gguf", {"rope.scaling.yarn_attn_factor": 1.3})
-
-
-def test_gemma_3_without_windows(tmp_path: Path) -> None:
-    """Every layer sees all, with the base of global layers."""
-    model = next(one for one in tiny.TINY if one.name == "gemma3")
-    model = replace(model, local=(False,) * model.layers)
-    found = []
-    for extra in (
-        None,
-        lambda writer: writer.add_sliding_window(0),
-        lambda writer: writer.add_sliding_window_pattern(model.local),
-    ):
-        path = tiny.write_gguf(model, tmp_path / "a.gguf", extra=extra)
-        with Model.load(path, threads=1) as loaded:
-            found.append(loaded.logits(tiny.token_ids(model, 40)))
-    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[2])

@@ -144,7 +144,7 @@ def test_more_than_was_told(served: Hub) -> None:
 def test_pages_and_encodings_instead_of_files(served: Hub) -> None:
     url = f"{served.url}/x.gguf"
     served.faults["/x.gguf"] = [instead(b"<!DOCTYPE html>", Content_Type="text/html")]
-    fails("no GGUF file", "b'<!DOCTYP'", "text/html", reference=url)
+    fails("is not a GGUF file", "b'<!DOCTYP'", "text/html", reference=url)
     served.faults["/x.gguf"] = [instead(DATA, Content_Encoding="gzip")]
     fails("encoded (gzip)", reference=url)
 

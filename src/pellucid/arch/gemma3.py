@@ -20,9 +20,7 @@ _PERIOD = 6
 
 def config(source: Source, causal: bool = True) -> Config:
     r = Reader(source)
-    window = source.get_any(r.key("attention.sliding_window"), None)
-    period = 0 if window is None or (type(window) is int and window == 0) else _PERIOD  # without one all are global
-    c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=period, causal=causal)
+    c = r.base(halves=True, base=_GLOBAL_BASE, act="gelu_tanh", period=_PERIOD, causal=causal)
     # Only the 27B model (62 layers) scales scores by its width per head instead of the head's size.
     width = c.dim // c.attention.n_q if c.layers == 62 else c.attention.dk
     scale = r.number("attention.scale", width**-0.5)
