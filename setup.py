@@ -36,8 +36,12 @@ CSRC = Path("csrc")
 PACKAGES = Path("src")
 MACOS = sys.platform == "darwin"
 BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "kernels/scalar")
-# Files that run once per model and compute nothing: compiled for size.
-ONCE = ("engine/error.c", "engine/forms.c", "engine/model.c", "engine/plan.c", "cpu/detect.c", "cpu/topology.c")
+# Files without loops over numbers, which run a few times per model or pass, or for inspection: compiled for size.
+SMALL = {
+    "cache": ("pages", "pool", "sequence", "states"),
+    "cpu": ("arena", "detect", "quota", "settle", "topology"),
+    "engine": ("attention", "error", "forms", "keys", "model", "pack", "pass", "plan", "trial"),
+}
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread")
 # Functions that take or return wide vectors are all inlined: the convention for passing them does not matter.
@@ -47,7 +51,7 @@ FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
 # Compiled for size: 180 KB less, and a pass takes 0.2 us more.
-GENERATED = shlex.split("-Os -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
+GENERATED = shlex.split("-Os -fno-plt -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
 # No C object can be pickled, and methods are not introspected: code for either would only take space.
 DIRECTIVES = {"language_level": 3, "auto_pickle": False, "binding": False}
 # Modules use the stable interface of this Python and run in every later one; free-threaded Pythons have none yet.
@@ -187,7 +191,7 @@ def tiers(cc: list[str], root: Path = CSRC) -> list[Isa]:
 def core_jobs(cc: list[str], built: list[Isa]) -> list[tuple[str, list[str], Path]]:
     """(tier, flags, file) for every file of csrc. built: the tiers that the compiler knows."""
     core = [*COMMON, *openmp(), *WARNINGS, *stack_flags(cc, extra_flags()), f"-I{CSRC}", *(t.define for t in built)]
-    small = {CSRC / name for name in ONCE}
+    small = {CSRC / folder / f"{name}.c" for folder, names in SMALL.items() for name in names}
     files = [p for folder in BASELINE for p in sorted((CSRC / folder).glob("*.c"))]
     jobs = [("scalar", [*core, "-Os"] if p in small else core, p) for p in files]
     for tier in built:

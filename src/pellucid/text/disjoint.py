@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 from urllib.parse import unquote
 
-__all__ = ["Disjoint"]
+__all__ = ["Disjoint", "is_number"]
 
 MOST = 200_000  # comparisons for a schema, some 0.2 s
 DEEPEST = 40  # references and properties that lead to each other
@@ -25,8 +25,7 @@ class Disjoint:
         self._root = root
         self._left = MOST
         self._known: dict[int, frozenset[Any] | None] = {}
-        # References are from the next `$id` around them.
-        self._resolves = not any("$id" in node or "id" in node for node in _inner(root))
+        self._resolves = not _has_bases(root)
 
     def all(self, schemas: Sequence[Any]) -> bool:
         """Each of the schemas from each other one."""
@@ -121,17 +120,22 @@ class Disjoint:
         return any(self._two(_properties(mine, name), _properties(others, name), depth + 1) for name in names)
 
 
-def _inner(root: Any) -> Iterator[dict[str, Any]]:
-    """Every object within a value, but for itself."""
+def _has_bases(root: Any) -> bool:
+    """Whether a schema within the root has an `$id`: references inside it start from there."""
     todo = list(root.values() if isinstance(root, dict) else [])
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
             if isinstance(node.get("$id", node.get("id")), str):
-                yield node
+                return True
             todo += node.values()
         elif isinstance(node, list):
             todo += node
+    return False
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _kinds(node: _Node) -> frozenset[str]:
@@ -164,14 +168,14 @@ def _sizes(node: _Node, kind: str) -> tuple[float, float, bool, bool]:
 
 
 def _number(node: _Node, key: str, default: float) -> float:
-    value = node.get(key, default)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+    value = node.get(key)
+    return value if is_number(value) else default
 
 
 def _bounds(node: _Node) -> tuple[float, float, bool, bool]:
     """Of numbers: least, most, and whether these are left out."""
     value = node.get("const")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if is_number(value):
         return value, value, False, False
     least, most = _number(node, "minimum", -math.inf), _number(node, "maximum", math.inf)
     above, below = _number(node, "exclusiveMinimum", -math.inf), _number(node, "exclusiveMaximum", math.inf)

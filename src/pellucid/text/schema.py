@@ -12,7 +12,7 @@ from typing import Any
 
 from pellucid.errors import GrammarError, one_line, shown
 from pellucid.structure import Structure
-from pellucid.text.disjoint import Disjoint
+from pellucid.text.disjoint import Disjoint, is_number
 
 __all__ = ["DATED", "checked", "checked_lark", "explained", "settled", "warnings"]
 
@@ -64,7 +64,7 @@ _KEYWORDS = re.compile(r'Unimplemented keys: (\["[^\]]*"\])')
 _FORMAT = re.compile(r"Unknown format: (.*)", re.DOTALL)
 _PATTERN = re.compile(r"regex parse error:.*\n *error: ([^\n]*)", re.DOTALL)
 _JSON = re.compile(r"%json\s*")
-FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+_FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 
 
 def checked(text: str, strict: bool = True) -> dict[str, Any]:
@@ -181,12 +181,12 @@ def _bound(node: dict[str, Any]) -> None:
         least, most = _INTEGERS[node.pop("format")]
         for key, value, tighter in (("minimum", least, max), ("maximum", most, min)):
             found = node.get(key, value)
-            node[key] = tighter(found, value) if _is_number(found) else found
+            node[key] = tighter(found, value) if is_number(found) else found
     for key in _LEAST:
-        if _is_number(node.get(key)) and node[key] <= -MOST_BOUND:
+        if is_number(node.get(key)) and node[key] <= -MOST_BOUND:
             node[key] = -LARGE
     for key in _MOST:
-        if _is_number(node.get(key)) and node[key] >= MOST_BOUND:
+        if is_number(node.get(key)) and node[key] >= MOST_BOUND:
             node[key] = MOST_BOUND if whole else LARGE
 
 
@@ -195,12 +195,12 @@ def _open_ends(nodes: list[dict[str, Any]]) -> None:
     than 1 away: for 0 < x <= 0.5, llguidance would also allow 0."""
     for node in nodes:  # in draft 4 an exclusive bound is True, beside the bound
         for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-            if node.get(key) is True and _is_number(node.get(other)):
+            if node.get(key) is True and is_number(node.get(other)):
                 node[key] = node[other]
     for key, others, sign in (("exclusiveMinimum", _MOST, 1), ("exclusiveMaximum", _LEAST, -1)):
-        ends = {node[other] for node in nodes for other in others if _is_number(node.get(other))}
+        ends = {node[other] for node in nodes for other in others if is_number(node.get(other))}
         for node in nodes:
-            if _is_number(node.get(key)):
+            if is_number(node.get(key)):
                 node[key] = _beside(node[key], ends, sign)
 
 
@@ -226,10 +226,6 @@ def _dated(node: dict[str, Any]) -> None:
         node["allOf"].append({"pattern": DATED[form]})
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _check(root: Any, place: str) -> None:
     """Raises what `settled` raises."""
     _check_integers(root, place)
@@ -252,9 +248,9 @@ def _check_integers(root: Any, place: str) -> None:
         found: float | None = None
         if key in ("const", "enum"):
             found = _beyond(value)
-        elif key in _LEAST and _is_number(value) and (value > MOST_INTEGER or -MOST_BOUND < value < -MOST_INTEGER):
+        elif key in _LEAST and is_number(value) and (value > MOST_INTEGER or -MOST_BOUND < value < -MOST_INTEGER):
             found = value
-        elif key in _MOST and _is_number(value) and (value < -MOST_INTEGER or MOST_INTEGER < value < MOST_BOUND):
+        elif key in _MOST and is_number(value) and (value < -MOST_INTEGER or MOST_INTEGER < value < MOST_BOUND):
             found = value
         if found is not None:
             text = f"{shown(found)} cannot be enforced: expected integers from -2**53 to 2**53"
@@ -319,7 +315,7 @@ def explained(message: str, structure: Structure) -> GrammarError:
     if message.startswith("NoExtension"):
         return GrammarError("no text matches", place=kind)
     if found := _FORMAT.fullmatch(message):
-        text = f"unknown format: {one_line(found[1], 100)}; expected one of {', '.join(FORMATS)}"
+        text = f"unknown format: {one_line(found[1], 100)}; expected one of {', '.join(_FORMATS)}"
         return GrammarError(text, place=_place(structure, "format", found[1]))
     if kind != "grammar" and (found := _PATTERN.search(message)):
         text = f"not a regular expression in Rust's syntax: {one_line(found[1], 200)}"

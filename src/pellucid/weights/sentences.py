@@ -214,12 +214,13 @@ def _floats(t: Tensor, shape: tuple[int, ...]) -> Any:
 def _answers(folder: str) -> tuple[int, int | None]:
     """The tokens of a LogitScore: for, and against."""
     file, table = read_table(folder, "config.json")
-    check_keys(file, table, {"true_token_id", "false_token_id"}, {"module_input_name": "causal_logits"})
-    found = [table.get(key) for key in ("true_token_id", "false_token_id")]
-    for key, value in zip(("true_token_id", "false_token_id"), found, strict=True):
-        if (type(value) is not int or not 0 <= value < 1 << 31) and (key == "true_token_id" or value is not None):
+    keys = ("true_token_id", "false_token_id")
+    check_keys(file, table, {*keys}, {"module_input_name": "causal_logits"})
+    for key in keys:
+        value = table.get(key)
+        if (type(value) is not int or not 0 <= value < 1 << 31) and (key == keys[0] or value is not None):
             raise ModelFileError(f"it is {value!r:.80}", file=file, field=key, expected="a token id")
-    return found[0], found[1]  # type: ignore[return-value]  # they were checked
+    return table[keys[0]], table.get(keys[1])
 
 
 def _typed(path: str) -> bool:
