@@ -14,6 +14,7 @@ import pytest
 from pellucid import Model, _engine
 from pellucid.generation import Job
 from pellucid.schedule import run
+from pellucid.schedule.seat import SLICE
 from tests.schedule.test_request import content
 
 TEXT = "The capital of France is"
@@ -130,6 +131,25 @@ def test_cancel_while_the_end_before_a_stop_string_waits_for_its_turn(smollm2: P
         assert len(expected.ids) > len(done.ids) == len(done.logprobs) > 3
         holders = scheduler._holders
         assert model.stats().cache_bytes_used == 0 and not (holders.leaving or holders.resting or holders.calls)
+
+
+def test_ends_before_stop_strings_that_wait_for_each_other(smollm2: Path) -> None:
+    """The lock was never released where it had been waited for longer than a moment."""
+    with Model.load(smollm2, threads=2) as model:
+        given: dict[str, Any] = {"temperature": 0, "stop": [within_a_word(model)], "logprobs": 1, "seed": 1}
+        expected = content(model.generate(TEXT, **given))
+        scheduler, request = run.of(model.core), model.submit(TEXT, **given)
+        found: list[Any] = []
+        reading = threading.Thread(target=lambda: found.append(request.result()))
+        with scheduler.scoring:
+            reading.start()
+            until = time.monotonic() + 30
+            while request._scoring is None and time.monotonic() < until:
+                time.sleep(0.001)
+            time.sleep(3 * SLICE)
+        reading.join(30)
+        assert content(found[0]) == expected and not scheduler.scoring.locked()
+        assert content(model.submit(TEXT, **given).result(timeout=30)) == expected
 
 
 def test_a_stop_string_in_what_is_decided_before_it_begins(smollm2: Path) -> None:

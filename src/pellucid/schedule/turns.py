@@ -241,5 +241,5 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
             finally:
                 scheduler.go_on(work, ends=True)
     finally:
-        if taken and taken[0]:  # calls no Python function, after which an interrupt could come
+        if any(taken):  # calls no Python function, after which an interrupt could come
             scheduler.scoring.release()
