@@ -40,8 +40,8 @@ WORTH = 64  # a sequence is written if it has so many tokens that no other file 
 Tell = Callable[[str], object]
 
 
-# The files that this process wrote or read for a model, and what they hold.
-_known: weakref.WeakKeyDictionary[Core, dict[str, tuple[str, array[int]]]] = weakref.WeakKeyDictionary()
+# The files that this process wrote or read for a model, by its subfolder and their paths, and what they hold.
+_known: weakref.WeakKeyDictionary[Core, dict[str, dict[str, tuple[str, array[int]]]]] = weakref.WeakKeyDictionary()
 
 
 class _File(NamedTuple):
@@ -65,7 +65,7 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
         whole = scheduler.reuse is not None and scheduler.reuse.whole
         if whole:
             kept = _worth(kept)
-        known = _known.setdefault(core, {})
+        known = _known.setdefault(core, {}).setdefault(own, {})
         for place, (root, ids) in enumerate(kept):
             used = now - place * ORDER
             path = os.path.join(own, _name(root, ids))
@@ -83,7 +83,10 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
             if whole:
                 _remove_shorter(known, path, root, ids)
         _make_room(folder, limit, now + 1)
-        return len(_files(own))
+        there = {file.path for file in _files(own)}
+        for path in known.keys() - there:
+            known.pop(path, None)
+        return len(there)
     except (OSError, PellucidError) as error:
         tell(f"the prefix cache cannot be written to {one_line(folder, 200)}: {one_line(str(error))}")
         return 0
@@ -96,7 +99,8 @@ def load(core: Core, folder: str, tell: Tell) -> int:
     limit, size = core.facts.cache_limit if core.prefix_bytes is None else core.prefix_bytes, 0
     try:
         _clean(folder)
-        for file in reversed(_files(_own(core, folder))):
+        own = _own(core, folder)
+        for file in reversed(_files(own)):
             size += file.size
             if limit is not None and size > limit:
                 break
@@ -113,7 +117,7 @@ def load(core: Core, folder: str, tell: Tell) -> int:
                     os.unlink(file.path)
                 continue
             found.append((root, ids, sequence))
-            _known.setdefault(core, {})[file.path] = root, array("i", ids)
+            _known.setdefault(core, {}).setdefault(own, {})[file.path] = root, array("i", ids)
     except (OSError, PellucidError) as error:
         tell(f"the prefix cache cannot be read from {one_line(folder, 200)}: {one_line(str(error))}")
     scheduler = run.of(core)
@@ -149,7 +153,7 @@ def _remove_shorter(known: dict[str, tuple[str, array[int]]], path: str, root: s
     tokens = array("i", ids)
     for other, (key, shorter) in list(known.items()):
         if other != path and key == root and len(shorter) <= len(tokens) and shorter == tokens[: len(shorter)]:
-            del known[other]
+            known.pop(other, None)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(other)
     known[path] = root, tokens

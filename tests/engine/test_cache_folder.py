@@ -332,3 +332,18 @@ def test_prefixes_that_others_have_are_not_written(tmp_path: Path) -> None:
     prompts = [[*PROMPTS[0], k, k, k] for k in range(4)] + [[*PROMPTS[0], *([7] * cache_folder.WORTH)]]
     filled(path, folder, prompts)
     assert len(files(folder)) == 1
+
+
+def test_two_folders_of_one_model(tmp_path: Path) -> None:
+    path, folders = models.write(tmp_path, "llama_gqa"), [tmp_path / "one", tmp_path / "two"]
+    with load(path) as model:
+        for folder, length in zip(folders, (80, 200), strict=True):
+            model.generate(PROMPTS[0][:length], max_tokens=1, temperature=0, ignore_eos=True)
+            assert model.save_cache(folder) == 1
+        assert [len(files(folder)) for folder in folders] == [1, 1]
+        for prompt in PROMPTS[1:]:
+            model.clear_cache()
+            model.generate(prompt, **GREEDY)
+            model.save_cache(folders[0], files(folders[1])[0].stat().st_size + 10_000)
+        known = [held for one in cache_folder._known[model.core].values() for held in one]
+        assert sorted(known) == sorted(str(file) for folder in folders for file in files(folder))
