@@ -74,7 +74,9 @@ def save(core: Core, folder: str, limit: int, tell: Tell) -> int:
                 if sequence is None:
                     continue
                 size = _size(ids, sequence)
-                if size > limit or not _make_room(folder, limit - size, used):
+                if size > limit:
+                    continue  # others may fit
+                if not _make_room(folder, limit - size, used):
                     break
                 saved.write(path, core, sequence, ids, root)
                 del sequence
@@ -101,9 +103,9 @@ def load(core: Core, folder: str, tell: Tell) -> int:
         _clean(folder)
         own = _own(core, folder)
         for file in reversed(_files(own)):
+            if limit is not None and size + file.size > limit:
+                continue  # others may fit
             size += file.size
-            if limit is not None and size > limit:
-                break
             try:
                 sequence, ids, root = saved.read_cached(file.path, core)
             except OutOfMemoryError:

@@ -334,6 +334,18 @@ def test_prefixes_that_others_have_are_not_written(tmp_path: Path) -> None:
     assert len(files(folder)) == 1
 
 
+def test_one_too_large_for_the_limit_does_not_keep_out_others(tmp_path: Path) -> None:
+    path, folder = models.write(tmp_path, "llama_gqa"), tmp_path / "cache"
+    with load(path) as model:
+        for prompt in (PROMPTS[0][:80], PROMPTS[1]):
+            model.generate(prompt, **GREEDY)
+        assert model.save_cache(folder) == 2
+        less, more = sorted(file.stat().st_size for file in files(folder))
+        assert model.save_cache(tmp_path / "other", (less + more) // 2) == 1
+    with Model.load(path, threads=2, prefix_cache=(less + more) // 2) as model:
+        assert model.load_cache(folder) == 1
+
+
 def test_two_folders_of_one_model(tmp_path: Path) -> None:
     path, folders = models.write(tmp_path, "llama_gqa"), [tmp_path / "one", tmp_path / "two"]
     with load(path) as model:
