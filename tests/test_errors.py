@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pellucid import Model, Tokenizer, errors
+from pellucid.later import Later
 from pellucid.schedule.room import NeverFits
 
 CASES = [
@@ -166,3 +167,17 @@ def test_one_line_and_shown():
     assert errors.one_line("abcdefghijkl", 9) == "abcd...kl"
     assert errors.shown("x" * 10**6) == "'" + "x" * 37 + "..." + "x" * 18 + "'"
     assert errors.shown(10**6000) == "(a huge number)"
+
+
+def test_an_error_of_another_thread_does_not_grow() -> None:
+    """Each time it was raised, its traceback took in the frames of another caller, and kept alive all that they had."""
+
+    def make() -> None:
+        raise errors.TokenizerError("broken")
+
+    later, lengths = Later(make), []
+    for _ in range(3):
+        with pytest.raises(errors.TokenizerError, match="broken") as found:
+            later.get()
+        lengths.append(len(traceback.extract_tb(found.value.__traceback__)))
+    assert len({*lengths}) == 1

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from pellucid.errors import again
 from pellucid.native import native
 
 __all__ = ["Later"]
@@ -45,5 +46,5 @@ class Later(Generic[T]):
     def get(self) -> T:
         self.wait()
         if self._error is not None:
-            raise self._error
+            raise again(self._error) if isinstance(self._error, Exception) else self._error
         return self._value
