@@ -93,3 +93,17 @@ def test_threads_that_a_scheduler_asks_openmp_for(
         monkeypatch.setenv(name, value)
         with Model.load(smollm2) as model:
             assert "OMP_NUM_THREADS" not in model.info().threads_why
+
+
+def test_a_server_leaves_levels_as_they_were() -> None:
+    """What a logger remembers of its level, too."""
+    pytest.importorskip("uvicorn")
+    from pellucid.server.run import _logging
+
+    loggers = [logging.getLogger(name) for name in ("pellucid.server", "uvicorn.error")]
+    levels = range(10, 60, 10)
+    before = [[one.isEnabledFor(level) for level in levels] for one in loggers]
+    with _logging(False):
+        assert [one.isEnabledFor(logging.INFO) for one in loggers] == [True, False]
+        assert [one.isEnabledFor(logging.ERROR) for one in loggers] == [True, False]
+    assert [[one.isEnabledFor(level) for level in levels] for one in loggers] == before

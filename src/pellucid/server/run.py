@@ -152,7 +152,9 @@ def _logging(as_json: bool) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        log.level, log.propagate, other.level = levels
+        log.propagate = levels[1]
+        log.setLevel(levels[0])  # which, unlike the attribute, also drops what loggers remember of their levels
+        other.setLevel(levels[2])
 
 
 class _Config(uvicorn.Config):  # type: ignore[misc]  # Any where uvicorn is not installed
