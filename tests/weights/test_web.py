@@ -160,6 +160,24 @@ def test_a_byte_for_each_connection() -> None:
         assert len(server.requests) < 20, asked
 
 
+def test_a_part_that_ends_early() -> None:
+    """A server may send less than it was asked for; without a size or checksum, only its answer says so."""
+
+    def answer(to: socket.socket) -> None:
+        if (start := int(server.requests[-1].partition(b"bytes=")[2].partition(b"-")[0] or 0)) == 0:
+            to.sendall(OK + b'ETag: "a"\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nGGUF1234\r\n')  # breaks off
+            return
+        end = min(start + 4, 16)
+        to.sendall(
+            b'HTTP/1.1 206 OK\r\nETag: "a"\r\nContent-Length: %d\r\nContent-Range: bytes %d-%d/16\r\n\r\n%b'
+            % (end - start, start, end - 1, b"x" * (end - start))
+        )
+
+    with Raw(answer) as server:
+        with pytest.raises(FetchError, match="broke off"):  # as the first answer does each time
+            pull(f"{server.url}/x.gguf")
+
+
 def endless(to: socket.socket) -> None:
     flood(to, b"10000\r\n" + b"x" * 65536 + b"\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nGGUF\r\n")
 

@@ -114,8 +114,9 @@ class Download:
         if match is None or int(match[1]) != have:
             return f"Content-Range: {one_line(stated, 60)!r} is not the requested range"
         last, whole = int(match[2]), match[3]
-        if remote.size is not None and (last != remote.size - 1 or whole not in ("*", str(remote.size))):
-            return f"Content-Range: {stated!r} is of another size than {remote.size}"
+        size = int(whole) if remote.size is None and whole != "*" else remote.size
+        if size is not None and (last != size - 1 or whole not in ("*", str(size))):
+            return f"Content-Range: {stated!r} does not end with the last of {size} bytes"
         if answer.length not in (None, last + 1 - have):
             return f"Content-Range: {stated!r} does not fit Content-Length: {answer.length}"
         if not (remote.sha256 or remote.git) and answer.header("ETag") != etag:
