@@ -70,7 +70,7 @@ class _Source(BaseModel):
         """The model. It is loaded on first use, and shared by all objects with the same `model` and `load`."""
         source = (self.model, self.load)
         held = self.__dict__.get("_held")  # not a field, so that it is not compared or shown
-        if held is None or held[0] != source:  # a copy may hold its original's model
+        if held is None or held[0] != source or held[1].core.closed:  # a copy may hold its original's model
             held = self.__dict__["_held"] = ((self.model, dict(self.load)), loaded(*source))
         found: Model = held[1]
         return found

@@ -97,6 +97,9 @@ for wrong in (lambda: other.invoke(ASK), lambda: embeddings.embed_query(ASK)):
 other.model = path
 other.load = {"context": 128}
 assert other.pellucid.context_length == 128
+first = other.pellucid
+first.close()
+assert other.pellucid is not first and other.invoke(ASK).content  # loaded again, as a new object would be
 
 # ---- caches, and numbers of tokens
 set_llm_cache(InMemoryCache())
