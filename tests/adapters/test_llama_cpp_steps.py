@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import Model
+from pellucid import Context, Model
 from pellucid.compat.llama_cpp import Llama
-from pellucid.errors import FetchError
+from pellucid.errors import FetchError, OutOfMemoryError
 from tests.weights.server import Hub
 
 TEXT = b"The capital of France is"
@@ -89,6 +89,22 @@ def test_states(llama: Llama) -> None:
     assert llama.n_tokens == 0 and not llama.eval_logits
     llama.load_state(state)
     np.testing.assert_array_equal(llama._scores, scores)
+
+
+def test_tokens_without_scores_are_dropped(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "logits", fail)
+        with pytest.raises(OutOfMemoryError):
+            llama.eval([1, 2])
+        assert llama.n_tokens == 0
+    llama.eval([1, 2])
+    monkeypatch.setattr(Context, "logits", fail)
+    with pytest.raises(OutOfMemoryError):
+        llama.eval([3])
+    assert llama.n_tokens == 2
 
 
 def test_errors(llama: Llama, smollm2: Path) -> None:

@@ -111,14 +111,17 @@ class Steps:
             self._context.append([int(id) for id in tokens])
         if self._all is None or before == self._context.length:
             return
-        if before == 0:
-            self._all[: self.n_tokens] = self._stepped.logits(self._context.ids)
-            return
-        ids = self._context.ids
-        with self._context.fork() as part:  # the rows of some tokens of a context, one by one
-            for n in range(len(ids), before, -1):
-                part.rewind(n)
-                self._all[n - 1] = part.logits()
+        try:
+            if before == 0:
+                self._all[: self.n_tokens] = self._stepped.logits(self._context.ids)
+                return
+            with self._context.fork() as part:  # the rows of some tokens of a context, one by one
+                for n in range(part.length, before, -1):
+                    part.rewind(n)
+                    self._all[n - 1] = part.logits()
+        except BaseException:
+            self._context.rewind(before)
+            raise
 
     def sample(
         self,
