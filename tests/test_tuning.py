@@ -267,6 +267,13 @@ def test_what_was_measured_at_length_is_read_where_a_load_measures_nothing(
         assert found == tuning.Tuning(values, f"measured earlier, kept in {kept(cache)[0]}")
 
 
+def test_later_loads_of_the_process_use_what_was_measured_at_length() -> None:
+    before = tuning.find("scalar", 1).values
+    values = {"step_rows": before["step_rows"] // 2}
+    tuning.keep("scalar", 1, [tuning.Timing("rows", (values,), (1.0,), 0)])
+    assert tuning.find("scalar", 1).values == {**before, **values}
+
+
 def test_where_the_cache_cannot_be_written(cache: Path) -> None:
     cache.parent.mkdir(exist_ok=True)
     cache.write_bytes(b"a file where the folder should be")

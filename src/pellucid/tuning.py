@@ -216,6 +216,7 @@ def keep(isa: str, threads: int, timings: Sequence[Timing], before: Tuning | Non
         why += f", kept in {path}"
     except (OSError, PellucidError):
         why += ", not kept: the cache folder cannot be written"
+    _known.pop(key, None)  # the next load reads it
     return Tuning(values, why, tuple(timings))
 
 
