@@ -178,6 +178,14 @@ def test_a_part_that_ends_early() -> None:
             pull(f"{server.url}/x.gguf")
 
 
+def test_a_file_that_changes_meanwhile() -> None:
+    """What was received of the old one is not left behind."""
+    heads = [OK + b'ETag: "a"\r\nContent-Length: 99\r\n\r\nGGUF', OK + b'ETag: "b"\r\nContent-Length: 5\r\n\r\nGGUFx']
+    with Raw(lambda to: to.sendall(heads.pop(0))) as server:
+        path = pull(f"{server.url}/x.gguf")
+    assert path.read_bytes() == b"GGUFx" and not any(".parts" in name for name in kept())
+
+
 def endless(to: socket.socket) -> None:
     flood(to, b"10000\r\n" + b"x" * 65536 + b"\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nGGUF\r\n")
 

@@ -74,7 +74,9 @@ class Download:
         """Downloads over one connection (two if there is something to resume)."""
         with open_url(self.remote.url) as answer:
             remote, etag = self._identify(answer)
-            self.draft = draft = self.folder / _draft_name(remote, etag)
+            before, self.draft = self.draft, (draft := self.folder / _draft_name(remote, etag))
+            if before is not None and before != draft:  # it is another file by now
+                before.unlink(missing_ok=True)
             have = self._have()
             if remote.size is not None and have > remote.size:
                 draft.unlink()
