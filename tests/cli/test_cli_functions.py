@@ -64,6 +64,15 @@ def test_functions_of_a_file(file: Path) -> None:
     assert list(Functions(str(file), ask=True).known) == ["add", "fails"]
 
 
+def test_a_file_that_changes_where_modules_are_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file.write_text("import sys\nsys.path.pop(0)\n" + FILE)
+    assert list(Functions(str(file), ask=True).known) == ["add", "fails"]
+    file.write_text("import sys\nsys.path.pop(0)\nraise KeyError('why')\n")
+    with pytest.raises(UsageError, match="KeyError: 'why'"):
+        Functions(str(file), ask=True)
+
+
 @pytest.mark.parametrize(
     ("said", "expected", "asks"),
     [("y\n", "3", True), ("n\n", "Error: the user did not allow it", True), ("", "Error: the user did not", True),

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pellucid import functions
@@ -78,7 +79,8 @@ def _load(path: str) -> dict[str, Callable[..., Any]]:
     except (Exception, SystemExit) as error:
         raise output.UsageError(f"--tools: {one_line(path)}: {type(error).__name__}: {one_line(str(error))}") from None
     finally:
-        sys.path.remove(folder)
+        with suppress(ValueError):  # the file changed it
+            sys.path.remove(folder)
     found: dict[str, Callable[..., Any]] = {
         key: value
         for key, value in vars(module).items()
