@@ -230,7 +230,7 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
     taken: list[bool] = []
     job = cast(Job, work.job)
     try:
-        while not any(taken):  # one request at a time, as each may need all the memory
+        while not (taken and taken[-1]):  # one request at a time, as each may need all the memory
             if cancel is not None and cancel():
                 raise _engine.Cancelled("the call was cancelled")
             acquire(taken, scheduler.scoring, True, SLICE)
@@ -241,5 +241,5 @@ def score(scheduler: Scheduler, work: Work, cancel: Callable[[], bool] | None = 
             finally:
                 scheduler.go_on(work, ends=True)
     finally:
-        if any(taken):  # calls no Python function, after which an interrupt could come
+        if taken and taken[-1]:  # calls no Python function, after which an interrupt could come
             scheduler.scoring.release()
