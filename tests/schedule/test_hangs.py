@@ -116,6 +116,41 @@ def test_what_arrives_while_the_driver_begins(scheduler: Scheduler, monkeypatch:
     assert woken == [True]
 
 
+def test_a_driver_that_starts_while_its_scheduler_is_closed() -> None:
+    """It was left running, since `close` did not know of it."""
+    pool = Pool(1000)
+
+    def open() -> Pool:
+        closing.start()
+        closing.join(0.2)  # returns at once where `close` does not wait
+        return pool
+
+    scheduler = Scheduler(open, pool.sequence)
+    closing = threading.Thread(target=scheduler.close)
+    scheduler.start_driver()
+    closing.join(30)
+    assert not closing.is_alive() and scheduler._permanent is None
+
+
+def test_a_signal_handler_closes_while_a_driver_starts(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Driver] = []
+
+    def start(driver: Driver) -> None:
+        scheduler.close()
+        begin(driver)
+        started.append(driver)
+
+    begin = Driver.start
+    monkeypatch.setattr(Driver, "start", start)
+    starting = threading.Thread(target=scheduler.start_driver, daemon=True)
+    starting.start()
+    starting.join(30)
+    assert not starting.is_alive() and scheduler._permanent is None
+    assert started[0]._thread is not None
+    started[0]._thread.join(30)
+    assert not started[0]._thread.is_alive()
+
+
 def test_a_driver_has_its_turn_beside_a_caller_that_always_asks_again(scheduler: Scheduler) -> None:
     """Which takes the free seat long before another thread has woken."""
     one, driver = work([1, 2], 3), Caller(None, 1 << 30)

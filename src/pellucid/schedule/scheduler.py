@@ -41,10 +41,7 @@ LONG = 0.05  # seconds after which results are taken, even if more were to be ta
 
 
 class Scheduler(Seat):
-    """The requests of one engine.
-
-    open: returns the engine, or raises. For the others, see Requests.
-    """
+    """The requests of one engine. open: returns the engine, or raises. For the others, see Requests."""
 
     def __init__(
         self,
@@ -210,7 +207,8 @@ class Scheduler(Seat):
     def close(self) -> None:
         """Ends the permanent driver, and closes the prefix cache."""
         self.clear_cache(close=True)
-        driver = self._permanent
+        with _starting:  # one that another thread is starting
+            driver = self._permanent
         if driver is not None:
             driver.close()  # until it has ended, it is told of what ends
             with _starting:
@@ -485,13 +483,13 @@ class Scheduler(Seat):
             )
 
 
-_starting = threading.Lock()
+_starting = threading.RLock()  # as a signal handler may close a model
 _all: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     global _starting
-    _starting = threading.Lock()
+    _starting = threading.RLock()
     for scheduler in list(_all):
         scheduler.forked()
 
