@@ -51,6 +51,19 @@ def test_threads_load_modules_at_the_same_time(seed: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_packages_that_are_loaded_late_import_none_of_their_modules() -> None:
+    """A thread that imports such a module waits for its package, which would wait for it."""
+    code = """if True:
+        import sys, pkgutil, pellucid, pellucid.model
+        for one in pkgutil.iter_modules(pellucid.__path__, "pellucid."):
+            if one.ispkg and one.name not in sys.modules:
+                __import__(one.name)
+                print(*(name for name in sys.modules if name.startswith(f"{one.name}.")), end="")
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
 @pytest.mark.parametrize("package", [pellucid, look])
 def test_all_public_names_are_there(package: object) -> None:
     for name in package.__all__:  # type: ignore[attr-defined]
