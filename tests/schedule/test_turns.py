@@ -206,6 +206,36 @@ def test_a_request_waits_for_a_call_that_has_the_memory() -> None:
     assert one.preempted == 0
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_request_waits_for_the_call_of_its_own_cancel_function(at: int) -> None:
+    """It failed: its thread was taken to wait for it, and the call for the request, while another drives."""
+    pool, asked = Pool(12), 0
+    scheduler = Scheduler(lambda: pool, pool.sequence)
+    one = work([2] * 8)
+
+    def cancel() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == at + 1:
+            call = Visitor(scheduler, pool, 2, rows=5)
+            assert scheduler.begin_call(call)
+            call.one_pass()
+            scheduler.submit(one)
+            while not pool.failed:
+                time.sleep(SOON)
+            call.one_pass()
+            call.sequence.rewind(0)
+            scheduler.end_call(call)
+        return False
+
+    one.caller.cancel = cancel
+    scheduler.start_driver()
+    while scheduler._driver is None:
+        time.sleep(SOON)
+    assert read(scheduler, one) == alone([2] * 8, 1)
+    scheduler.close()
+
+
 def test_calls_that_fit_only_one_after_the_other() -> None:
     pool = Pool(12)
     scheduler = Scheduler(lambda: pool, pool.sequence, room=Limit(pool))

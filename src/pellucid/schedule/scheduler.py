@@ -93,10 +93,10 @@ class Scheduler(Seat):
         time.monotonic at which to return, or one pass later."""
         lead = False
         self.check_here()
-        caller.thread = threading.get_ident()
         try:
             if self._driver is not None and caller.stopped():  # results may come before it would check again
                 return
+            caller.thread = threading.get_ident()
             while not caller.ready and caller.failure is None:
                 with self._after, self._lock:
                     lead = self._driver is None
@@ -120,8 +120,10 @@ class Scheduler(Seat):
                 offered = caller.event.wait(None if caller.cancel is None and until is None else SLICE)
                 if not offered and caller.cancel is not None and not caller.ready:  # else calls would overtake it
                     self._stands_back(caller)
+                    caller.thread = 0  # what its function computes does not wait for it
                     if caller.stopped():
                         break
+                    caller.thread = threading.get_ident()
         finally:
             caller.thread = 0
             if lead or self._sleeping:
