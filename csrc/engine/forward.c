@@ -28,10 +28,8 @@ static int consume(void *arg, int want, float *logits, int tid)
     pl_task *task = arg;
     pl_pass_body *b = task->body;
     pl_model *m = task->model;
-    if (b->pass.late_masks && b->sample[want].mask && !await_masks(task)) {
-        atomic_store_explicit(&b->stop_at, 0, memory_order_relaxed); /* read when the task is finished */
+    if (b->pass.late_masks && b->sample[want].mask && !await_masks(task))
         return 0;
-    }
     int wrong = pl_sample(m->tables.kernels, &b->sample[want], logits, m->plan.vocab, b->step[want],
                           m->sample_scratch[tid], &b->sampled[want]);
     return wrong == PL_SAMPLE_OPTIONS ? PL_BAD_OPTIONS : wrong ? PL_BAD_LOGITS : 0;
@@ -113,7 +111,7 @@ static void forward_job(void *arg, const pl_team *team, int tid)
 static pl_status forward_finish(pl_task *task, pl_error *error)
 {
     pl_pass_body *b = task->body;
-    int cancelled = task->job && atomic_load(&b->stop_at) < b->pass.op_to;
+    int cancelled = atomic_load(&task->cancel); /* even if every operation had run */
     pl_pass_settle(b, task->job && !cancelled);
     pl_pass_free(b);
     return cancelled ? pl_fail(error, PL_E_CANCELLED, "the forward pass was cancelled") : PL_OK;

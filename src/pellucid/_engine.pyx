@@ -360,17 +360,13 @@ cdef class Engine:
         cdef pl_model *model = loaded.model
         cdef pl_status status
         while True:
-            try:
-                with nogil:
-                    status = pl_forward_start(model, p, &task, &error)
-                if status:
-                    raise_status(status, &error)
-                once, meanwhile = meanwhile, None
-                finish_task(task, cancel, None, once, masks)
-                return
-            except OutOfMemoryError:  # nothing has changed
-                if self.spare is None or not self.spare():
-                    raise
+            with nogil:
+                status = pl_forward_start(model, p, &task, &error)
+            if status != PL_E_MEMORY or self.spare is None or not self.spare():
+                break
+        if status:
+            raise_status(status, &error)
+        finish_task(task, cancel, None, meanwhile, masks)
 
     def observe(self, parts, *, ops=None, feeds=None, taps=(), times=False, out=None, hidden=None, targets=None,
                 int top=0, list samplers=None, list found=None, cancel=None, int at=-1):

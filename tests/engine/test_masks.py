@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pellucid import _engine
+from pellucid.errors import OutOfMemoryError
 from tests.engine.models import Load, ids_for, sequence
 
 
@@ -70,6 +71,34 @@ def test_a_mask_that_fails_or_is_interrupted_ends_the_pass(load: Load) -> None:
     assert s.length == 0 and sampler.step == 0
     only(words, 9)
     assert engine.forward([(s, [1], 0)], samplers=[sampler])[0][0] == 9
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "gemma3"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutOfMemoryError])
+@pytest.mark.parametrize("place", ["masks", "meanwhile"])
+def test_what_fails_when_all_is_computed_still_undoes_the_pass(
+    load: Load, name: str, error: type[BaseException], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is raised as it is: it does not mean that the pass lacks memory, of which some could be freed."""
+    engine = load(name).core.engine
+    ids, freed = ids_for(engine, 30), []
+    s, sampler = sequence(engine, ids[:10]), _engine.Sampler(temperature=1.0, mirostat=2, seed=4)
+    expected = engine.forward([(s.fork(), ids[10:], 19)], samplers=[_engine.Sampler(temperature=1.0, seed=4)])
+
+    def spare() -> bool:
+        freed.append(place)
+        return len(freed) < 3
+
+    def fails() -> None:
+        time.sleep(0.1)  # long enough for a pass that waits for no mask
+        raise error("mine")
+
+    monkeypatch.setattr(engine, "spare", spare)
+    found: list[object] = []
+    with pytest.raises(error, match="mine"):
+        engine.forward([(s, ids[10:], 19)], samplers=[sampler], failed={}, found=found, **{place: fails})
+    assert s.length == 10 and sampler.step == 0 and sampler.mirostat_mu == 10 and not found and not freed
+    assert engine.forward([(s, ids[10:], 19)], samplers=[_engine.Sampler(temperature=1.0, seed=4)]) == expected
 
 
 def test_known_rows_report_their_token(load: Load) -> None:

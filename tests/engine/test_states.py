@@ -4,6 +4,7 @@ bits of a fresh run."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,14 @@ def test_a_cancelled_or_failed_pass_changes_nothing(engine: Any) -> None:
     assert fork.length == 21
     assert same(rows(engine, fork, ids[21:]), expected[21:])
     del fork
+    assert (used(engine), [n for n in range(22) if s.reaches(n)]) == before
+
+    def late() -> None:  # mostly when all rows are computed
+        time.sleep(0.2)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        engine.forward([(s, np.array(ids[21:], np.int32), 479)], meanwhile=late)
     assert (used(engine), [n for n in range(22) if s.reaches(n)]) == before
     assert same(rows(engine, s, ids[21:]), expected[21:])
 
