@@ -399,6 +399,7 @@ cdef class Engine:
             p.sample, p.step, p.sampled = results.params, results.steps, results.sampled
         self.store_hidden(&p, rows, hidden)
         feeds = {} if feeds is None else feeds
+        taps = [*dict.fromkeys((op, buf) for op, buf in taps)]  # each has one array
         arrays, keep = {}, []
         for buf in [*feeds, *(t[1] for t in taps)]:
             if not 0 <= buf < self.tables.plan.n_bufs:

@@ -162,6 +162,17 @@ def test_slots_near_the_largest_number(load: Load) -> None:
         engine.observe(as_part(s, ids, 5), ops=(norm, len(plan.ops) - 1), at=2**31 - 6)
 
 
+def test_a_tap_that_is_named_several_times(load: Load) -> None:
+    engine = load("llama_gqa").core.engine
+    ids = ids_for(engine, 300)
+    norm = next(i for i, op in enumerate(engine.plan.ops) if op.kind == Kind.NORM)
+    tap, other = (norm, engine.plan.ops[norm].out), (norm, engine.plan.ops[norm].inp)
+    once, _ = engine.observe(as_part(sequence(engine), ids, 300), taps=[tap, other])
+    for _ in range(10):
+        often, _ = engine.observe(as_part(sequence(engine), ids, 300), taps=[tap, other, tap, tap, other, tap])
+        assert list(often) == [tap, other] and all(same(often[one], once[one]) for one in once)
+
+
 def test_rows_are_as_many_as_there_are(load: Load) -> None:
     """Whatever length an argument says it has, and whatever becomes of the plan's lists afterwards."""
 
