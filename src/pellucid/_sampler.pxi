@@ -85,12 +85,16 @@ cdef class Sampler:
         cdef Py_ssize_t room = max(n, 2 * self.room, 256)
         cdef void *ids = realloc(self.ids, room * sizeof(int32_t))
         self.ids = <int32_t *>ids if ids != NULL else self.ids
+        self.find_recent(&self.params, 0)  # which points into them, even if there is no memory for the rest
         cdef void *breaks = realloc(self.breaks, room)
         self.breaks = <uint8_t *>breaks if breaks != NULL else self.breaks
-        cdef void *matches = realloc(self.matches, 3 * room * sizeof(int32_t))
-        self.matches = <int32_t *>matches if matches != NULL else self.matches
-        if ids == NULL or breaks == NULL or matches == NULL:
+        # The last, as DRY's parameters point into them until `extend` sets them again.
+        cdef void *matches = NULL
+        if ids != NULL and breaks != NULL:
+            matches = realloc(self.matches, 3 * room * sizeof(int32_t))
+        if matches == NULL:
             raise OutOfMemoryError("no memory for a sampler's tokens")
+        self.matches = <int32_t *>matches
         self.room = room
 
     def advance(self, int64_t n):
@@ -107,7 +111,6 @@ cdef class Sampler:
         self.n_drafts = 0
         if self.n + n > self.room:
             self.grow(self.n + n)
-            self.find_recent(&self.params, 0)
         if n:
             memcpy(self.ids + self.n, &guessed[0], n * sizeof(int32_t))
         self.n_drafts = n
