@@ -56,7 +56,8 @@ def last():
     print(words.any())
 atexit.register(last)
 """
-    program += WORK.replace("WHAT", "mask").replace("    matcher.mask", "    matcher.fork().mask")
+    program += WORK.replace("WHAT", "mask").replace("    matcher.mask", "    other.mask")
+    program = program.replace("words = np", "other = matcher.fork()\nwords = np")  # one matcher, one thread
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 

@@ -70,7 +70,9 @@ def test_the_buffers_of_a_pass(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -
         assert not is_small(other.core.engine.info()["work"])
     with load(smollm2, monkeypatch, True) as model:
         work, huge = model.core.engine.info()["work"], model.info().huge_pages  # which the system has
-        assert is_small(work) == huge
+        small = is_small(work)
+        if not huge or model.core.engine.info()["pages"] == "gathering":  # else they may be huge already
+            assert small == huge
         model.logits(IDS)
         until = time.monotonic() + 60
         while model.core.engine.info()["pages"] == "gathering" and time.monotonic() < until:
