@@ -18,7 +18,7 @@ from llguidance import LLMatcher
 from pellucid import Model
 from pellucid.errors import GrammarError
 from pellucid.structure import LIMIT, Structure
-from pellucid.text import grammar
+from pellucid.text import gbnf, grammar
 from pellucid.text.grammar import Grammars
 from tests.structure.walks import END, Bytes, allowed, grammars, mask, of, suite, takes, validator, walk
 
@@ -156,12 +156,57 @@ def test_grammars(text: str) -> None:
         ('root ::= "start" start start-0\nstart ::= "x" | start-1\nstart-0 ::= "y"\nstart-1 ::= "z"\n',
          ["startxy", "startzy"], ["start"]),
         ('root ::= "a"{2,3} start{2}\nstart ::= "b"', ["aabb", "aaabb"], ["aab", "abb"]),
+        # What follows decides where a text ends, although a longer one would fit.
+        ('root ::= id "x"\nid ::= [a-z]+', ["abx", "xx"], ["x", "ab"]),
+        ('root ::= "ab" | "a" "bc"', ["ab", "abc"], ["a", "abbc"]),
+        ('root ::= [a-z]* "end"', ["end", "endend", "xend"], ["en", "endx"]),
+        ('root ::= w root | "."\nw ::= "a" | "ab" | "bc"', [".", "abc.", "abbc.", "aab."], ["", "ac.", "ab"]),
+        ('root ::= "(" root ")" | n "0"\nn ::= [0-9]+', ["(100)", "00"], ["0", "(11)"]),
+        ('root ::= k w | "{" root "}"\nk ::= "in" | "i"\nw ::= "n"? "t"', ["int", "{it}", "innt"], ["in", "t"]),
+        ('root ::= w (" " root)? | root "!"\nw ::= "a"{2} | "a"{2}{2} | "b"+?', ["aa aaaa!", "b!!", ""], ["a", "aaa"]),
+        ('root ::= word | "[" root "]"\nword ::= letter+\nletter ::= [a-c] | "é"', ["[abé]", "c"], ["", "[]"]),
+        ("root ::= .", ["a", "\n", "é"], ["", "ab"]),
+        ('root ::= "a"{0} "b"{0,0} "c"**', ["", "cc"], ["a", "b"]),
+        ('root ::= (("a"?)*)*', ["", "aa"], ["b"]),
+        ('root ::= [é-ü] "" no ""{2} | [é-ü]\nno ::= "a"{0} | ""', ["é"], ["", "éé"]),  # llguidance panics at ""
+        ('root ::= 1a A a\n1a ::= "x"\nA ::= "y"\na ::= "z"', ["xyz"], ["x", "xzy"]),
+        ('root ::= "a"{ 1 , 2 }( # c "[\n | "b"\n)\r\n\r\n# d\nunused ::= root', ["a", "aab"], ["b", "aaa"]),
     ],
 )  # fmt: skip
 def test_gbnf_means_what_it_means_to_llama_server(text: str, good: list[str], bad: list[str]) -> None:
     bound = G.compile(Structure("grammar", text))
     assert [takes(bound, one) for one in good] == [True] * len(good)
     assert [takes(bound, one) for one in bad] == [False] * len(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('root ::= "a"\n  "b"', "'\"b\"': expected a rule"),
+        ('x ::= "a"', "the rule 'root' is not defined"),
+        ("root ::= x\ny ::= z", "the rule '[xz]' is not defined"),
+        ('root ::= ("a"', "a group has no end"),
+        ('root ::= "a")', "a group ends that does not begin"),
+        ("root ::= [z-a]", "a range ends before it begins"),
+        ("root ::= []", "expected at least one character"),
+        ('root ::= "a"{3,1}', "expected at least as many as 3"),
+        ('root ::= "a"{,3}', "'{,3}': expected a text"),
+        ("root ::= *", "'\\*': expected a text"),
+        ('root ::= <think> "a"', "'<think> \"a\"': expected a text"),
+        ('root ::= "a" x ::= "b"', "'x ::= \"b\"': expected a text"),
+    ],
+)
+def test_errors_of_gbnf_say_what_was_expected(text: str, words: str) -> None:
+    with pytest.raises(GrammarError, match=words) as raised:
+        G.compile(Structure("grammar", text))
+    assert raised.value.place == "grammar"
+
+
+def test_lexemes_of_gbnf_are_long_if_what_follows_allows_it() -> None:
+    """Long lexemes make masks fast: spelled as single characters, this string takes 20 times as long."""
+    lark = gbnf.to_lark('root ::= "[" string ("," root)? "]"\nstring ::= "\\"" ([^"\\] | "\\" [nrt])* "\\""')
+    assert "start: r0" in lark and " L1 " in lark
+    assert " r1 " in gbnf.to_lark('root ::= "[" string "x" root? "]"\nstring ::= [a-z]+')
 
 
 @pytest.mark.parametrize("escape", [r"\d", r"\-", r"\x4", r"\u12", r"\ud800", r"\U00110000"])
@@ -181,6 +226,11 @@ def test_bad_grammars(text: str) -> None:
     with pytest.raises(GrammarError) as raised:
         G.compile(Structure("grammar", text))
     assert (raised.value.place or "").split(".")[0] == "grammar" and "\n" not in str(raised.value)
+
+
+def test_what_makes_llguidance_panic_is_an_error_of_one_line() -> None:
+    with pytest.raises(GrammarError, match=r"^regex: llguidance failed at it: [^<>]*$"):
+        G.compile(Structure("regex", "[é-ü]()|[é-ü]"))
 
 
 def test_calls_in_place_of_the_structure() -> None:

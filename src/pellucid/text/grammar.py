@@ -151,13 +151,14 @@ class Grammars:
 
     @staticmethod
     def _lark(text: str) -> str:
-        from llguidance.gbnf_to_lark import any_to_lark, gbnf_to_lark
-
+        if not gbnf.is_gbnf(text):
+            return schema.checked_lark(text)
         try:
-            lark: str = gbnf_to_lark(gbnf.spelled(text)) if gbnf.is_gbnf(text) else any_to_lark(text)
-        except Exception as error:  # RecursionError, and anything that the converter raises
-            raise GrammarError(f"neither Lark's nor GBNF's syntax: {error}", place="grammar") from None
-        return schema.checked_lark(lark)
+            return gbnf.to_lark(text)
+        except RecursionError:
+            raise GrammarError("nested too deeply", place="grammar") from None
+        except ValueError as error:
+            raise GrammarError(f"not GBNF: {error}", place="grammar") from None
 
 
 def grammars_of(tokenizer: TextTokenizer, size: int) -> Grammars:
