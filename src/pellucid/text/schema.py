@@ -320,7 +320,7 @@ def explained(message: str, structure: Structure) -> GrammarError:
     if kind != "grammar" and (found := _PATTERN.search(message)):
         text = f"not a regular expression in Rust's syntax: {one_line(found[1], 200)}"
         return GrammarError(text, place=_place(structure, "pattern", message))
-    text = message.split("\n<non-verbose/>")[0]
+    text = re.split(r"\s*<(?:non-verbose/|backtrace)>", message.replace("panic:", "llguidance failed at it:", 1))[0]
     text = re.split(r"\n\s+\d+ \| ", text)[0]  # removes the quoted lines of the grammar
     text = " ".join(text.split())
     return GrammarError(one_line(text, 300) or "it is too complex", place=kind)
