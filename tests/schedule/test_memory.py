@@ -5,14 +5,20 @@ from __future__ import annotations
 import gc
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pellucid import Model
 from pellucid.errors import OutOfMemoryError
+from pellucid.schedule import run
 from pellucid.schedule.caller import Caller, Shared, Work
+from pellucid.schedule.memory import Freed
 from pellucid.schedule.scheduler import Scheduler
+from pellucid.schedule.turns import Turns
+from tests.engine import models
 from tests.schedule.test_interleavings import FakeJob, FakeSequence, alone, draw
 
 
@@ -308,3 +314,76 @@ def test_one_that_was_given_up_often_keeps_its_place() -> None:
         assert read(scheduler, one) == alone([i] * 6, 4)
         scheduler.leave((one,), free=True)
     assert works[1].preempted > 0 and works[2].preempted == 3 and works[0].preempted == 0
+
+
+# ---- a call's own function ------------------------------------------------------------------------------------------
+
+IDS = [1 + i % 40 for i in range(200)]
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 12}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[Model]:
+    with Model.load(models.write(tmp_path, "llama_gqa"), threads=1) as loaded:
+        yield loaded
+
+
+class Asking:
+    """An engine whose passes ask whether to end when they are over."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def forward(self, parts: Any, *, cancel: Callable[[], bool], **options: Any) -> Any:
+        found = self._engine.forward(parts, **options)
+        cancel()
+        return found
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_cancel_function_that_lacks_memory(model: Model, at: int, own: bool) -> None:
+    """Its error was taken to be the pass's, which was tried again, with a sequence that had its rows. own: the function
+    is given to the pass, too."""
+    expected = model.generate(IDS, **GREEDY)
+    asked = 0
+
+    def cancel() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == at:
+            raise OutOfMemoryError("the function's")
+        return False
+
+    request: Any = model.submit(IDS, **GREEDY)
+    next(request)  # it has memory, which could be given up
+    with pytest.raises(OutOfMemoryError, match="the function's"), Turns(model.core, "prompt", (), cancel) as turns:
+        sequence, engine = turns.sequence(), turns.engine
+        turns.engine = Asking(engine)  # type: ignore[assignment]
+        turns.forward([(sequence, IDS[:3], 3)], **({"cancel": cancel} if own else {}))
+    assert asked == at and model.stats().preemptions == 0
+    assert request.result().ids == expected.ids
+
+
+def test_a_cancel_function_that_lacks_memory_while_its_call_waits(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room was made for it, by a thread that did not have the seat, at the cost of what another's pass used."""
+    asked, scheduler = 0, run.of(model.core)
+
+    def cancel() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise OutOfMemoryError("the function's")
+        return False
+
+    def make_room(call: Any) -> Freed:
+        raise AssertionError
+
+    monkeypatch.setattr(scheduler, "make_room", make_room)
+    driver = scheduler._driver = Caller(None, 1)
+    with pytest.raises(OutOfMemoryError, match="the function's"), Turns(model.core, "prompt", (), cancel) as turns:
+        turns.forward([(turns.sequence(), IDS[:3], 3)])
+    assert scheduler._driver is driver and not scheduler._turns
+    scheduler.leave_seat(driver)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -37,6 +38,18 @@ MOST_PAIRS = 1 << 24  # queries x keys of one step of `attention`: well under a 
 T = TypeVar("T")
 
 
+class _Asked(Exception):
+    """Holds the error of a `cancel` function that lacked memory: a pass that lacks some is tried again, but this one
+    may be over."""
+
+
+def _ask(cancel: Callable[[], bool]) -> bool:
+    try:
+        return cancel()
+    except OutOfMemoryError as error:
+        raise _Asked(error) from None
+
+
 class Turns:
     """The passes of one such call, which uses an engine through it. A context manager, which empties its sequences at
     the end.
@@ -62,7 +75,7 @@ class Turns:
         self.short = False  # memory was short in its last pass
         self.sole = False  # it was the only one that held memory when its last pass began
         self._scheduler = scheduler = of(core)
-        self.caller = Caller(cancel, 1 << 30, scheduler.new_event)
+        self.caller = Caller(None if cancel is None else partial(_ask, cancel), 1 << 30, scheduler.new_event)
         self.caller.thread = threading.get_ident()
         self.most = 0
         if scheduler.room is not None:
@@ -76,8 +89,8 @@ class Turns:
                 if self.caller.stopped():
                     raise _engine.Cancelled("the call was cancelled")
                 time.sleep(SLICE)
-        except BaseException:  # perhaps after the call had begun
-            self._scheduler.end_call(self)
+        except BaseException as error:  # perhaps after the call had begun
+            self.__exit__(None, error, None)
             raise
         return self
 
@@ -88,6 +101,8 @@ class Turns:
             sequence.rewind(0)
         self._sequences.clear()
         self._scheduler.end_call(self)
+        if isinstance(error, _Asked):
+            raise error.args[0] from None
 
     # ---- sequences --------------------------------------------------------------------------------------------
 
@@ -129,7 +144,8 @@ class Turns:
     def forward(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
         """``Engine.forward``."""
         forward: Any = self.engine.forward
-        options.setdefault("cancel", self.caller.cancel)
+        if (cancel := options.setdefault("cancel", self.caller.cancel)) is not None:
+            options["cancel"] = partial(_ask, cancel)
         return self._pass(parts, lambda: forward(parts, **options))
 
     def observe(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
