@@ -34,8 +34,8 @@ _TIMES = {"*": "{0,}", "+": "{1,}", "?": "{0,1}"}
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """Part of a grammar. kind: "set" (a character), "seq", "alt", "rep", "ref". text: a regular expression, how often,
-    or a rule's name."""
+    """Part of a grammar. kind: "set" (a character), "seq", "alt", "rep", "ref" (a rule). text: what it is in Lark; how
+    often; the rule's name."""
 
     kind: str
     items: list[_Node] = field(default_factory=list)
