@@ -39,8 +39,11 @@ BASELINE = ("cpu", "formats", "quantize", "cache", "ops", "engine", "kernels", "
 # Files without loops over numbers, which run a few times per model or pass, or for inspection: compiled for size.
 SMALL = {
     "cache": ("pages", "pool", "sequence", "states"),
-    "cpu": ("arena", "detect", "quota", "settle", "topology"),
-    "engine": ("attention", "error", "forms", "keys", "model", "pack", "pass", "plan", "trial"),
+    "cpu": ("arena", "detect", "file", "limit", "quota", "settle", "system", "thread", "topology"),
+    "engine": ("attention", "error", "forms", "forward", "keys", "model", "pack", "pass", "plan", "trial"),
+    "kernels": ("select", "tuning"),
+    "ops": ("reattend", "table"),
+    "quantize": ("job",),
 }
 # No -ffast-math and no contraction: a sum's order and rounding are part of the contract.
 COMMON = shlex.split("-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -pthread")
@@ -51,7 +54,9 @@ FRAME_BYTES = 8192
 FRAMES = (f"-Werror=frame-larger-than={FRAME_BYTES}", f"-Wframe-larger-than={FRAME_BYTES} -Werror=frame-larger-than")
 CLASH = "-fstack-clash-protection"
 # Compiled for size: 180 KB less, and a pass takes 0.2 us more.
-GENERATED = shlex.split("-Os -fno-plt -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w")
+GENERATED = shlex.split(
+    "-Os -fno-inline-functions-called-once -fno-plt -DNDEBUG -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread -w"
+)
 # No C object can be pickled, and methods are not introspected: code for either would only take space.
 DIRECTIVES = {"language_level": 3, "auto_pickle": False, "binding": False}
 # Modules use the stable interface of this Python and run in every later one; free-threaded Pythons have none yet.

@@ -20,7 +20,7 @@ import pytest
 from tests.sdist import ROOT, make_sdist, run
 
 EPOCH = "1767225600"  # the time that files in the wheel bear
-MOST_BYTES = 2_810_000  # of the wheel, so that growth is noticed
+MOST_BYTES = 2_800_000  # of the wheel, so that growth is noticed
 pytestmark = pytest.mark.wheel
 
 
