@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import Model, log
+from pellucid.server.run import _logging
 from tests.engine import models
 
 SECRET = "a text of the user"
@@ -97,9 +98,6 @@ def test_threads_that_a_scheduler_asks_openmp_for(
 
 def test_a_server_leaves_levels_as_they_were() -> None:
     """What a logger remembers of its level, too."""
-    pytest.importorskip("uvicorn")
-    from pellucid.server.run import _logging
-
     loggers = [logging.getLogger(name) for name in ("pellucid.server", "uvicorn.error")]
     levels = range(10, 60, 10)
     before = [[one.isEnabledFor(level) for level in levels] for one in loggers]
