@@ -144,8 +144,9 @@ class Turns:
     def forward(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
         """``Engine.forward``."""
         forward: Any = self.engine.forward
-        if (cancel := options.setdefault("cancel", self.caller.cancel)) is not None:
+        if (cancel := options.get("cancel")) is not None:
             options["cancel"] = partial(_ask, cancel)
+        options.setdefault("cancel", self.caller.cancel)
         return self._pass(parts, lambda: forward(parts, **options))
 
     def observe(self, parts: Sequence[tuple[_engine.Sequence, Any, int]], **options: Any) -> Any:
