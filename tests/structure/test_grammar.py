@@ -114,12 +114,25 @@ def test_whole_numbers_with_a_point_are_integers() -> None:
         ("é+.", ["éx", "éé"], ["e", "é"]),
         ("", [""], ["a"]),
         ("a/b\\/c\n", ["a/b/c\n"], ["a/b"]),
+        ("(?x) a # b /\n [/c]", ["a/", "ac"], ["a", "a\n"]),
+        ("a\\\\\\\n", ["a\\\n"], ["a\n"]),
     ],
 )
 def test_expressions_match_the_whole_text(expression: str, good: list[str], bad: list[str]) -> None:
     bound = G.compile(Structure("regex", expression))
     assert [takes(bound, text) for text in good] == [True] * len(good)
     assert [takes(bound, text) for text in bad] == [False] * len(bad)
+
+
+@pytest.mark.parametrize("expression", ["\\", "a\\", "\\\\\\"])
+def test_an_expression_that_ends_within_an_escape(expression: str) -> None:
+    with pytest.raises(GrammarError, match="^regex: not a regular expression: it ends within an escape"):
+        G.compile(Structure("regex", expression))
+    schemas: list[dict[str, Any]] = [{"pattern": expression}, {"patternProperties": {expression: {}}}]
+    for schema in schemas:
+        with pytest.raises(GrammarError, match="it ends within an escape") as raised:
+            G.compile(of(schema))
+        assert raised.value.place == f"schema.{next(iter(schema))}"
 
 
 def test_choices() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -142,8 +143,11 @@ class Grammars:
             root["x-guidance"] = {**OPTIONS, "lenient": not structure.strict, "coerce_one_of": not structure.strict}
             return {"json_schema": root}
         if kind == "regex":
-            made: dict[str, Any] = json.loads(self._ll.LLMatcher.grammar_from_regex(text))
-            return dict(made["grammars"][0])
+            # In llguidance's own conversion, no comment ends at its line (?x).
+            schema.check_expression(text, kind)
+            spelled = {"/": "\\/", "\\\n": "\\n"}
+            written = re.sub(r"\\.|/", lambda found: spelled.get(found[0], found[0]), text, flags=re.S)
+            return {"lark_grammar": f"start: /{written}/"}
         if kind == "choice":
             texts = " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(text))
             return {"lark_grammar": f"start: TEXT\nTEXT: {texts}\n"}

@@ -230,6 +230,16 @@ def _check(root: Any, place: str) -> None:
     """Raises what `settled` raises."""
     _check_integers(root, place)
     _check_multiples(root, place)
+    for where, key, value in _keywords(root, place):
+        found = [value] if key == "pattern" else value if key == "patternProperties" else None
+        for one in found if isinstance(found, (list, dict)) else []:
+            check_expression(one, f"{where}.{key}")
+
+
+def check_expression(text: Any, place: str) -> None:
+    """Refuses a last backslash that escapes nothing, which llguidance drops."""
+    if isinstance(text, str) and len(text) - len(text.rstrip("\\")) & 1:
+        raise GrammarError("not a regular expression: it ends within an escape", place=place)
 
 
 def _check_free_keys(root: Any, place: str) -> None:
