@@ -14,6 +14,7 @@ cdef class Sampler:
 
     cdef pl_sample_params params
     cdef readonly uint64_t step
+    cdef double mu          # mirostat's before the last draw
     cdef object keep
     cdef int32_t *ids       # (room) the tokens so far
     cdef uint8_t *breaks    # (room) whether each is, or ends, a sequence breaker
@@ -98,8 +99,11 @@ cdef class Sampler:
         self.room = room
 
     def advance(self, int64_t n):
-        """Counts n draws that were made by rows with offsets (see `Engine.forward`)."""
+        """Counts n draws that were made by rows with offsets (see `Engine.forward`); -1: the last draw is lost, and is
+        made again."""
         self.step += <uint64_t>n
+        if n < 0 and self.params.mirostat:
+            self.params.mirostat_mu = self.mu
 
     def draft(self, ids):
         """Sets the tokens guessed to follow those given to `extend`, for the penalties of rows with offsets, until the
@@ -287,6 +291,7 @@ cdef class Results:
             else:
                 s = one
                 s.step += 1
+                s.mu = s.params.mirostat_mu
                 s.params.mirostat_mu = self.sampled[i].mirostat_mu
             out.append((self.sampled[i].id, self.sampled[i].logprob if s.params.n_logprobs >= 0 else None,
                         self.alternatives(i)))

@@ -279,7 +279,7 @@ class Job:
     def before_pass(self) -> None:
         sampler = self.sampler
         new = len(self.tokens) - self.begun
-        if sampler.step != new:  # guesses were right, or tokens had to follow
+        if sampler.step != new:  # guesses were right, tokens had to follow, or an interrupt lost a draw
             sampler.advance(new - sampler.step)
         if self.looks_back:
             recent = self.tokens[sampler.length :]

@@ -99,6 +99,20 @@ def test_a_sampler_without_an_offset_is_advanced(engine: Any) -> None:
     assert one.step == 0
 
 
+def test_a_draw_that_is_lost_is_made_again_by_mirostat(engine: Any) -> None:
+    """With the limit that it had: an interrupted request drew on with one that the lost draw had changed."""
+    one = sampler({"temperature": 1.0, "mirostat": 2, "mirostat_tau": 2.0})
+    limits, drawn = [], []
+    for lost in (False, True, True, False):
+        found = engine.forward([(models.sequence(engine, PROMPT[:-1]), PROMPT[-1:], 0)], samplers=[one])
+        limits.append(one.mirostat_mu)
+        drawn.append(found)
+        if lost:
+            one.advance(-1)
+    assert one.step == 2 and limits[0] != limits[1] == limits[2] == limits[3]
+    assert drawn[1] == drawn[2] == drawn[3]
+
+
 def test_many_guesses_move_the_window(engine: Any) -> None:
     """More than the sampler had room for."""
     one = sampler({"frequency_penalty": 2.0})

@@ -230,6 +230,31 @@ def test_one_that_is_dropped_and_interrupted(
     assert points(work) > 20
 
 
+def test_an_interrupt_after_a_pass_of_mirostat(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose limit each draw changes: the one that was lost is drawn again with the limit that it had."""
+    given: dict[str, Any] = {"temperature": 1.0, "mirostat": 2, "mirostat_tau": 2.0, "ignore_eos": True, "seed": 2}
+    expected = model.generate(IDS, max_tokens=30, logprobs=1, **given)
+    request: Any = model.submit(IDS, max_tokens=30, logprobs=1, **given)
+    scheduler, engine = run.of(model.core), model.core.engine
+    next(request)
+    lost = 0
+
+    class Interrupting:
+        def forward(self, *arguments: Any, **options: Any) -> None:
+            nonlocal lost
+            engine.forward(*arguments, **options)
+            lost += 1
+            raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_open", Interrupting)
+        with pytest.raises(Interrupt):
+            next(request)
+    done = request.result(timeout=20)
+    assert lost == 1 and (done.ids, done.logprobs) == (expected.ids, expected.logprobs)
+    check(model)
+
+
 def test_an_interrupt_while_others_are_told(model: Model, points: Points) -> None:
     """Whoever waits until their request has left."""
     scheduler = run.of(model.core)
