@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from pellucid.server import responses
 from pellucid.server.access import Key
 from pellucid.server.app import make_app
 from pellucid.server.gate import Gate
+from pellucid.server.items import messages_of
 from pellucid.server.responses import Kept, response_call
 from pellucid.server.service import Service
 from pellucid.server.settings import Settings
@@ -168,6 +170,33 @@ def test_items_become_messages() -> None:
         {"role": "assistant", "content": "So no."},
         {"role": "user", "content": "Why?"},
     ]
+
+
+@pytest.mark.parametrize("kind", ["message", "reasoning"])
+def test_many_items_of_one_turn(kind: str) -> None:
+    """They are joined once, at the end: joined one by one, as many as a request may have would take 20 s."""
+    text = "x" * 4000
+    item: dict[str, Any] = {"role": "assistant", "content": text}
+    if kind == "reasoning":
+        item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+    given = [item] * 1000
+    tracemalloc.start()
+    try:
+        ((made,), places) = messages_of(given, len(given))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = made["content"] if kind == "message" else made["reasoning_content"]
+    assert said == ("" if kind == "message" else "\n").join([text] * len(given)) and places == ["input[0]"]
+    assert peak < 1.5 * len(said)  # else there were two of them at a time
+
+
+def test_empty_reasoning_before_other() -> None:
+    parts = [[""], ["a", "", "b"], ["c"]]
+    given = [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": text} for text in texts]} for texts in parts
+    ]
+    assert messages_of(given, 9)[0] == [{"role": "assistant", "content": "", "reasoning_content": "a\n\nb\nc"}]
 
 
 # ---- what is kept -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pellucid import checks
 from pellucid.errors import WrongType, WrongValue
 from pellucid.server.failures import refused
 
-__all__ = ["add", "messages_of"]
+__all__ = ["add", "messages_of", "whole"]
 
 ROLES = ("user", "assistant", "system", "developer")
 PARTS = ("input_text", "output_text", "text")
@@ -28,11 +28,21 @@ def messages_of(given: Any, most: int) -> tuple[list[dict[str, Any]], list[str]]
     for i, item in enumerate(given):
         add(made, item, f"[{i}]")
         places += [f"input[{i}]"] * (len(made) - len(places))
-    return made, places
+    return whole(made), places
+
+
+def whole(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages that `add` made, with the parts of each turn of the model joined."""
+    for message in made:
+        for name, between in (("content", ""), ("reasoning_content", "\n")):
+            if isinstance(message.get(name), list):
+                message[name] = between.join(message[name])
+    return made
 
 
 def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
-    """Adds an item to the messages. What the model said and called in one turn becomes one message."""
+    """Adds an item to the messages. What the model said and called in one turn becomes one message, whose texts are
+    lists of parts until `whole` joins them: joined with each item, many items would take quadratic time."""
     if not isinstance(item, dict):
         raise WrongType("input", f"{place}: expected an object, not {type(item).__name__}")
     kind = item.get("type") or ("message" if "role" in item else None)
@@ -42,8 +52,7 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
             raise WrongValue("input", f"{place}.role={checks.shown(role)}: expected {', '.join(ROLES)}")
         content = _content(item.get("content"), f"{place}.content", "" if role == "assistant" else "\n")
         if role == "assistant":
-            turn = _turn(made)
-            turn["content"] = content if not turn["content"] else f"{turn['content']}{content}"
+            _turn(made)["content"].append(content)
         else:
             made.append({"role": role, "content": content})
     elif kind == "function_call":
@@ -61,8 +70,10 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
     elif kind == "reasoning":
         texts = [t for name in ("content", "summary") for t in _texts(item.get(name) or [], f"{place}.{name}")]
         if texts:
-            turn = _turn(made)
-            turn["reasoning_content"] = "\n".join([*filter(None, [turn.get("reasoning_content")]), *texts])
+            thoughts = _turn(made).setdefault("reasoning_content", [])
+            if thoughts == [""]:
+                thoughts.clear()
+            thoughts += texts
     else:
         raise refused(f"input{place}.type", f"={checks.shown(kind)}: not supported", "unsupported_field")
 
@@ -70,7 +81,7 @@ def add(made: list[dict[str, Any]], item: Any, place: str) -> None:
 def _turn(made: list[dict[str, Any]]) -> dict[str, Any]:
     """The message of the model's current turn, or of a new one."""
     if not made or made[-1]["role"] != "assistant":
-        made.append({"role": "assistant", "content": ""})
+        made.append({"role": "assistant", "content": []})
     return made[-1]
 
 

@@ -22,7 +22,7 @@ from pellucid.openai.structured import NAMES_OF_FIELDS
 from pellucid.results import FinishReason
 from pellucid.server.failures import Failure, naming, refused
 from pellucid.server.generate import Generate
-from pellucid.server.items import add, messages_of
+from pellucid.server.items import add, messages_of, whole
 from pellucid.server.models import Hosted
 from pellucid.server.service import Running, Service
 from pellucid.server.settings import Settings
@@ -332,7 +332,7 @@ class ResponseShape(Shape):
         made: list[dict[str, Any]] = []
         for i, item in enumerate(self._items):
             add(made, item, f"[{i}]")
-        return made
+        return whole(made)
 
     # ---- events -----------------------------------------------------------------------------------------------
 
