@@ -90,7 +90,7 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
     if not isinstance(given, (list, tuple)):
         raise WrongType("tools", f" must be a list of dicts, not {type(given).__name__}")
     declared: list[dict[str, Any]] = []
-    tools: list[Tool] = []
+    tools: dict[str, Tool] = {}
     for i, one in enumerate(given):
         at = f"[{i}]"
         if callable(one) and not isinstance(one, Mapping):
@@ -108,11 +108,11 @@ def _tools(given: Any) -> tuple[list[dict[str, Any]], tuple[Tool, ...]]:
         kinds = (schema or {}).get("type", "object")
         if "object" not in (kinds if isinstance(kinds, (list, tuple)) else (kinds,)):
             raise WrongValue("tools", f"{at}: its schema must be that of an object, not of type {checks.shown(kinds)}")
-        if any(name == other.name for other in tools):
+        if name in tools:
             raise WrongValue("tools", f"{at}: there is another tool with the name {name}")
         declared.append(dict(one))
-        tools.append(Tool(name, _parameters(schema), function.get("strict") is True))
-    return declared, tuple(tools)
+        tools[name] = Tool(name, _parameters(schema), function.get("strict") is True)
+    return declared, tuple(tools.values())
 
 
 def _parameters(schema: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from pellucid import Completion, Model, Piece, ToolCall
+from pellucid.reply import read_asked
 from pellucid.results import joined
 from tests.generation.replayer import replaying, script
 from tests.text.conversations import templates
@@ -172,3 +173,24 @@ def test_errors_name_the_option(smol: Model, options: dict[str, Any], error: typ
     with pytest.raises(error) as failed:
         smol.chat(USER, **options)
     assert expected in str(failed.value)
+
+
+class Compared(str):
+    """A text that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_many_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name is not compared with all others: the largest body that the server takes would need most of an hour."""
+    monkeypatch.setattr(Compared, "compared", 0)
+    tools = [{"name": Compared(f"f{i}")} for i in range(400)]
+    assert [one.name for one in read_asked({"tools": tools}).tools or ()] == [f"f{i}" for i in range(400)]
+    assert Compared.compared < 40 * len(tools)
+    with pytest.raises(ValueError, match=r"^tools\[400\]: there is another tool with the name f7$"):
+        read_asked({"tools": [*tools, {"name": "f7"}]})
