@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pellucid import Model, memory
+from pellucid import Model, cache_folder, memory
 from pellucid.errors import OutOfMemoryError, PellucidError
 from pellucid.server.app import make_app
 from pellucid.server.failures import busy
@@ -270,6 +270,24 @@ def test_unloaded_when_nobody_uses_it(make: Make) -> None:
 
     asyncio.run(main())
     assert 'pellucid_model_loads_total{model="a"} 2.0' in call(app, "GET", "/metrics").body.decode()
+
+
+def test_a_cache_that_cannot_be_written_keeps_no_model(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    service, app, loaders = make("a")
+    monkeypatch.setattr(service.models, "_cache_dir", str(tmp_path))
+
+    async def main() -> None:
+        await complete(app, "a")
+        monkeypatch.setattr(cache_folder, "save", fail)
+        await service.models.unload(service.models.all[0])
+        assert states(service) == "-" and loaders[0].made[0].core.closed
+
+    asyncio.run(main())
 
 
 def test_the_only_one_is_loaded_again(path: Path) -> None:

@@ -137,8 +137,10 @@ class Models:
         one.begin(model, self._limits, self._template)
 
     def _end(self, model: Model) -> None:
-        self._write(model)
-        model.close()
+        try:
+            self._write(model)
+        finally:
+            model.close()
 
     def _write(self, model: Model) -> None:
         """Writes the prefix cache of a model to its folder."""
