@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from functools import cache
 from typing import Any
 
@@ -309,3 +310,48 @@ def test_tools_as_they_are_given() -> None:
 def test_empty_arguments_are_an_object() -> None:
     asked = {"role": "assistant", "content": "", "tool_calls": [call("get_time", "")]}
     assert '"arguments": {}' in rendered("qwen3", [user("Hi"), asked, result("12:00")], TOOLS)
+
+
+class Compared(str):
+    """A text that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.compared += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "llama3.1"])
+def test_many_calls_and_results(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a template with one call in a message. Each call is not compared with all results: the largest body that the
+    server takes would need minutes."""
+    monkeypatch.setattr(Compared, "compared", 0)
+    ids = [Compared(f"c{i}") for i in range(100)]
+    asks = {"role": "assistant", "content": "", "tool_calls": [call("f", "{}", id) for id in ids]}
+    results = [result("stray", Compared("none")), *(result(f"of {id}", id) for id in reversed(ids))]
+    _, writer = template(name)
+    assert writer._dialect.single
+    made = writer.prepare([user("Rain?"), asks, result("again", ids[3]), *results], TOOLS).messages
+    assert Compared.compared < 20 * len(ids)
+    said = [one["content"] for one in made if one["role"] == "tool"]
+    expected = [f"of {id}" for id in ids]
+    assert said == [*expected[:3], "again", *expected[3:], "stray"]
+
+
+def test_what_follows_results_is_joined_once() -> None:
+    """Joined one by one, as many messages as a request may have would take 5 s."""
+    text = "x" * 4000
+    given = [user("Rain?"), {"role": "assistant", "tool_calls": [call("f", "{}")]}, result("a"), *[user(text)] * 500]
+    _, writer = template("gemma3")
+    assert writer._alternates
+    writer.prepare(given[:3], TOOLS)
+    tracemalloc.start()
+    try:
+        last = writer.prepare(given, TOOLS).messages[-1]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert last == user("\n".join(["<tool_response>\na\n</tool_response>", *[text] * 500]))
+    assert peak < 1.5 * len(last["content"])  # else there were two of them at a time

@@ -219,6 +219,7 @@ class Writer:
                     message["content"] = _text(message["content"])
             return messages
         made: list[dict[str, Any]] = []
+        own: list[tuple[dict[str, Any], list[str]]] = []  # the messages made here, and the parts of their texts
         joins = False  # whether the next message of the user or a tool is joined to the last message
         for message in messages:
             text = _text(message.get("content"))
@@ -229,10 +230,13 @@ class Writer:
                 made.append(message)
                 continue
             if joins:
-                made[-1]["content"] += f"\n{text}"
+                own[-1][1].append(text)
             else:
-                made.append({"role": "user", "content": text})
+                made.append({"role": "user"})
+                own.append((made[-1], [text]))
             joins = True
+        for message, parts in own:
+            message["content"] = "\n".join(parts)
         return made
 
     def _tools(self, messages: list[dict[str, Any]], tools: Sequence[Any]) -> tuple[list[dict[str, Any]], Any]:
@@ -347,17 +351,16 @@ def _split(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(calls) < 2:
             made.append(message)
             continue
-        results = []
+        known: dict[str, list[dict[str, Any]]] = {repr(call.get("id")): [] for call in calls}
+        others: list[dict[str, Any]] = []  # results of no call here
         while at < len(messages) and _role(messages[at]) == "tool":
-            results.append(messages[at])
+            known.get(repr(messages[at].get("tool_call_id")), others).append(messages[at])
             at += 1
         for i, call in enumerate(calls):
             rest = message if not i else {"role": message.get("role"), "content": ""}
             made.append({**rest, "tool_calls": [call]})
-            mine = [one for one in results if one.get("tool_call_id") == call.get("id")]
-            made += mine
-            results = [one for one in results if one not in mine]
-        made += results
+            made += known.pop(repr(call.get("id")), ())
+        made += others
     return made
 
 
