@@ -302,3 +302,47 @@ def test_marks_are_found_in_time() -> None:
     assert text.translate(back).endswith("<unused1>token7")
     assert not any(special in text for special in specials)
     assert time.thread_time() - start < 2
+
+
+WRITES_PARTS = """{% for m in messages %}{% if m.role == 'odd' %}{% for i in range(99999) %}{% for j in range(999) %}
+{%- endfor %}{% endfor %}{% endif %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}
+{%- for p in m.content %}({{ p.text }}){% endfor %}{% endif %};{% endfor %}"""
+PARTS = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+
+
+def test_roles_that_a_client_makes_up_are_not_all_kept() -> None:
+    template = ChatTemplate(WRITES_PARTS)
+    template.render([{"role": f"role {i}", "content": "x"} for i in range(500)])
+    template.render([{"role": "r" * 100_000, "content": "x"}])
+    assert sum(len(role) for role, _ in template._taken) < 10_000
+
+
+def test_a_conversation_that_uses_up_the_budget_changes_no_other() -> None:
+    template = ChatTemplate(WRITES_PARTS)
+    expected = "user: (a)(b);"
+    with pytest.raises(ChatTemplateError, match="does too much"):
+        template.render([{"role": "odd", "content": "x"}, *PARTS])
+    assert template.render(PARTS)[0] == expected == ChatTemplate(WRITES_PARTS).render(PARTS)[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_failed_by_chance_is_tried_again(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(WRITES_PARTS)
+    takes = ChatTemplate._takes
+
+    def short(*args: Any) -> bool:
+        with monkeypatch.context() as now:
+            now.setattr(template._sandbox, "tick", raising(error))
+            return takes(template, *args)
+
+    with monkeypatch.context() as once:
+        once.setattr(template, "_takes", short)
+        assert template.render(PARTS)[0] == "user: a\nb;"
+    assert template.render(PARTS)[0] == "user: (a)(b);"
+
+
+def raising(error: type[Exception]) -> Any:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail

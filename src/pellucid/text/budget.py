@@ -75,6 +75,11 @@ class Budget:
         self._weights: dict[int, Weight] = {}
         self._depths: WeakKeyDictionary[Iterator[Any], int] = WeakKeyDictionary()  # of lazy filters
 
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left of it."""
+        return self.left < 0 or time.thread_time() > self._end
+
     def spend(self, units: int = STEP) -> None:
         """Charges for work of `units` units, before it is done."""
         self._since += units

@@ -18,7 +18,7 @@ from pellucid.errors import ChatTemplateError, one_line
 from pellucid.text.budget import Budget
 from pellucid.text.conversation import Marks, Reader, read_messages, read_tables
 from pellucid.text.dialects import find
-from pellucid.text.dialects.messages import Writer
+from pellucid.text.dialects.messages import Writer, by_chance
 from pellucid.text.turns import turns
 from pellucid.text.vocabulary import quoted
 
@@ -29,6 +29,7 @@ __all__ = ["MOST_SOURCE", "Chat", "ChatPrompt", "ChatTemplate", "ToolChat"]
 
 MOST_SOURCE = 1 << 16  # characters of a template; the longest published ones have 20,000 and compile in 1 s
 MOST_MESSAGE = 500  # characters of an error's text
+MOST_ROLES = 64  # that are remembered, and their characters
 MOST_OPENING = 1 << 18  # of an opening whose ids are cached
 
 
@@ -156,10 +157,14 @@ class ChatTemplate:
             try:
                 text = self._run({**self._tokens, "messages": chat, "tools": None, "documents": None}, budget)
                 known = probe in text and not any(f"{q}type{q}" in text for q in "'\"")
-            except ChatTemplateError:
-                known = False
-            with self._lock:
-                self._taken[role, parts] = known
+                lasts = True
+            except ChatTemplateError as error:
+                known, lasts = False, not (budget.spent or by_chance(error))
+            if lasts and len(role) <= MOST_ROLES:  # a client may make up any number of roles
+                with self._lock:
+                    if len(self._taken) >= MOST_ROLES:
+                        self._taken.clear()
+                    self._taken[role, parts] = known
         return known
 
     @contextmanager

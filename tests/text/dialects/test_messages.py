@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pellucid.errors import ChatTemplateError
 from pellucid.text import Vocabulary
 from pellucid.text.bpe import BpeTokenizer
 from pellucid.text.chat import Chat, ChatTemplate
@@ -355,3 +356,24 @@ def test_what_follows_results_is_joined_once() -> None:
         tracemalloc.stop()
     assert last == user("\n".join(["<tool_response>\na\n</tool_response>", *[text] * 500]))
     assert peak < 1.5 * len(last["content"])  # else there were two of them at a time
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_failed_by_chance_is_tried_again(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If memory or stack is short, that does not say what the template writes."""
+    source = templates()["qwen3"]
+    made = ChatTemplate(source, TOKENS)
+    writer = Writer(made, find(source), ())
+    expected = template("qwen3")[1].prepare([user("Rain?")], TOOLS)
+    with monkeypatch.context() as short:
+        short.setattr(made._sandbox, "tick", raising(error))
+        with pytest.raises(ChatTemplateError, match="memory|nested"):
+            writer.prepare([user("Rain?")], TOOLS)
+    assert writer.prepare([user("Rain?")], TOOLS) == expected
+
+
+def raising(error: type[Exception]) -> Any:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail

@@ -17,7 +17,7 @@ from pellucid.errors import ChatTemplateError
 from pellucid.text.dialects.dialect import Dialect, Marker, Written
 from pellucid.text.dialects.values import types
 
-__all__ = ["Prepared", "Writer"]
+__all__ = ["Prepared", "Writer", "by_chance"]
 
 _NAME, _PROBE, _TEXT = "pellucid_probe", "pellucid probe", '{"pellucid": "probe"}'
 _USER = {"role": "user", "content": "x"}
@@ -85,7 +85,9 @@ class Writer:
         """What the template writes for a conversation; "" if it rejects it."""
         try:
             text, back = self._template.render(messages, tools=tools)
-        except (ChatTemplateError, ValueError, TypeError):
+        except (ChatTemplateError, ValueError, TypeError) as error:
+            if by_chance(error):
+                raise
             return ""
         return text.translate(back)
 
@@ -268,6 +270,11 @@ class Writer:
             if str(given["function"].get("name")) in self._try([_USER], [given]):
                 return given
         return nested if self._writes_any or self._try([_USER], [nested]) else _filled(nested)
+
+
+def by_chance(error: Exception) -> bool:
+    """Whether a template failed only because memory or stack was short: a later call may succeed."""
+    return isinstance(error.__context__, (MemoryError, RecursionError))
 
 
 def _calling(content: str | None, arguments: Any, result: str) -> list[dict[str, Any]]:
