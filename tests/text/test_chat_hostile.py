@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -346,3 +348,20 @@ def raising(error: type[Exception]) -> Any:
         raise error
 
     return fail
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_conversation_is_kept(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that rendered one does not keep it until it renders another."""
+    made: list[weakref.ref[budget.Budget]] = []
+
+    class Watched(budget.Budget):  # which holds what is rendered
+        def __init__(self, given: int) -> None:
+            super().__init__(given)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(chat, "Budget", Watched)
+    template = ChatTemplate("{{ messages[0].content }}{% if fails %}{{ raise_exception('no') }}{% endif %}")
+    with contextlib.suppress(ChatTemplateError):
+        template.render(USER, variables={"fails": fails})
+    assert len(made) == 2 and not any(one() for one in made)

@@ -125,13 +125,16 @@ class ChatTemplate:
         assert template is not None
         self._sandbox.use(budget)
         parts: list[str] = []
-        with self._failing():
-            size = 0
-            for part in template.root_render_func(template.new_context(values)):
-                size += len(part)
-                budget.room(size)
-                parts.append(part)
-            return "".join(parts)
+        try:
+            with self._failing():
+                size = 0
+                for part in template.root_render_func(template.new_context(values)):
+                    size += len(part)
+                    budget.room(size)
+                    parts.append(part)
+                return "".join(parts)
+        finally:
+            self._sandbox.use(None)  # it holds the conversation
         raise AssertionError
 
     def _fit_contents(self, conversation: list[dict[str, Any]], budget: Budget) -> None:

@@ -190,8 +190,8 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
         found: Budget = self._spending.budget
         return found
 
-    def use(self, budget: Budget) -> None:
-        """Makes this thread render with ``budget`` from now on."""
+    def use(self, budget: Budget | None) -> None:
+        """Makes this thread render with ``budget`` from now on; None: it renders nothing more."""
         self._spending.budget = budget
 
     # ---- what compiled templates call -------------------------------------------------------------------------
