@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import json, statistics, sys, time
 import numpy as np
-from pellucid import Model, _engine, _gguf
+from pellucid import Model, _engine, _parsers
 
 def median(call, times, inner=1):
     found = []
@@ -38,8 +38,8 @@ path, tiny, stable = sys.argv[1:]
 assert _engine.__file__.endswith(".abi3.so") == (stable == "1"), _engine.__file__
 with open(path, "rb") as file:
     data = file.read()
-found = {"reading a header": median(lambda: _gguf.parse(data), 30)}
-tokens = _gguf.parse(data).metadata["tokenizer.ggml.tokens"]
+found = {"reading a header": median(lambda: _parsers.parse_gguf(data), 30)}
+tokens = _parsers.parse_gguf(data).metadata["tokenizer.ggml.tokens"]
 found["a vocabulary as texts"] = median(tokens.to_str_list, 30)
 found["making a sampler"] = median(lambda: _engine.Sampler(temperature=0.8, top_k=40, seed=1), 200, 50)
 for name, file, times in (("a pass of the smallest model", tiny, 20_000), ("a pass of the model", path, 100)):

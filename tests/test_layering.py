@@ -208,8 +208,8 @@ EDGES = {
     "experts": ("plan", "_engine"),
     "latent": ("plan",),
     "recurrent": ("plan", "_engine"),
-    "weights": ("parts", "_gguf", "_engine", "folder", "log", "pooling", "rotary", "tokenizer_classes"),
-    "text": ("_spm", "checks", "native", "structure"),
+    "weights": ("parts", "_parsers", "_engine", "folder", "log", "pooling", "rotary", "tokenizer_classes"),
+    "text": ("_parsers", "checks", "native", "structure"),
     "plan": ("tables", "parts"),
     "tables": ("entries", "parts"),
     "entries": ("_engine",),
@@ -227,8 +227,7 @@ EDGES = {
     "snapshot": (),
     "_engine": (),
     "_sampler": (),  # a part of _engine
-    "_gguf": (),
-    "_spm": (),
+    "_parsers": (),
     "_kernels": (),
 }
 # Headers of csrc that a binding may declare from; a name that ends in / is a folder.
@@ -333,11 +332,11 @@ def test_python_layers() -> None:
         ("look/trace.py", "from ..cli import main"),
         ("surprise.py", ""),
         ("_engine.pyx", "from pellucid.model import Model"),
-        ("_engine.pyx", "cimport pellucid._gguf"),
+        ("_engine.pyx", "cimport pellucid._parsers"),
         ("_engine.pyx", 'cdef extern from "kernels/kernels.h" nogil:'),
-        ("_gguf.pyx", 'cdef extern from "pellucid.h":'),
+        ("_parsers.pyx", 'cdef extern from "pellucid.h":'),
         ("_kernels/machine.pyx", 'cdef extern from "ops/ops.h":'),
-        ("text/_spm.pyx", "from ..weights cimport x"),
+        ("text/_parsers.pyx", "from ..weights cimport x"),
     ],
 )
 def test_python_checker_objects(name: str, text: str) -> None:

@@ -425,11 +425,11 @@ def sentencepiece_vocabulary(folder: str | os.PathLike[str], rows: int) -> Vocab
 
 
 def _sentencepiece(path: Path, settings: _Settings, rows: int | None) -> Vocabulary:
-    from pellucid._spm import decode_model
+    from pellucid._parsers import decode_spm
 
     config = settings.config
     try:
-        parts = decode_model(_read(path, _JSON_LIMIT))
+        parts = decode_spm(_read(path, _JSON_LIMIT))
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
     if parts["model_type"] not in _SPM_MODELS:

@@ -11,7 +11,7 @@ from typing import Any
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, processors
 
-from pellucid._spm import decode_model
+from pellucid._parsers import decode_spm
 
 TEXT = (Path(__file__).parents[1] / "reference" / "text.txt").read_text("utf-8")[:40000]
 
@@ -24,7 +24,7 @@ def unigram(size: int, *, split: bool) -> Any:
         sentence_iterator=iter(TEXT.splitlines()), model_writer=out, vocab_size=size - 3, model_type="unigram",
         hard_vocab_limit=False, character_coverage=0.98, minloglevel=2,
     )  # fmt: skip
-    parts = decode_model(out.getvalue())
+    parts = decode_spm(out.getvalue())
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     listed = [(piece, 0.0) for piece in special]
     listed += [(p.decode(), float(s)) for p, s in zip(parts["pieces"][3:], parts["scores"][3:], strict=True)]

@@ -164,7 +164,7 @@ def test_conda_says_what_the_package_needs(conda: tuple[Any, str]) -> None:
 def test_conda_has_the_wheels_files(conda: tuple[Any, str]) -> None:
     names = [str(name) for name in conda[0].files]
     modules = {name for name in names if name.endswith(".so")}
-    assert modules == {f"site-packages/pellucid/{name}.abi3.so" for name in ("_engine", "_gguf", "_spm")}
+    assert modules == {f"site-packages/pellucid/{name}.abi3.so" for name in ("_engine", "_parsers")}
     assert not [name for name in names if re.search(r"_kernels|\.(pyx|pxd|c|h|pyc)$", name)]
 
 

@@ -128,11 +128,10 @@ def test_expressions_match_the_whole_text(expression: str, good: list[str], bad:
 def test_an_expression_that_ends_within_an_escape(expression: str) -> None:
     with pytest.raises(GrammarError, match="^regex: not a regular expression: it ends within an escape"):
         G.compile(Structure("regex", expression))
-    schemas: list[dict[str, Any]] = [{"pattern": expression}, {"patternProperties": {expression: {}}}]
-    for schema in schemas:
+    for key, value in (("pattern", expression), ("patternProperties", {expression: {}})):
         with pytest.raises(GrammarError, match="it ends within an escape") as raised:
-            G.compile(of(schema))
-        assert raised.value.place == f"schema.{next(iter(schema))}"
+            G.compile(of({key: value}))
+        assert raised.value.place == f"schema.{key}"
 
 
 def test_choices() -> None:

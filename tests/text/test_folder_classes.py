@@ -15,7 +15,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Made
 
-from pellucid import _spm
+from pellucid import _parsers
 from pellucid.errors import ModelFileError, TokenizerError
 from pellucid.making.vocabulary import tokenizer_metadata
 from pellucid.text.bpe import byte_characters
@@ -313,7 +313,7 @@ SENTENCEPIECE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 def sentencepiece_folder(folder: Path, config: dict[str, Any], files: dict[str, Any]) -> Path:
     kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * (N - 259)]
     scores = [0.0] * 259 + [-10.0 - i for i in range(6)] + [-1.0, -2.0, -50.0]
-    model = _spm.encode_model(MODEL, np.array(scores, np.float32), np.array(kinds, np.int32), True)
+    model = _parsers.encode_spm(MODEL, np.array(scores, np.float32), np.array(kinds, np.int32), True)
     model += b"\x1a\x02\x18\x01"  # a space is put before a text
     config = {**SP, **config}
     return write(folder, {"config.json": {"model_type": "mistral"}, "tokenizer.model": model,
@@ -419,7 +419,7 @@ def test_decoders_that_are_refused(steps: list[Any], message: str, tmp_path: Pat
 
 
 def test_first_and_last_tokens_of_a_sentencepiece_model(tmp_path: Path, spm_parts: dict[str, Any]) -> None:
-    model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    model = _parsers.encode_spm(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     folder = write(tmp_path, {"tokenizer.model": model})
     assert Tokenizer.load(folder).bos is None and Tokenizer.load(folder).eos is None
     write(folder, {"config.json": {"model_type": "gemma2"}})

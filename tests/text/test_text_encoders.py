@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as PackageTokenizer
 
 from pellucid import Tokenizer
-from pellucid._spm import decode_model
+from pellucid._parsers import decode_spm
 from pellucid.errors import TokenizerError
 from pellucid.text.vocabulary import CONTROL, NORMAL, UNKNOWN
 from tests.embedding.files import TEXTS
@@ -186,7 +186,7 @@ def trained() -> bytes:
 
 
 def unigram_file(path: Path, trained: bytes, **changed: Any) -> Path:
-    parts = decode_model(trained)
+    parts = decode_spm(trained)
     keys = {
         "scores": [float(x) for x in parts["scores"]], "unknown_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
         "add_bos_token": True, "add_eos_token": True, "add_space_prefix": True, "remove_extra_whitespaces": True,
@@ -208,7 +208,7 @@ def test_unigram(tmp_path: Path, trained: bytes) -> None:
 
 def test_unigram_ids_that_the_file_leaves_out(tmp_path: Path, trained: bytes) -> None:
     """They are T5's: padding, EOS, the unknown token; EOS ends a text."""
-    parts = decode_model(trained)
+    parts = decode_spm(trained)
     pieces, types = [bytes(piece) for piece in parts["pieces"]], [int(kind) for kind in parts["types"]]
     order = [3, 2, 0, 1, *range(4, len(pieces))]
     moved = [pieces[i] for i in order], [types[i] for i in order]
@@ -290,7 +290,7 @@ def test_control_tokens_spelled_in_text_of_gguf_files(text: str, trained: bytes,
 
 
 def test_broken_tables_of_characters(tmp_path: Path, trained: bytes) -> None:
-    table = bytearray(decode_model(trained)["precompiled_charsmap"])
+    table = bytearray(decode_spm(trained)["precompiled_charsmap"])
     rng = np.random.default_rng(1)
     refused = 0
     for i in range(60):

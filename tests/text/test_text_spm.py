@@ -13,7 +13,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pellucid import _spm
+from pellucid import _parsers
 from pellucid.errors import TokenizerError
 from pellucid.text import Vocabulary, build
 from pellucid.text.spm import MergedSpmTokenizer, SpmTokenizer
@@ -272,8 +272,8 @@ def test_impossible_merges_are_refused(merged_parts: Parts, changes: Parts, mess
 
 
 def test_models_survive_being_written_and_read(spm_parts: Parts) -> None:
-    made = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
-    read = _spm.decode_model(made)
+    made = _parsers.encode_spm(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    read = _parsers.decode_spm(made)
     escaped = [
         p.replace(b" ", "▁".encode()) if t == 4 else p
         for p, t in zip(spm_parts["pieces"], spm_parts["types"], strict=True)
@@ -290,7 +290,7 @@ def test_any_rows_survive(rows: list[tuple[str, float, int]]) -> None:
     pieces = [row[0] for row in rows]
     scores = np.array([row[1] for row in rows], np.float32)
     types = np.array([row[2] for row in rows], np.int32)
-    read = _spm.decode_model(_spm.encode_model(pieces, scores, types, False))
+    read = _parsers.decode_spm(_parsers.encode_spm(pieces, scores, types, False))
     expected = [p.replace(" ", "▁") if t == 4 else p for p, t in zip(pieces, types, strict=True)]
     assert read["pieces"] == [p.encode() for p in expected]
     assert np.array_equal(read["scores"], scores, equal_nan=True)
@@ -299,19 +299,19 @@ def test_any_rows_survive(rows: list[tuple[str, float, int]]) -> None:
 
 def test_long_pieces_of_spaces_fit(spm_parts: Parts) -> None:
     pieces = [" " * 70_000, "é" * 70_000]
-    read = _spm.decode_model(_spm.encode_model(pieces, np.zeros(2, np.float32), np.array([4, 1], np.int32), False))
+    read = _parsers.decode_spm(_parsers.encode_spm(pieces, np.zeros(2, np.float32), np.array([4, 1], np.int32), False))
     assert read["pieces"] == [("▁" * 70_000).encode(), pieces[1].encode()]
 
 
 def test_arrays_must_have_one_entry_a_piece() -> None:
     with pytest.raises(ValueError, match="2 pieces, 1 scores and 2 types"):
-        _spm.encode_model(["a", "b"], np.zeros(1, np.float32), np.ones(2, np.int32), False)
+        _parsers.encode_spm(["a", "b"], np.zeros(1, np.float32), np.ones(2, np.int32), False)
     with pytest.raises(TypeError):
-        _spm.encode_model(["a", 3], np.zeros(2, np.float32), np.ones(2, np.int32), False)  # type: ignore[arg-type]
+        _parsers.encode_spm(["a", 3], np.zeros(2, np.float32), np.ones(2, np.int32), False)  # type: ignore[arg-type]
 
 
 def test_damaged_models_are_refused_or_read_but_never_crash(spm_parts: Parts) -> None:
-    made = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    made = _parsers.encode_spm(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     chance = random.Random(1)
     refused = 0
     for _ in range(2000):
@@ -320,7 +320,7 @@ def test_damaged_models_are_refused_or_read_but_never_crash(spm_parts: Parts) ->
             if broken:
                 broken[chance.randrange(len(broken))] = chance.randrange(256)
         try:
-            _spm.decode_model(bytes(broken))
+            _parsers.decode_spm(bytes(broken))
         except TokenizerError as error:
             assert "not a SentencePiece model" in str(error)
             refused += 1
@@ -346,7 +346,7 @@ def test_agrees_with_a_trained_model(tmp_path: Path, kind: str) -> None:
         hard_vocab_limit=False, minloglevel=2,
     )  # fmt: skip
     theirs = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
-    parts = _spm.decode_model(trained.getvalue())
+    parts = _parsers.decode_spm(trained.getvalue())
     assert parts["add_dummy_prefix"] == 1
     path = tmp_path / "tokenizer.model"
     path.write_bytes(trained.getvalue())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pellucid import _spm
+from pellucid import _parsers
 from pellucid.errors import PellucidError, TokenizerError
 from pellucid.text import Vocabulary
 from pellucid.text.bpe import byte_characters
@@ -405,7 +405,7 @@ def test_missing_files(tmp_path: Path, folder: Path) -> None:
 
 def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm: Vocabulary) -> None:
     n = len(spm_parts["pieces"])
-    model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    model = _parsers.encode_spm(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     (tmp_path / "tokenizer.model").write_bytes(model)
     config = {
         "bos_token": "<bos>",
@@ -431,7 +431,7 @@ def test_folder_with_a_sentencepiece_model(tmp_path: Path, spm_parts: Parts, spm
 
 
 def test_sentencepiece_models_that_normalise_are_refused(tmp_path: Path, spm_parts: Parts) -> None:
-    model = _spm.encode_model(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
+    model = _parsers.encode_spm(spm_parts["pieces"], spm_parts["scores"], spm_parts["types"], True)
     path = tmp_path / "tokenizer.model"
     for tail, name in [(b"\x12\x02\x18\x03", "model_type"), (b"\x1a\x03\x12\x01x", "precompiled_charsmap")]:
         path.write_bytes(model + tail)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pellucid import _gguf
+from pellucid import _parsers
 from pellucid.errors import ClosedError, ModelFileError
 from pellucid.weights import StringArray, base, open_gguf, open_model
 from pellucid.weights.base import SourceFile
@@ -156,7 +156,7 @@ def test_headers_longer_than_the_first_read(tmp_path, size):
     with open_gguf(path) as model:
         assert model.get_str("long") == long and model.get_list("numbers") == numbers
         assert model.get_list("pieces", of=str) == pieces
-        assert _gguf.parse(raw).tensors == _gguf.parse(SourceFile(str(path), "a file")).tensors
+        assert _parsers.parse_gguf(raw).tensors == _parsers.parse_gguf(SourceFile(str(path), "a file")).tensors
 
 
 def test_a_file_that_outlives_its_module_is_closed(tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_tensor_types_agree_with_the_reference():
     sizes = {int(kind): (kind.name, *size) for kind, size in gguf.GGML_QUANT_SIZES.items()}
     del sizes[9]  # Q8_1, never in files: the reference counts its two scales as float32, ggml has float16
     for number, entry in sizes.items():
-        assert _gguf.TENSOR_TYPES[number] == entry
+        assert _parsers.TENSOR_TYPES[number] == entry
 
 
 def test_getters_name_what_is_wrong(tmp_path):
@@ -280,12 +280,12 @@ def test_mutated_bytes_raise_nothing_but_ours(tmp_path, data):
     if not path.exists():
         write(path)
     raw = bytearray(path.read_bytes())
-    header = _gguf.parse(bytes(raw)).data_start
+    header = _parsers.parse_gguf(bytes(raw)).data_start
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, header - 1))
         raw[at] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255))
     try:
-        parsed = _gguf.parse(bytes(raw), "x")
+        parsed = _parsers.parse_gguf(bytes(raw), "x")
     except ModelFileError as error:
         assert error.file == "x" and error.field is not None
         return
@@ -300,9 +300,9 @@ def test_mutated_bytes_raise_nothing_but_ours(tmp_path, data):
 @given(st.binary(max_size=400))
 def test_random_bytes_after_the_magic(raw):
     with pytest.raises(ModelFileError):
-        _gguf.parse(b"GGUF" + struct.pack("<I", 3) + b"\1" * 16 + raw, "x")
+        _parsers.parse_gguf(b"GGUF" + struct.pack("<I", 3) + b"\1" * 16 + raw, "x")
     try:
-        _gguf.parse(b"GGUF" + struct.pack("<IQQ", 3, len(raw) > 200, 2) + raw, "x")
+        _parsers.parse_gguf(b"GGUF" + struct.pack("<IQQ", 3, len(raw) > 200, 2) + raw, "x")
     except ModelFileError as error:
         assert error.offset is not None
 

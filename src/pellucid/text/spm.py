@@ -1,9 +1,9 @@
 """SentencePiece vocabularies, over the ``sentencepiece`` package: byte-pair (Llama 2, Gemma) and unigram.
 
-A model file keeps only pieces, scores and types; ``_spm`` builds from them the model that the package reads. Pairs are
-merged in the order of the merged piece's score, over the whole text: there are no words. A unigram vocabulary's scores
-are logarithms of probabilities instead, and the most probable segmentation is used. Spaces are U+2581 in pieces;
-characters without a piece become their bytes.
+A model file keeps only pieces, scores and types; ``_parsers`` builds from them the model that the package reads.
+Pairs are merged in the order of the merged piece's score, over the whole text: there are no words. A unigram
+vocabulary's scores are logarithms of probabilities instead, and the most probable segmentation is used. Spaces are
+U+2581 in pieces; characters without a piece become their bytes.
 
 Gemma 4's vocabulary is of this kind, but ranks pairs by a list of merges; it is handled by the ``tokenizers`` package.
 In mmBERT's (2025), which is Gemma 2's, every space begins a word, and so does text after the end of a line or after a
@@ -72,7 +72,7 @@ class SpmTokenizer(VocabularyTokenizer):
             raise vocabulary.error("scores", "missing; a SentencePiece vocabulary needs its scores")
         import sentencepiece
 
-        from pellucid._spm import encode_model
+        from pellucid._parsers import encode_spm
 
         n = self.vocab_size
         types = np.full(n, NORMAL, np.int32) if vocabulary.types is None else vocabulary.types.astype(np.int32)
@@ -95,7 +95,7 @@ class SpmTokenizer(VocabularyTokenizer):
             types[unknown] = UNKNOWN
         if self._byte_ids is None:
             types[types == BYTE] = CONTROL
-        proto = encode_model(pieces, scores, types, self._byte_ids is not None)
+        proto = encode_spm(pieces, scores, types, self._byte_ids is not None)
         if vocabulary.model == "unigram":
             proto += _UNIGRAM + self._normalizer(vocabulary)
         try:

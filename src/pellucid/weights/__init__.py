@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from pellucid._gguf import StringArray
+from pellucid._parsers import StringArray
 from pellucid.errors import ModelFileError, WrongType, WrongValue, os_reason
 from pellucid.weights.base import ModelFile, Tensor, open_regular, stat_file
 from pellucid.weights.gguf import open_gguf

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._gguf import StringArray
+from pellucid._parsers import StringArray
 from pellucid.errors import ClosedError, ModelFileError, UnsupportedModelError, os_reason
 from pellucid.parts import Made, Parts
 

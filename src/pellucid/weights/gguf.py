@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from pellucid import _gguf
+from pellucid import _parsers
 from pellucid.errors import ModelFileError
 from pellucid.weights.base import FileBytes, ModelFile, SourceFile, Tensor
 
@@ -60,17 +60,17 @@ def open_gguf(path: str | os.PathLike[str]) -> ModelFile:
         raise
 
 
-def _open(path: str, files: list[SourceFile]) -> _gguf.Header:
+def _open(path: str, files: list[SourceFile]) -> _parsers.Header:
     file = SourceFile(path, _EXPECTED)
     files.append(file)
     magic = file.read(0, min(4, file.size), "magic").tobytes()
     if magic in _OLD:
         message = f"a file in the {_OLD[magic]} format, which GGUF replaced in 2023"
         raise ModelFileError(message, file=path, field="magic", offset=0, expected=_EXPECTED)
-    return _gguf.parse(file, path)
+    return _parsers.parse_gguf(file, path)
 
 
-def _number(header: _gguf.Header, key: str, path: str) -> int | None:
+def _number(header: _parsers.Header, key: str, path: str) -> int | None:
     value: Any = header.metadata.get(key)
     if value is not None and (type(value) is not int or not 0 <= value < 1 << 31):
         message = f"it is {value!r:.80}"
@@ -78,7 +78,7 @@ def _number(header: _gguf.Header, key: str, path: str) -> int | None:
     return value
 
 
-def _parts(path: str, header: _gguf.Header) -> list[str]:
+def _parts(path: str, header: _parsers.Header) -> list[str]:
     """File names of all parts, in order; only one for a model that is not split."""
     name = os.path.basename(path)
     count = _number(header, "split.count", path)
@@ -101,7 +101,7 @@ def _parts(path: str, header: _gguf.Header) -> list[str]:
     return [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
 
 
-def _open_part(path: str, index: int, count: int, files: list[SourceFile], given: str) -> _gguf.Header:
+def _open_part(path: str, index: int, count: int, files: list[SourceFile], given: str) -> _parsers.Header:
     if not os.path.exists(path):
         raise ModelFileError(f"not found: part {index + 1} of {count} of the model that {given} belongs to", file=path)
     header = _open(path, files)
@@ -113,7 +113,7 @@ def _open_part(path: str, index: int, count: int, files: list[SourceFile], given
     return header
 
 
-def _tensors(headers: list[_gguf.Header], files: list[SourceFile]) -> dict[str, Tensor]:
+def _tensors(headers: list[_parsers.Header], files: list[SourceFile]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for header, file in zip(headers, files, strict=True):
         for name, kind, shape, offset, nbytes in header.tensors:
@@ -124,7 +124,7 @@ def _tensors(headers: list[_gguf.Header], files: list[SourceFile]) -> dict[str, 
     return tensors
 
 
-def _check_total(headers: list[_gguf.Header], files: list[SourceFile], found: int) -> None:
+def _check_total(headers: list[_parsers.Header], files: list[SourceFile], found: int) -> None:
     key = "split.tensors.count"
     for header, file in zip(headers, files, strict=True):
         total = _number(header, key, file.path)

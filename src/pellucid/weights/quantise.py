@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid import _engine, _gguf
+from pellucid import _engine, _parsers
 from pellucid.errors import ModelFileError, UnsupportedModelError, WrongValue
 from pellucid.parts import Made
 from pellucid.weights.base import ModelFile, SourceFile, Tensor
@@ -228,12 +228,12 @@ def metadata_of(path: str) -> dict[str, Value]:
     """A GGUF file's metadata with the types of its values."""
     source = SourceFile(path, "a GGUF file")
     try:
-        header = _gguf.parse(source, path)
+        header = _parsers.parse_gguf(source, path)
     finally:
         source.close()
     found = {}
     for key, value in header.metadata.items():
-        if isinstance(value, _gguf.StringArray):
+        if isinstance(value, _parsers.StringArray):
             value = value.to_bytes_list()
         found[key] = Value(header.kinds[key], value)
     return found

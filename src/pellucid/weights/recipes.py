@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pellucid._gguf import TENSOR_TYPES
+from pellucid._parsers import TENSOR_TYPES
 
 __all__ = ["MIXTURES", "Recipe", "fits", "quantises"]
 

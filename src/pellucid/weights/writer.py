@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._gguf import TENSOR_TYPES, VALUE_TYPES
+from pellucid._parsers import TENSOR_TYPES, VALUE_TYPES
 from pellucid.errors import ModelFileError, WrongValue, os_reason, shown
 from pellucid.weights.base import check_regular
 

@@ -1,28 +1,10 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Parser of GGUF headers, versions 2 and 3, from bytes or from a file that is read no further than needed.
-The file is treated as hostile: every count and length is compared with the remaining bytes before it is used, so
-that no more is allocated than the file holds, and no read leaves the buffer. Errors are ModelFileErrors with file,
-field, offset and what was expected. Gemma's header (262,144 pieces) takes a few milliseconds, because arrays of
-strings stay in the buffer and only their offsets are collected.
-
-Source: the specification of the format, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-"""
-
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT64_MAX, int16_t, int32_t, int64_t, int8_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
-
-import numpy as np
-
-from pellucid.errors import ModelFileError
-
-cdef extern from *:
-    """
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    #error "GGUF files are little-endian: this reader needs a little-endian machine"
-    #endif
-    """
+# Parser of GGUF headers, versions 2 and 3, from bytes or from a file that is read no further than needed.
+# The file is treated as hostile: every count and length is compared with the remaining bytes before it is used, so
+# that no more is allocated than the file holds, and no read leaves the buffer. Errors are ModelFileErrors with file,
+# field, offset and what was expected. Gemma's header (262,144 pieces) takes a few milliseconds, because arrays of
+# strings stay in the buffer and only their offsets are collected.
+#
+# Source: the specification of the format, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 # Far above anything real (vocabularies have up to about 300,000 pieces, the largest models some 10,000 tensors), and
 # low enough that a crafted file cannot keep the parser busy for long.
@@ -471,7 +453,7 @@ cdef class _Parser:
         return 0
 
 
-def parse(source, file=None):
+def parse_gguf(source, file=None):
     """Header of a GGUF file: its bytes, or an object with its ``size`` and ``read_into(array, offset, field)``.
 
     ``file``: the name for errors. Raises ModelFileError if the header is malformed.

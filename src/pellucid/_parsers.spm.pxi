@@ -1,23 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
-"""SentencePiece model files: writing one from pieces, scores and types, and reading one back.
-
-The format is a protocol buffer, ModelProto in sentencepiece_model.proto. Only these fields matter here:
-  ModelProto      1 pieces (repeated)   2 trainer_spec   3 normalizer_spec
-  SentencePiece   1 piece (bytes)   2 score (float)   3 type (enum)
-  TrainerSpec     3 model_type (1 unigram, 2 bpe)   35 byte_fallback
-  NormalizerSpec  1 name   2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces
-                  5 escape_whitespaces
-"""
-
-from cpython.bytes cimport PyBytes_AsString, PyBytes_AsStringAndSize, PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_Check
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
-
-import numpy as np
-
-from .errors import TokenizerError
-
+# SentencePiece model files: writing one from pieces, scores and types, and reading one back.
+#
+# The format is a protocol buffer, ModelProto in sentencepiece_model.proto. Only these fields matter here:
+#   ModelProto      1 pieces (repeated)   2 trainer_spec   3 normalizer_spec
+#   SentencePiece   1 piece (bytes)   2 score (float)   3 type (enum)
+#   TrainerSpec     3 model_type (1 unigram, 2 bpe)   35 byte_fallback
+#   NormalizerSpec  1 name   2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces
+#                   5 escape_whitespaces
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object unicode, Py_ssize_t *size) except NULL
@@ -60,8 +48,8 @@ cdef inline const char *utf8(object piece, Py_ssize_t *size) except NULL:
     return text
 
 
-def encode_model(list pieces not None, const float[::1] scores not None, const int32_t[::1] types not None,
-                 bint byte_fallback):
+def encode_spm(list pieces not None, const float[::1] scores not None, const int32_t[::1] types not None,
+               bint byte_fallback):
     """A BPE model of ``pieces`` (str or bytes), scores (n,) and types (n,), serialised.
 
     Normalisation is the identity, spaces are kept and escaped, and no space is put before the text. Spaces in
@@ -112,7 +100,7 @@ def encode_model(list pieces not None, const float[::1] scores not None, const i
     return made[:at - start]
 
 
-cdef class _Reader:
+cdef class _Fields:
     """A cursor over protocol-buffer bytes [at, end). Malformed bytes raise ``TokenizerError``."""
     cdef const uint8_t *base
     cdef Py_ssize_t at
@@ -168,12 +156,12 @@ cdef class _Reader:
         return 0
 
 
-def decode_model(bytes data not None):
+def decode_spm(bytes data not None):
     """The parts of a serialised model, as a dict: pieces (list of bytes), scores (float32), types (int32), and the
     fields model_type, byte_fallback, precompiled_charsmap, add_dummy_prefix, remove_extra_whitespaces and
     escape_whitespaces, with the format's defaults if absent. Raises ``TokenizerError`` if the bytes are malformed.
     """
-    cdef _Reader r = _Reader.__new__(_Reader)
+    cdef _Fields r = _Fields.__new__(_Fields)
     cdef Py_ssize_t stop, whole = len(data)
     cdef uint64_t tag
     cdef bytes piece

@@ -1,6 +1,9 @@
 from collections.abc import Iterator
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
+
 VALUE_TYPES: tuple[tuple[str, int, str | None], ...]
 TENSOR_TYPES: dict[int, tuple[str, int, int]]
 
@@ -27,4 +30,8 @@ class Header:
     places: dict[str, int]
     tensors: list[tuple[str, str, tuple[int, ...], int, int]]
 
-def parse(source: Any, file: str | None = None) -> Header: ...
+def parse_gguf(source: Any, file: str | None = None) -> Header: ...
+def encode_spm(
+    pieces: list[str] | list[bytes], scores: npt.NDArray[np.float32], types: npt.NDArray[np.int32], byte_fallback: bool
+) -> bytes: ...
+def decode_spm(data: bytes) -> dict[str, Any]: ...
