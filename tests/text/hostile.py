@@ -115,6 +115,8 @@ GROWING = {
     "doubling by JSON": GROW.replace("ns.x + ns.x", "ns.x|tojson"),
     "a long join": BIG + "{{ [a, a, a]|join(a) }}",
     "a long str.join": BIG + "{{ a.join(['b'] * 99999) }}",
+    "a long str.join of a list from its end": BIG + "{{ a.join((['b'] * 1000)|reverse) }}",
+    "a long str.join of keys": BIG + "{{ a.join({" + ", ".join(f"'{i}': 0" for i in range(1000)) + "}.keys()) }}",
     "a join of characters": "{{ ''.join('\u4e00' * 4000000) }}",
     "the words of a long text, in title case": "{{ ('\u0390 ' * 2000000)|title }}",
     "a long join of lazy parts": "{% set a = 'x' * 100000 %}{{ range(99999)|map('replace', '0', a)|join }}",

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
-from types import BuiltinMethodType, GeneratorType, MethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from jinja2 import nodes
@@ -259,7 +259,7 @@ class Sandbox(Filters, ImmutableSandboxedEnvironment):
         budget.look()
         if isinstance(__obj, METHODS):
             if isinstance(__obj.__self__, str):
-                if __obj.__name__ == "join" and args and isinstance(args[0], GeneratorType):
+                if __obj.__name__ == "join" and args and not isinstance(args[0], (str, list, tuple, dict)):
                     args = (list(args[0]),)
                 __self._check_method(__obj.__name__, __obj.__self__, args, kwargs)
             elif args:
