@@ -94,6 +94,7 @@ FOREVER = {
     "stripping again and again": BIG
     + "{% for i in range(99999) %}{% set b = a.strip('y') ~ a.rfind('yy') %}{% endfor %}",
     "reading numbers": "{% set a = '1' * 4000000 %}{% for i in range(99999) %}{% set b = a|float %}{% endfor %}",
+    "names for % that do not end": "{{ '%(' * 1000000 % {} }}",
     "a number with very many digits": "{{ ('9' * 4000000)|int }}",
 }
 
@@ -133,6 +134,8 @@ GROWING = {
     "batch": "{{ [1]|batch(9999999999, 0)|list }}",
     "slice": "{{ [1]|slice(9999999999, 0)|list }}",
     "%d with a width": "{{ '%9999999999d' % 1 }}",
+    "%d with a width after a name with brackets": "{{ '%(a(b)c)2000000000d' % {'a(b)c': 1} }}",
+    "%d with a width after %% and a bracket": "{{ '%%(%l%(%(a)2000000000d' % {'a': 1} }}",
     "%d with a precision": "{{ '%.999999999f' % 1 }}",
     "%d with a width from outside": "{{ '%*d' % (9999999999, 1) }}",
     "%s, many": BIG + "{{ ('%(a)s' * 9999) % {'a': a} }}",

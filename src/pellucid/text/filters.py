@@ -36,7 +36,8 @@ _TESTS = {
     **dict.fromkeys((">", "gt", "greaterthan", ">=", "ge", "<", "lt", "lessthan", "<=", "le"), "lt"),
     "in": "in",
 }
-_PERCENT = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
+_BRACKET = re.compile(r"[()]")
+_FORM = re.compile(r"([^a-zA-Z%]*)[hlL]?.?", re.DOTALL)  # flags, width and precision, then the conversion
 NUMBER = re.compile(r"\d+")
 _WORD, _NO_SPACE = re.compile(r"\w+"), re.compile(r"\S+")
 LAZY = frozenset("batch map reject rejectattr select selectattr slice".split())  # may read many values to yield one
@@ -74,7 +75,7 @@ class Filters:
     def check_percent(self, text: str, values: Any) -> None:
         self.budget.spend(4 * len(text))
         widest = 0
-        for form in _PERCENT.findall(text):
+        for form in _forms(text):
             if "*" in form:
                 self.budget.stop("formats a text with a width from outside (*)")
             widest = max([widest, *(int(n) if len(n) < 6 else WIDEST + 1 for n in NUMBER.findall(form))])
@@ -248,6 +249,25 @@ class Filters:
         """JSON in ASCII from JSON in Unicode."""
         kept = self.budget.kept
         return re.sub(r"[^\x00-\x7e]", lambda match: match[0] if match[0] in kept else _json_escape(match[0]), text)
+
+
+def _forms(text: str) -> Iterator[str]:
+    """The flags, width and precision of each conversion of a text for ``%``, as Python reads it: a name in brackets may
+    contain brackets, and where one does not end, Python stops."""
+    at = text.find("%") + 1
+    while at:
+        depth = 0
+        for bracket in _BRACKET.finditer(text, at) if text.startswith("(", at) else ():
+            depth += 1 if bracket[0] == "(" else -1
+            if not depth:
+                at = bracket.end()
+                break
+        if depth:
+            return
+        form = _FORM.match(text, at)
+        assert form is not None
+        yield form[1]
+        at = text.find("%", form.end()) + 1
 
 
 def _json_escape(character: str) -> str:
