@@ -141,6 +141,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a trie that is too short": ({"normalizer": charsmap(LEAF, b"", size=400)}, "normalizer: .*whole blocks"),
     "a trie beyond the file": ({"normalizer": charsmap(LEAF, b"", size=1 << 20)}, "normalizer: .*whole blocks"),
     "a trie that leads out": ({"normalizer": charsmap({0: 300 << 10}, b"b\0")}, "normalizer: .*points beyond"),
+    "a trie whose root leads out": (
+        {"normalizer": charsmap({0: 300 << 10 | 1 << 31}, b"b\0")}, "normalizer: .*points beyond"),
     "a trie to no replacement": ({"normalizer": charsmap({**LEAF, 98: 9}, b"b\0")}, "normalizer: .*no replacement"),
     "a trie into a character": (
         {"normalizer": charsmap({**LEAF, 98: 1}, "é\0".encode())}, "normalizer: .*no replacement"),

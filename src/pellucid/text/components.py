@@ -253,7 +253,9 @@ def charsmap_growth(raw: bytes) -> float:
     except UnicodeDecodeError:
         raise TokenizerError("precompiled_charsmap: its replacements are not UTF-8") from None
     units = np.frombuffer(raw, "<u4", size // 4, 4)
-    nodes = np.flatnonzero(units < 1 << 31)  # the others are values
+    walked = units < 1 << 31  # the others are values
+    walked[0] = True  # whatever the root is, every walk begins at it
+    nodes = np.flatnonzero(walked)
     unit = units[nodes]
     after = nodes ^ ((unit >> 10) << ((unit & 0x200) >> 6)).astype(np.int64)
     if (after >= len(units)).any():
