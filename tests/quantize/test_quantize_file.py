@@ -298,6 +298,7 @@ def test_every_kind_of_value(tmp_path: Path) -> None:
         "a.i64": Value("int64", -(1 << 40)), "a.bool": Value("bool", True), "a.text": Value("string", "é"),
         "a.words": Value("array of string", [b"\xff", "x"]), "a.numbers": Value("array of int32", [1, -2]),
         "a.flags": Value("array of bool", [True, False]), "a.none": Value("array of string", []),
+        "a.large": Value("array of uint64", [1, (1 << 64) - 1]), "a.no": Value("array of float32", []),
     }  # fmt: skip
     write_gguf(tmp_path / "x.gguf", metadata, [Planned("t", "F32", (2, 3), lambda: [np.zeros(24, np.uint8)])])
     with open_model(tmp_path / "x.gguf") as file:

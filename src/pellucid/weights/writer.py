@@ -74,11 +74,11 @@ def _encoded(key: str, value: Value) -> bytes:
             return head + b"".join(map(_string, items))
         for item in items:
             _check_range(key, item, name, dtype)
-        return head + np.asarray(items).astype(np.dtype(dtype)).tobytes()
+        return head + np.asarray(items, np.dtype(dtype)).tobytes()
     if number == _STRING:
         return struct.pack("<I", number) + _string(value.value)
     _check_range(key, value.value, name, dtype)
-    return struct.pack("<I", number) + np.asarray(value.value).astype(np.dtype(dtype)).tobytes()
+    return struct.pack("<I", number) + np.asarray(value.value, np.dtype(dtype)).tobytes()
 
 
 def _check_range(key: str, value: Any, name: str, dtype: Any) -> None:
