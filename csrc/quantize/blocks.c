@@ -146,9 +146,10 @@ int pl_quantize_MXFP4(PL_QUANTIZE_ARGS)
     if (!isfinite(most))
         return -1;
     frexpf(most, &exponent); /* most = fraction in [1/2, 1) times 2^exponent; 12 is the greatest value */
+    exponent = exponent < -125 ? -125 : exponent; /* of smaller values the least scale is the best */
     for (int e = exponent - 5; most > 0 && e <= exponent - 3; e++) {
-        const int stored = e + 128; /* the byte stands for 2^(byte - 128): codes count halves */
-        if (stored < 0 || stored > 254)
+        const int stored = e + 128; /* the byte stands for 2^(byte - 128), at most 253: codes count halves */
+        if (stored < 0)
             continue;
         const float error = ldexpf(mxfp4_codes(x, w, e, codes), 2 * (e - exponent));
         if (error < least) {

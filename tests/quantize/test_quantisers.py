@@ -129,10 +129,16 @@ def test_scales_that_need_no_search() -> None:
     np.testing.assert_array_equal(quantise(x, "Q8_0", quick=True), quantise(x, "Q8_0"))
 
 
-def test_tiny_weights_are_quick_as_well() -> None:
-    """Of MXFP4, whose scales go down to 2^-127: their reciprocals are beyond float32."""
-    x = weights(17, seed=14) * np.float32(2.0**-124)
-    np.testing.assert_array_equal(quantise(x, "MXFP4", quick=True), quantise(x, "MXFP4"))
+@pytest.mark.parametrize("exponent", [-118, -122, -124])
+def test_tiny_weights_are_quick_as_well(exponent: int) -> None:
+    """Of MXFP4, whose scales go down to 2^-127: their reciprocals are beyond float32. Below them, no value is further
+    from its code than half of the least step."""
+    x = weights(17, seed=14) * np.float32(2.0**exponent)
+    made = quantise(x, "MXFP4")
+    np.testing.assert_array_equal(quantise(x, "MXFP4", quick=True), made)
+    least = np.abs(x.reshape(17, -1, 32)).max(axis=2) < 2.0**-126
+    off = np.abs(decode(made, "MXFP4") - x).reshape(17, -1, 32)
+    assert off[least].max(initial=0) <= 2.0**-129
 
 
 @pytest.mark.parametrize("name", BLOCKS)
