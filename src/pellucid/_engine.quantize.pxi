@@ -43,6 +43,8 @@ def quantize(str source, const uint8_t[::1] data not None, int64_t k, str to, *,
         columns = np.ascontiguousarray(importance, np.float32)
         if columns.shape[0] != k or not np.isfinite(columns).all() or np.min(columns) < 0 or not np.max(columns) > 0:
             raise ValueError(f"importance must be {k} finite numbers, at least 0 and not all 0")
+        # only ratios matter: sums of errors must neither overflow nor vanish; a power of two rounds nothing
+        columns = np.ldexp(columns, -np.frexp(np.max(columns))[1])
         important = &columns[0]
     made = np.empty(rows * (k // q.block) * q.block_bytes, np.uint8)
     cdef uint8_t[::1] out = made

@@ -114,6 +114,14 @@ def test_equal_importances_change_nothing(name: str) -> None:
     np.testing.assert_array_equal(quantise(x, name), quantise(x, name, importance=np.ones(K)))
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("exponent", [-120, 120])
+def test_only_the_ratios_of_importances_matter(name: str, exponent: int) -> None:
+    x, importance = weights(4, seed=16), importances()
+    made = quantise(x, name, importance=importance)
+    np.testing.assert_array_equal(quantise(x, name, importance=np.ldexp(importance, exponent)), made)
+
+
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_bytes_depend_on_the_row_alone(name: str) -> None:
     x = weights(7, seed=4)
