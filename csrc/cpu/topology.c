@@ -145,7 +145,7 @@ static int64_t core_of(const char *root, int cpu)
     }
     long long core = pl_read_number(root, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
     long long package = pl_read_number(root, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
-    if (core < 0 || core > INT32_MAX || package > INT32_MAX)
+    if (core < 0 || core > INT32_MAX || package >= INT32_MAX)
         return -1;
     /* Packages may be unknown (-1) on machines with one package. The result is beyond any sibling's number. */
     return ((int64_t)(package < 0 ? 0 : package) + 1) << 32 | core;
@@ -225,9 +225,12 @@ void pl_topology_read(const char *root, pl_topology *t)
     if (!root)
         root = "";
     t->logical = *root || !allowed_by_kernel(&allowed) ? 0 : unbind(&allowed);
-    if (!t->logical)
-        t->logical = allowed_by_status(root, &allowed);
     n_online = read_list(root, "/sys/devices/system/cpu/online", &online);
+    if (!t->logical && (t->logical = allowed_by_status(root, &allowed)) && n_online) {
+        for (int i = 0; i < MAX_CPUS / 64; i++) /* it lists processors that could be plugged in, too */
+            allowed.w[i] &= online.w[i];
+        t->logical = count_bits(&allowed);
+    }
     if (!t->logical) { /* affinity unknown: every processor counts */
         if (!n_online) {
             long n = sysconf(_SC_NPROCESSORS_ONLN);

@@ -17,7 +17,7 @@ cdef extern from "pellucid.h" nogil:
         int logical, physical
         double quota, processors
         int threads
-        char why[96]
+        char why[128]
     void pl_topology_read(const char *root, pl_topology *t)
 
     ctypedef struct pl_quantizer:

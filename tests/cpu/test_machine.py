@@ -179,6 +179,11 @@ def test_affinity(root: Root) -> None:
     assert (t["logical"], t["threads"], t["why"]) == (2, 2, "affinity 2 of 4")
 
 
+def test_processors_that_could_be_plugged_in_do_not_count(root: Root) -> None:
+    t = root.cpus("0-1", {i: str(i) for i in range(2)}, allowed="0-127").read()
+    assert (t["logical"], t["threads"], t["why"]) == (2, 2, "2 physical cores")
+
+
 def test_affinity_that_halves_cores(root: Root) -> None:
     """Both threads of core 0 and one of core 1, of four cores."""
     t = root.cpus("0-7", {i: f"{i % 4},{i % 4 + 4}" for i in range(8)}, allowed="0,1,4").read()

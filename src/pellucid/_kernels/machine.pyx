@@ -27,7 +27,7 @@ cdef extern from "cpu/topology.h":
         double quota
         double processors
         int threads
-        char why[96]
+        char why[128]
     void pl_topology_read(const char *root, pl_topology *t) nogil
 
 cdef extern from "cpu/arena.h":
