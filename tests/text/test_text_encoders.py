@@ -303,7 +303,9 @@ def test_broken_tables_of_characters(tmp_path: Path, trained: bytes) -> None:
         except TokenizerError as error:
             refused += "precompiled_charsmap" in str(error)
     assert refused
-    for wrong in (b"", b"abc", bytes(table[:2000])):
+    whole = 4 + int.from_bytes(table[:4], "little")
+    empty = (1024).to_bytes(4, "little") + bytes(1024)  # the last three: rejected by the package
+    for wrong in (b"", b"abc", bytes(table[:2000]), bytes(table[:whole]), empty, empty + b"\0", bytes(table) + b"x"):
         path = unigram_file(tmp_path / "m.gguf", trained, precompiled_charsmap=wrong or b"\0")
         with pytest.raises(TokenizerError, match="precompiled_charsmap"):
             Tokenizer.load(path)

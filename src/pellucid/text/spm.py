@@ -15,6 +15,7 @@ bytes, so that decoding is exact; other runtimes use the space's piece.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -96,13 +97,19 @@ class SpmTokenizer(VocabularyTokenizer):
         if self._byte_ids is None:
             types[types == BYTE] = CONTROL
         proto = encode_spm(pieces, scores, types, self._byte_ids is not None)
+        normalizer = b""
         if vocabulary.model == "unigram":
-            proto += _UNIGRAM + self._normalizer(vocabulary)
+            proto, normalizer = proto + _UNIGRAM, self._normalizer(vocabulary)
         try:
-            return sentencepiece.SentencePieceProcessor(model_proto=proto)
+            return sentencepiece.SentencePieceProcessor(model_proto=proto + normalizer)
         except Exception as error:
             self._explain(vocabulary)
-            raise vocabulary.error("pieces", f"rejected by sentencepiece: {error}") from error
+            field = "pieces"
+            if vocabulary.charsmap:  # not that, if they are accepted without it
+                with contextlib.suppress(Exception):
+                    sentencepiece.SentencePieceProcessor(model_proto=proto)
+                    field = "charsmap"
+            raise vocabulary.error(field, f"rejected by sentencepiece: {error}") from error
 
     @staticmethod
     def _normalizer(vocabulary: Vocabulary) -> bytes:
