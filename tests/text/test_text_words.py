@@ -119,6 +119,19 @@ def test_long_runs_take_linear_time(splitters: Splitters, names: str) -> None:
     assert time.perf_counter() - start < 20  # measured: 0.1 to 1 s; what is quadratic takes minutes
 
 
+def test_white_space_in_parts_takes_linear_time(splitters: Splitters) -> None:
+    expression = ascii_words(WORDS["jais-2"])
+    assert expression is not None
+    text = "a" + " " * 3_000_000 + "a"
+    parts = 3_000_000 // 512  # and the rest, the last space of which belongs to the word
+    start = time.perf_counter()
+    cut = splitters["jais-2"][0].pre_tokenize_str(text)
+    found = expression.findall(text)
+    assert time.perf_counter() - start < 20  # measured: 0.5 s; quadratic: three minutes each
+    assert [end - begin for _, (begin, end) in cut] == [len(word) for word in found]
+    assert [len(word) for word in found].count(512) == parts
+
+
 # -- merges too: a vocabulary trained on the hard strings
 
 

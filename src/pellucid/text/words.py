@@ -59,6 +59,12 @@ _DIGIT_GPT2 = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!
 _THREES = r"\A\d{1,2}(?=(?:\d{3})++\z)|(?:\A(?=\d++\z)|\G(?!\A))\d{3}"
 _THREES_TO_BOUNDARY, _THREES_TO_END = r"\d{1,3}(?=(?:\d{3})*\b)", r"\d{1,3}(?=(?:\d{3})*(?!\d))"
 _BEFORE_THREES, _SPACES_AT_END = r"(?=(\d{3})+(?!\d))", r"\s+$"
+# Runs of white space in parts of powers of two.
+_JAIS2 = (
+    rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_MARKS}|\s*[\r\n]+|"
+    + "".join(rf"\s{{{n}}}(?!\S)|" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
+    + r"\s"
+)
 # Expressions whose time grows with the square of a run's length, and equivalent steps that take linear time: an
 # expression, and how its matches are treated.
 LINEAR = {
@@ -69,6 +75,8 @@ LINEAR = {
         (r"(?<!\d)\d{1,2}(?=(?:\d{3})++(?!\d))", "merged_with_previous"),
         (r"\d{3}", "merged_with_next"),
     ),
+    # After a part of a run no line break follows: what looks for one begins with the run, or behind line breaks.
+    _JAIS2: ((_JAIS2.replace(r"\s*[\r\n]+", r"(?:(?<!\s)|(?<=[\r\n]))\s*[\r\n]+"), "isolated"),),
 }
 
 _CJK, _KANA = r"\x{4E00}-\x{9FA5}", r"\x{3040}-\x{309F}\x{30A0}-\x{30FF}"
@@ -196,16 +204,7 @@ _TABLE: tuple[tuple[str, Words], ...] = (
     # UW/OLMo2-8B-SuperBPE-t180k: words may hold spaces
     ("superbpe", Words((r"\p{N}+", _BEFORE_THREES))),
     # inceptionai/Jais-2-8B-Chat
-    (
-        "jais-2",
-        Words(
-            (
-                rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_MARKS}|\s*[\r\n]+|"
-                + "|".join(rf"\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
-                + r"|\s",
-            )
-        ),
-    ),
+    ("jais-2", Words((_JAIS2,))),
     # facebook/chameleon-7b, by GGUF
     (
         "chameleon",
@@ -277,6 +276,7 @@ def ascii_words(words: Words) -> re.Pattern[str] | None:
     step = _GPT2_TEXT if words.steps == (GPT2,) else words.steps[0]
     if len(words.steps) > 1 or not step.endswith((r"\s+", r"\s")) or "Han" in step:
         return None
+    step = LINEAR[step][0][0] if step in LINEAR else step
 
     def translate(match: re.Match[str]) -> str:
         ranges = _PROPERTY.sub(lambda p: _IN_ASCII.get(p[1], ""), match[0])
