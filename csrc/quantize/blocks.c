@@ -38,12 +38,17 @@ int pl_quantize_plain(PL_QUANTIZE_ARGS)
     if (!(pl_largest(x, PL_BLOCK) < PL_FIT_MOST))
         return -1;
     pl_fit_one(&k->book, x, w, PL_BLOCK, k->kind, &d, &m);
-    const uint16_t scale = pl_f32_to_f16(d), min = pl_f32_to_f16(m);
-    d = pl_f16_to_f32(scale);
+    const uint16_t min = pl_f32_to_f16(m);
+    uint16_t scale;
+    d = pl_factor(d, &scale);
     m = pl_f16_to_f32(min);
     if (!isfinite(d) || !isfinite(m))
         return -1;
-    pl_assign(&k->book, x, w, PL_BLOCK, d, m, values);
+    float zeros = INFINITY; /* the error if all became 0, for which the table has no code */
+    if (k->book.table && pl_is_coarse(scale))
+        zeros = pl_assign(&k->book, x, w, PL_BLOCK, 0, 0, values);
+    if (pl_assign(&k->book, x, w, PL_BLOCK, d, m, values) >= zeros)
+        scale = 0;
     for (int i = 0; i < PL_BLOCK; i++)
         codes[i] = pl_code(&k->book, values[i]);
     k->put(scale, min, codes, out);
@@ -108,8 +113,8 @@ int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
     (void)q, (void)w; /* eight bits: the scale that spans the block is as good as any */
     if (!(most / 127.0f < 65520.0f))
         return -1;
-    const uint16_t bits = pl_f32_to_f16(most / 127.0f);
-    const float d = pl_f16_to_f32(bits), inverse = d > 0 ? 1.0f / d : 0.0f;
+    uint16_t bits;
+    const float d = pl_factor(most / 127.0f, &bits), inverse = d > 0 ? 1.0f / d : 0.0f;
     pl_put_u16(out, bits);
     for (int i = 0; i < PL_BLOCK; i++) {
         float v = x[i] * inverse;

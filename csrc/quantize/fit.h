@@ -54,8 +54,15 @@ typedef struct pl_super_kind {
     void (*put)(const pl_super *s, uint8_t *out); /* the block's bytes */
 } pl_super_kind;
 
-/* f16 bits nearest to v -> what they stand for. */
-float pl_rounded(float v, uint16_t *bits);
+/* Whether a factor in f16 has so few steps of the smallest numbers that codes, and integers, depend on its rounding. */
+#define PL_COARSE 8
+static inline int pl_is_coarse(uint16_t factor)
+{
+    return (factor & 0x7fff) < PL_COARSE;
+}
+/* v as f16, its bits, and what they stand for: the nearest, but the next larger one of those that are coarse, as codes
+ * and integers may be smaller, but not larger than the format allows. */
+float pl_factor(float v, uint16_t *bits);
 /* The nearest integer of lo .. hi, |lo| and |hi| < 2^22, by pushing the fraction out of the mantissa. */
 static inline float pl_nearest(float v, float lo, float hi)
 {

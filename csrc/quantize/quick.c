@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+static const float ones[PL_SUPER] = {[0 ... PL_SUPER - 1] = 1.0f};
+
 int pl_quick_has(const pl_quantizer *q)
 {
     return q->plain || q->super || q->run == pl_quantize_MXFP4 || q->run == pl_quantize_Q8_0;
@@ -19,14 +21,18 @@ static int quick_plain(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     if (k->fit(f, count, x, d, m)) /* squares beyond float32 */
         return -1;
     for (int i = 0; i < count; i++) {
-        d[i] = pl_rounded(d[i], &scale[i]);
-        m[i] = pl_rounded(m[i], &min[i]);
+        d[i] = pl_factor(d[i], &scale[i]);
+        min[i] = pl_f32_to_f16(m[i]);
+        m[i] = pl_f16_to_f32(min[i]);
         if (!isfinite(d[i]) || !isfinite(m[i]))
             return -1;
     }
     k->fit_codes(f, count, x, d, m, codes);
-    for (int i = 0; i < count; i++)
-        q->plain->put(scale[i], min[i], codes + i * PL_BLOCK, out + i * q->block_bytes);
+    for (int i = 0; i < count; i++, x += PL_BLOCK, out += q->block_bytes)
+        if (!pl_is_coarse(scale[i]) || !pl_largest(x, PL_BLOCK))
+            q->plain->put(scale[i], min[i], codes + i * PL_BLOCK, out);
+        else if (q->run(q, x, ones, out))
+            return -1;
     return 0;
 }
 
@@ -52,6 +58,11 @@ static int quick_super(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
             s.dmin = factor[count + i] ^ 0x8000; /* no min is above 0 */
             memcpy(s.mn, whole + n + groups * i, sizeof *whole * (size_t)groups);
         }
+        if (pl_is_coarse(factor[i]) && pl_largest(x, PL_SUPER) > 0) {
+            if (q->run(q, x, ones, out))
+                return -1;
+            continue;
+        }
         k->fit_codes(f, groups, x, d, m, s.code);
         kind->put(&s, out);
     }
@@ -72,7 +83,6 @@ static int quick_mxfp4(const pl_quantizer *q, const pl_kernels *k, const float *
     static const float table[16] = {-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, INFINITY};
     static const float middle[15] = {-10,  -7,   -5,   -3.5f, -2.5f, -1.5f, -0.5f,   0.5f,
                                      1.5f, 2.5f, 3.5f, 5,     7,     10,    INFINITY};
-    static const float ones[PL_BLOCK] = {[0 ... PL_BLOCK - 1] = 1.0f};
     const pl_fit f = {.n = PL_BLOCK, .table = table, .middle = middle};
     static const float none[PL_FIT_GROUPS] = {0};
     for (int64_t i = 0; i < blocks; i += PL_FIT_GROUPS) {
@@ -119,7 +129,7 @@ static int quick_q8_0(const pl_quantizer *q, const pl_kernels *k, const float *x
             const float most = pl_largest(x + j * PL_BLOCK, PL_BLOCK);
             if (!(most / 127.0f < 65520.0f))
                 return -1;
-            d[j] = pl_rounded(most / 127.0f, &scale[j]);
+            d[j] = pl_factor(most / 127.0f, &scale[j]);
         }
         k->fit_codes(&f, count, x, d, none, codes);
         for (int j = 0; j < count; j++, out += q->block_bytes) {

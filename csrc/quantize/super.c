@@ -9,8 +9,11 @@
 
 #define REPEATS 2
 
-float pl_rounded(float v, uint16_t *bits)
+float pl_factor(float v, uint16_t *bits)
 {
+    const float step = 0x1p-24f; /* of the smallest numbers of f16 */
+    if (fabsf(v) < PL_COARSE * step)
+        v = copysignf(ceilf(fabsf(v) / step) * step, v);
     *bits = pl_f32_to_f16(v);
     return pl_f16_to_f32(*bits);
 }
@@ -109,8 +112,8 @@ static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_
     }
     const int largest = k->sc_lo < 0 ? k->sc_lo : k->sc_hi;
     uint16_t bits, bits_min;
-    float factor = pl_rounded(most / (float)largest, &bits),
-          factor_min = pl_rounded(most_min / (float)k->sc_hi, &bits_min);
+    float factor = pl_factor(most / (float)largest, &bits),
+          factor_min = pl_factor(most_min / (float)k->sc_hi, &bits_min);
     if (!isfinite(factor) || !isfinite(factor_min))
         return -1;
     float error = fit_groups(k, x, w, d, m, factor, factor_min, s);
@@ -119,8 +122,8 @@ static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_
     for (int i = 0; i < REPEATS; i++) {
         pl_super other = *s;
         solve_factors(k, x, w, s, &factor, &factor_min);
-        factor = pl_rounded(factor, &other.d);
-        factor_min = pl_rounded(factor_min < 0 ? 0 : factor_min, &other.dmin);
+        factor = pl_factor(factor, &other.d);
+        factor_min = pl_factor(factor_min < 0 ? 0 : factor_min, &other.dmin);
         if (!isfinite(factor) || !isfinite(factor_min))
             break;
         const float found = fit_groups(k, x, w, d, m, factor, factor_min, &other);

@@ -178,6 +178,17 @@ def test_error_of_other_magnitudes(name: str, scale: float) -> None:
         assert error(x, y, counts(x, name)) < 1.15 * ERROR[name]
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_weights_near_the_least_scale_are_kept(name: str, quick: bool) -> None:
+    """Their scales have few steps of float16's smallest numbers, 2^-24, or less than one."""
+    x = weights(8, seed=17) / np.float32(0.02)
+    table = name in ("IQ4_NL", "IQ4_XS")  # without a code for 0
+    for deviation, most in ((1e-8, 1.0), (1e-7, 1.0 if table else 0.12), (1e-6, 0.08), (1e-5, 1.5 * ERROR[name])):
+        scaled = x * np.float32(deviation)
+        assert error(scaled, decode(quantise(scaled, name, quick=quick), name)) <= most, deviation
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_one_value_and_of_one_sign(name: str) -> None:
     """All positive, all negative, all equal, a single outlier: no worse than a few parts in a hundred."""
