@@ -29,7 +29,6 @@ TITLES = {
     "Granite 3, 4 (dense)": "Granite 3 and 4, dense",
     "Hunyuan": "Hunyuan, dense",
     "llama": "Llama 1 to 3, SmolLM2, Mistral and similar models",
-    "MiniCPM3": "MiniCPM3 (folders alone)",
     "ModernBERT reranker": "ModernBERT cross-encoders, gte-reranker-modernbert",
     "Nemotron": "Nemotron (Minitron)",
     "Nomic BERT": "Nomic BERT, nomic-embed-text",

@@ -110,7 +110,7 @@ class Segment(NamedTuple):
 class Matrix(NamedTuple):
     """(rows, k), in the file's format. plain: it stays in that format instead of being packed (an untied embedding).
     stack: the number of matrices of this shape, one for each expert or head; their bytes follow one another, or are
-    Parts. tensor: the full name of the tensor that it is, or is a part of."""
+    Parts. tensor: the full name of the tensor that it is, or is a part of; "": it is computed from one."""
 
     name: str
     type: str

@@ -7,11 +7,18 @@ heads attend to one key, the row with the rotated columns beside it; its first c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from pellucid.plan import QKV, Attention, Kind, Latent, Part, Plan, Rope
+from pellucid.plan import QKV, Attention, Kind, Latent, Part, Plan, Rope, TensorLike
 
 EPS = 1e-6  # of the norms of latent rows, whatever the other norms have (transformers' modeling_deepseek_v3)
+
+
+def is_in_one(tensors: Mapping[str, TensorLike], layer: int) -> bool:
+    """Whether the matrices of keys and values are one tensor, those of each head one after another: in files of
+    converters before April 2025, and of MiniCPM3."""
+    names = (f"blk.{layer}.attn_{name}.weight" for name in ("kv_b", "k_b"))
+    return [name in tensors for name in names] == [True, False]
 
 
 def attention(a: Latent, scale: float) -> Attention:
@@ -44,7 +51,12 @@ def attend(
     p.operation(
         Kind.LINEAR, layer, name, inp=source, out=queries, seg=p.row_of_segments([still], steps=[a.nope]), n_seg=1
     )
-    absorbed, kv = p.stack(f"blk.{layer}.attn_k_b", a.heads, a.rank, a.nope), f"blk.{layer}.attn_kv_a_mqa"
+    both, kv = f"blk.{layer}.attn_kv_b", f"blk.{layer}.attn_kv_a_mqa"
+    in_one = is_in_one(p.tensors, layer)
+    if in_one:
+        absorbed = p.turned(f"blk.{layer}.attn_k_b", a.heads, a.rank, a.nope, Part(both, 0, a.nope + a.value))
+    else:
+        absorbed = p.stack(f"blk.{layer}.attn_k_b", a.heads, a.rank, a.nope)
     columns = a.heads * heads.dk
     out = p.buffer(f"qkv{columns + heads.dk}", columns + heads.dk)
     seg = p.row_of_segments(
@@ -62,5 +74,7 @@ def attend(
     p.rope_append(layer, qkv, turning, factors=factors, every=every)
     mixed = p.attend(layer, qkv)
     values = p.buffer(f"v{a.heads * a.value}", a.heads * a.value)
-    seg = p.row_of_segments([p.stack(f"blk.{layer}.attn_v_b", a.heads, a.value, a.rank)], steps=[a.value])
+    rows = Part(both, a.nope, a.nope + a.value) if in_one else None
+    of_heads = p.stack(f"blk.{layer}.attn_v_b", a.heads, a.value, a.rank, part=rows, flat=in_one)
+    seg = p.row_of_segments([of_heads], steps=[a.value])
     return p.operation(Kind.LINEAR, layer, "attn_v_b", inp=mixed, out=values, seg=seg, n_seg=1).out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid._engine import Kind
+from pellucid._engine import Kind, quantize
 from pellucid.entries import (
     Attention,
     Buffer,
@@ -26,7 +27,7 @@ from pellucid.entries import (
     Vector,
 )
 from pellucid.errors import ModelFileError, UnsupportedModelError
-from pellucid.parts import floats, rows_of
+from pellucid.parts import Made, Parts, floats, rows_of
 
 
 @dataclass(slots=True)
@@ -107,11 +108,38 @@ class Tables:
             t = self.tensor(full, (n * whole.rows, k) if flat or alone else (n, whole.rows, k))
             self.check_format(t)
             data = rows_of(t.data, n, whole.first, whole.first + rows, whole.rows)
-            if f"{whole.name}.scale" in self.tensors:
-                factors = floats(self.tensor(f"{whole.name}.scale", (1 if flat else n,)))
-                vec = self.constant(f"{name}.scale", np.repeat(factors, n * rows // len(factors)))
-                self.scales[len(self.matrices)] = vec
+            self._scale(name, whole.name, n, rows, 1 if flat else n)
             return Matrix(f"{name}.weight", t.type, rows, k, data, False, n, full)
+
+        return self.once(("matrix", name), self.matrices, make)
+
+    def _scale(self, name: str, whole: str, n: int, rows: int, count: int) -> None:
+        """Records the factors of the next matrix, a stack of n of so many rows, if the file has `count` for it."""
+        if f"{whole}.scale" in self.tensors:
+            factors = floats(self.tensor(f"{whole}.scale", (count,)))
+            vec = self.constant(f"{name}.scale", np.repeat(factors, n * rows // len(factors)))
+            self.scales[len(self.matrices)] = vec
+
+    def turned(self, name: str, n: int, rows: int, k: int, part: Part) -> int:
+        """The number of a stack of n matrices (rows, k): `stack`'s (k, rows) of a part of a flat tensor, transposed;
+        in float32, if they are quantised."""
+
+        def make() -> Matrix:
+            full = f"{part.name}.weight"
+            t = self.tensor(full, (n * part.rows, rows))
+            self.check_format(t)
+            row = t.data.size // t.shape[0]
+            kind, unit = (t.type, np.dtype("u2")) if t.type in ("F16", "BF16") else ("F32", np.dtype("u4"))
+
+            def columns(at: int, first: int, end: int) -> npt.NDArray[np.uint8]:
+                coded = t.data[at * row : (at + k) * row].view(np.uint8)
+                values = quantize(t.type, coded, rows, kind).view(unit).reshape(k, rows)
+                return np.ascontiguousarray(values[:, first:end].T).reshape(-1).view(np.uint8)
+
+            places, size = (e * part.rows + part.first for e in range(n)), unit.itemsize * k
+            data = Parts(tuple(Made(partial(columns, at), size, size * rows) for at in places))
+            self._scale(name, part.name, n, rows, 1)
+            return Matrix(f"{name}.weight", kind, rows, k, data, False, n)
 
         return self.once(("matrix", name), self.matrices, make)
 

@@ -87,3 +87,28 @@ def test_every_family(name: str, tmp_path: Path) -> None:
     with Model.load(write_folder(case, load_golden(case), tmp_path / "f"), threads=1) as model:
         found = importances(model.core, CHUNKS)
     assert found and all(np.isfinite(sums).all() and (counts >= 0).all() for sums, counts in found.values())
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2_in_one", "minicpm3_in_one"])
+def test_keys_and_values_in_one_tensor(name: str, tmp_path: Path) -> None:
+    """The inputs of the values of all heads, each of which is a sum of latent rows."""
+    case = BY_NAME[name]
+    golden = load_golden(case)
+    path = write_gguf(case, golden, tmp_path / "m.gguf")
+    found = {}
+    for source in (path, write_folder(case, golden, tmp_path / "f")):
+        with Model.load(source, threads=1) as model:
+            found[source] = importances(model.core, CHUNKS)
+    one, two = found.values()
+    assert {name for name in two if name not in one} == {
+        f"blk.{i}.attn_{part}_b.weight" for i in range(3) for part in "kv"
+    }
+    for i in range(3):
+        values, both = two[f"blk.{i}.attn_v_b.weight"], one[f"blk.{i}.attn_kv_b.weight"]
+        np.testing.assert_allclose(both.sums, values.sums.sum(0, keepdims=True), rtol=1e-3)
+        assert both.counts.tolist() == [values.counts.sum()] == [len(values.counts) * sum(map(len, CHUNKS))]
+    with open_model(path) as file:
+        made = quantize_file(file, tmp_path / "q.gguf", "Q4_0", importances=one)
+    assert made["blk.0.attn_kv_b.weight"] in ("Q4_0", "Q8_0")  # beside eight experts
+    with Model.load(tmp_path / "q.gguf", threads=1) as model:
+        assert np.isfinite(model.logits(CHUNKS[0])).all()

@@ -70,7 +70,7 @@ def test_logits_and_tensors_of_the_first_families(name: str, tmp_path: Path) -> 
 
 
 # Written by tests/families as converters write them with an option, or wrote them first.
-OTHERWISE = ("mixtral_window", "qwen35moe_ragged", "qwen3next_ragged")
+OTHERWISE = ("deepseek_v2_in_one", "mixtral_window", "qwen35moe_ragged", "qwen3next_ragged")
 # Keys that converters write for these families alone, and that say what is so anyway.
 SAID_TWICE = {
     "attention.sliding_window": 0, "full_attention_interval": None, "rope.scaling.factor": 1.0,

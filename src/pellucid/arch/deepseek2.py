@@ -22,33 +22,32 @@ _GLM = (47, 48), 154880
 class LatentReader(Reader):
     """Reads the keys of attention over latent rows."""
 
-    def refuse_older(self) -> None:
-        """Raises UnsupportedModelError for files of converters before 2025."""
-        names = [f"blk.0.{name}.weight" for name in ("attn_k_b", "attn_v_b", "attn_kv_b")]
-        if names[2] in self.source.tensors and names[0] not in self.source.tensors:
-            raise UnsupportedModelError(
-                feature=f"tensor {names[2]} without {names[0]} and {names[1]}",
-                supported="files that have both, as converters write them since April 2025",
-            )
-
     def latent(self, heads: int) -> Latent:
         rope = self.size("rope.dimension_count", max=2048)
         if rope % 2:
             raise self.source.fail(self.key("rope.dimension_count"), f"it is {rope}", "an even number")
-        whole, rank = self.size("attention.key_length_mla", max=4096), self.size("attention.kv_lora_rank", max=2048)
-        if whole <= rope:
-            raise self.source.fail(self.key("attention.key_length_mla"), f"it is {whole}", f"more than {rope}")
+        rank = self.size("attention.kv_lora_rank", max=2048)
+        absent = self.source.get_any(self.key("attention.key_length_mla"), None) is None
+        older = absent and latent.is_in_one(self.source.tensors, 0)
         if heads > 512:
             raise self.source.refuse(self.key("attention.head_count"), "at most 512")
-        given = self.source.get_any(self.key("attention.head_count_kv"), 1)
-        if not hasattr(given, "__len__") and given != 1:  # Kimi Linear has a list of 1 and 0, one per layer
-            raise self.source.refuse(self.key("attention.head_count_kv"), "1")
-        for name, width in (("key_length", rank + rope), ("value_length", rank)):
-            if self.source.get_int(self.key(f"attention.{name}"), width) != width:
-                raise self.source.refuse(self.key(f"attention.{name}"), str(width))
+        keys, values = (f"attention.{name}_length" + ("" if older else "_mla") for name in ("key", "value"))
+        whole = self.size(keys, max=4096)
+        if whole <= rope:
+            raise self.source.fail(self.key(keys), f"it is {whole}", f"more than {rope}")
+        if older:  # keys and values are counted and measured by head
+            value = self.size(values, max(self.size("embedding_length") // heads, 1), max=4096)
+            same = {"head_count_kv": heads}
+        else:
+            value = self.size(values, max=4096)
+            same = {"head_count_kv": 1, "key_length": rank + rope, "value_length": rank}
+        for name, wanted in same.items():
+            given = self.source.get_any(self.key(f"attention.{name}"), wanted)
+            if not hasattr(given, "__len__") and given != wanted:  # Kimi Linear has a list of 1 and 0, one per layer
+                raise self.source.refuse(self.key(f"attention.{name}"), str(wanted))
         given = self.source.get_any(self.key("attention.q_lora_rank"), None)
         query = 0 if given is None else self.size("attention.q_lora_rank")
-        return Latent(heads, rank, rope, whole - rope, self.size("attention.value_length_mla", max=4096), query)
+        return Latent(heads, rank, rope, whole - rope, value, query)
 
     def halves(self, default: bool) -> bool:
         return not self.source.get_bool(self.key("rope.interleave"), not default)
@@ -100,7 +99,6 @@ def with_latent(r: LatentReader, c: Config, *, gate: str, sum2: bool) -> Config:
         for name in ("expert_feed_forward_length", "expert_shared_count", "leading_dense_block_count",
                      "expert_weights_scale", "expert_weights_norm", "expert_gating_func"):  # fmt: skip
             source.get_any(r.key(name), None)
-    r.refuse_older()
     a = r.latent(c.attention.n_q)
     heads = latent.attention(a, r.score_scale(a))
     return replace(c, latent=a, attention=heads, local_attention=heads)

@@ -23,7 +23,6 @@ _CONVS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")
 
 def config(source: Source) -> Config:
     r = LatentReader(source)
-    r.refuse_older()
     layers = r.size("block_count", max=4096)
     heads = r.layer_size("attention.head_count", layers, max=4096)
     c = r.base(halves=False, own=OWN, recurrent=True)

@@ -1,5 +1,5 @@
 """MiniCPM3: attention over latent rows; multipliers of the embedding, of the output of each half of a layer, and of
-logits (OpenBMB 2024). GGUF files have one matrix of keys and values (attn_kv_b), and are refused."""
+logits (OpenBMB 2024). GGUF files do not have the multipliers: they are those of MiniCPM3 4B, the only such model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pellucid.plan import Plan
 
 def config(source: Source) -> Config:
     r = LatentReader(source)
-    r.refuse_older()
     c = r.base(halves=True)
     a = r.latent(c.attention.n_q)
     heads = latent.attention(a, r.score_scale(a))
@@ -26,9 +25,9 @@ def config(source: Source) -> Config:
         latent=a,
         attention=heads,
         local_attention=heads,
-        embed_scale=r.number("embedding_scale"),
-        residual_scale=r.number("residual_scale"),
-        logit_scale=r.number("logit_scale"),
+        embed_scale=r.number("embedding_scale", 12.0),
+        residual_scale=r.number("residual_scale", 1.4 / math.sqrt(c.layers)),
+        logit_scale=r.number("logit_scale", 256 / c.dim),
     )
 
 

@@ -23,12 +23,13 @@ _LEFT_OUT = (Kind.EMBED, Kind.ROUTE, Kind.HEAD)
 class Input(NamedTuple):
     """The place of the input of matrices. stack: the number of matrices in a tensor, each with its own part of the
     input: one per head, or one per expert, with `routes` naming a row's experts. one: all of a row's experts read the
-    same input."""
+    same input. heads: matrices in a tensor without a stack, whose inputs count as further rows."""
 
     tap: Tap
     stack: int = 1
     routes: Tap | None = None
     one: bool = False
+    heads: int = 1
 
 
 def inputs(plan: Plan) -> dict[Input, list[str]]:
@@ -41,12 +42,16 @@ def inputs(plan: Plan) -> dict[Input, list[str]]:
         routes = Tap(i - 1, op.tmp) if op.kind.routed else None
         for segment in plan.segments[op.seg : op.seg + op.n_seg]:
             m, buffer = plan.matrices[segment.matrix], segment.input if segment.input >= 0 else op.inp
+            if not m.tensor:  # computed from another matrix
+                continue
             last = next((j for j in range(i - 1, -1, -1) if plan.ops[j].out == buffer), i - 1)
             if plan.ops[last].kind == Kind.REORDER:
                 buffer = plan.ops[last].inp
             by_heads = routes is None and m.k != plan.buffers[buffer].dim  # each matrix has its own columns
-            stack = m.stack if routes is not None or by_heads else 1
-            names = found.setdefault(Input(Tap(i - 1, buffer), stack, routes, op.kind == Kind.EXPERTS), [])
+            stack, heads = m.stack if routes is not None or by_heads else 1, 1
+            if by_heads and m.name != m.tensor:  # keys and values in one tensor
+                stack, heads = 1, m.stack
+            names = found.setdefault(Input(Tap(i - 1, buffer), stack, routes, op.kind == Kind.EXPERTS, heads), [])
             if m.tensor not in names:  # parts of one tensor share its input
                 names.append(m.tensor)
     return found
@@ -92,7 +97,7 @@ def _columns(plan: Plan, at: Input) -> int:
     dim = plan.buffers[at.tap.buffer].dim
     if at.one:
         return dim
-    return dim // (at.stack if at.routes is None else plan.buffers[at.routes.buffer].dim // 2)
+    return dim // (at.stack * at.heads if at.routes is None else plan.buffers[at.routes.buffer].dim // 2)
 
 
 def _collect(
@@ -107,8 +112,9 @@ def _collect(
     for i, row in enumerate(x):
         squares = row.astype(np.float64) ** 2
         if routes is None:
-            sums += squares.reshape(sums.shape)
-            counts += 1
+            parts = squares.reshape(-1, *sums.shape)  # one, or a head's each
+            sums += parts.sum(axis=0)
+            counts += len(parts)
             continue
         chosen = routes[i, : routes.shape[1] // 2].astype(np.intp)  # each expert once
         sums[chosen] += squares if at.one else squares.reshape(len(chosen), -1)

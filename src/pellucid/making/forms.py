@@ -7,6 +7,7 @@ Falcon-H1's multipliers are in its weights, gate and up are two matrices.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _LATENT = re.compile(r"attn_(q|q_b|kv_a_mqa)\.(weight|bias)")
 _ROTATED = re.compile(r"attn_(q|k)\.(weight|bias)")
 _MAMBA = ("mamba2", "falcon-h1", "granitehybrid", "nemotron_h")
 _TILED = ("qwen35", "qwen35moe")  # converters reorder their value heads
+_IN_ONE = ("minicpm3",)  # files have keys and values of latent rows in one tensor, as folders do
 _FUSED = ("gemma4", "granite_swa", "mistral4")  # files have gate and up of experts in one tensor, as folders do
 
 
@@ -44,6 +46,8 @@ def gguf_tensors(tensors: dict[str, Tensor], c: Config, halves: bool) -> dict[st
     forms = _Forms(c, halves)
     if c.architecture == "falcon-h1" and (c.embed_scale, c.logit_scale) != (1.0, 1.0):
         tensors = {"output.weight": tensors["token_embd.weight"], **tensors}  # the copy gets its own multiplier
+    if c.architecture in _IN_ONE:
+        tensors = _keys_and_values(tensors)
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         match = _LAYER.fullmatch(name)
@@ -69,6 +73,10 @@ def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[s
         order = forms.columns(match[3])
         if order is not None:
             importance = importance._replace(sums=importance.sums[:, order])
+        if c.architecture in _IN_ONE and match[3] == "attn_k_b.weight":
+            continue  # its columns are rows of the file's
+        if c.architecture in _IN_ONE and match[3] == "attn_v_b.weight":
+            importance = Importance(*(x.sum(axis=0, keepdims=True) for x in importance))
         for stem in forms.names(match[3], importances):
             found[(match[1] or "") + stem] = importance
     return found
@@ -129,6 +137,22 @@ def _cut(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def _keys_and_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with keys, transposed, and values of each layer in one, the rows of a head one after another."""
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".attn_k_b.weight")]:
+        keys, values = found.pop(name), found.pop(name.replace("_k_b", "_v_b"))
+        heads, rank, nope = keys.shape
+        shape = (heads * (nope + values.shape[1]), rank)
+
+        def make(keys: Tensor = keys, values: Tensor = values) -> Any:
+            k, v = ((t.data.view(f"u{t.data.size // math.prod(t.shape)}")).reshape(t.shape) for t in (keys, values))
+            return np.concatenate([k.swapaxes(1, 2), v], axis=1)
+
+        found[name.replace("_k_b", "_kv_b")] = _lazy(values, shape, values.type, make)
+    return found
+
+
 @dataclass(frozen=True)
 class _Forms:
     """The conversion of each tensor of a model."""
@@ -140,6 +164,8 @@ class _Forms:
         """The names, without the layer, of the tensors that a matrix is converted to. tensors: the folder's, or all of
         its matrices."""
         arch, end = self.c.architecture, stem.rpartition(".")[2]
+        if arch in _IN_ONE and stem == "attn_v_b.weight":
+            return ("attn_kv_b.weight",)
         if arch == "qwen3next" and stem == "ssm_in.weight":
             return "attn_qkv.weight", "attn_gate.weight"
         if arch in _FUSED:

@@ -58,6 +58,12 @@ def gguf_model(file: ModelFile, c: Config, tensors: dict[str, Tensor]) -> ModelF
     bases = {*keys.get("rope.layer_freq_bases", ())} - {0.0}  # 0: no rotation, for which there is another key
     if len(bases) == 1:
         keys["rope.freq_base"] = bases.pop()
+    if name == "minicpm3" and c.latent is not None:  # keys and values by head
+        a = c.latent
+        sizes = {"head_count_kv": a.heads, "key_length": a.nope + a.rope, "value_length": a.value}
+        keys |= {f"attention.{key}": value for key, value in sizes.items()}
+        for key in ("attention.key_length_mla", "attention.value_length_mla"):
+            keys.pop(key, None)
     if name == "mistral4" and c.query_every:
         keys["attention.temperature_length"] = c.query_every
     own = ("general.", "pellucid.", f"{c.architecture}.")

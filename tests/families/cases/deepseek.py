@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.families.case import Array, Case, Gguf, Settings, Weights
+from tests.families.cases.phi3 import LONG, factors
 from tests.families.mixture import SHARED, keys, merged
 
 RESIZED = frozenset({"n_routed_experts", "num_local_experts", "num_experts", "moe_intermediate_size",
@@ -66,7 +67,31 @@ def split(config: Settings, name: str, value: Array) -> Array | Weights:
     }
 
 
+def in_one_keys(config: Settings) -> Settings:
+    """Of files that have the matrices of keys and values in one tensor."""
+    return {
+        **latent_keys(config),
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": config["qk_nope_head_dim"] + config["qk_rope_head_dim"],
+        "attention.key_length_mla": None,
+        "attention.value_length": config["v_head_dim"],
+        "attention.value_length_mla": None,
+    }
+
+
+def minicpm3(config: Settings) -> Settings:
+    """The multipliers, and the width of values, have no keys: the defaults are those of the published model."""
+    assert config["v_head_dim"] == config["hidden_size"] // config["num_attention_heads"]
+    return {
+        name: value
+        for name, value in in_one_keys({"n_shared_experts": None, "routed_scaling_factor": None, **config}).items()
+        if not name.startswith(("expert_", "leading_")) and name != "attention.value_length"
+    }
+
+
 V2 = Gguf("deepseek2", latent_keys, split, names=SHARED, merge=merged)
+V2_IN_ONE = Gguf("deepseek2", in_one_keys, names=SHARED, merge=merged)
+MINICPM3 = Gguf("minicpm3", minicpm3, extra=factors)
 V3 = Gguf("deepseek2", sigmoid, split, names={**SHARED, **CHOICE}, merge=merged)
 WHOLE = {  # of all experts in one tensor, as this folder has them
     f"model.layers.{i}.mlp.experts.{own}": f"blk.{i}.{name}.weight"
@@ -83,6 +108,11 @@ CASES = (
     Case("deepseek_v2", "DeepSeek V2", "DeepseekV2Config", 341, "queries of the residual stream, YaRN, two shared "
          "experts, a dense layer", gguf=V2, strict=True, read=READ, resized=RESIZED,
          sizes={**SIZES, "q_lora_rank": None, "first_k_dense_replace": 1, "rms_norm_eps": 1e-4,
+                "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
+    Case("deepseek_v2_in_one", "DeepSeek V2", "DeepseekV2Config", 350, "keys and values in one tensor of the file, as "
+         "before April 2025", gguf=V2_IN_ONE, strict=True, read=READ, resized=RESIZED,
+         sizes={**SIZES, "q_lora_rank": 48, "first_k_dense_replace": 1, "hidden_size": 96, "num_attention_heads": 3,
+                "num_key_value_heads": 3, "qk_nope_head_dim": 12,
                 "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}}),
     Case("deepseek_v2_groups", "DeepSeek V2", "DeepseekV2Config", 342, "groups, biases, five heads, other widths",
          tokens=1, sizes={**SIZES, "hidden_size": 80, "num_attention_heads": 5, "num_key_value_heads": 5,
@@ -114,6 +144,13 @@ CASES = (
          resized=RESIZED,
          sizes={"num_key_value_heads": 4, "kv_lora_rank": 64, "q_lora_rank": 32, "qk_rope_head_dim": 16,
                 "qk_nope_head_dim": 8, "scale_emb": 3, "dim_model_base": 32}),
+    Case("minicpm3_in_one", "MiniCPM3", "MiniCPM3Config", 349, "as in the published model: its multipliers, LongRoPE; "
+         "keys and values in one tensor of the file", gguf=MINICPM3, strict=True,
+         read=frozenset({"scale_emb", "scale_depth", "dim_model_base", "original_max_position_embeddings"}),
+         resized=RESIZED,
+         sizes={"num_key_value_heads": 4, "kv_lora_rank": 64, "q_lora_rank": 32, "qk_rope_head_dim": 16,
+                "qk_nope_head_dim": 32, "max_position_embeddings": 1024,
+                "rope_parameters": {**LONG, "original_max_position_embeddings": 1024}}),
     Case("minicpm3_one_layer", "MiniCPM3", "MiniCPM3Config", 348, "one layer, three heads, biases, untied",
          sizes={"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 60, "num_hidden_layers": 1,
                 "kv_lora_rank": 22, "q_lora_rank": None, "qk_rope_head_dim": 6, "qk_nope_head_dim": 11,
