@@ -367,3 +367,12 @@ def test_falcon_has_rules_of_its_own(mixture: str, output: str, downs: list[str]
     recipe = Recipe(mixture, shapes, "falcon", layers=17)
     assert [recipe.format(f"blk.{i}.ffn_down.weight") for i in range(8)] == downs
     assert {recipe.format(f"blk.{i}.attn_output.weight") for i in range(17)} == {output}
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
+    for mode in (0o600, 0o664, 0o4755):
+        path = tmp_path / f"{mode}"
+        path.write_bytes(b"")
+        path.chmod(mode)
+        write_gguf(path, {}, [])
+        assert path.stat().st_mode & 0o7777 == mode & 0o777 and path.read_bytes()[:4] == b"GGUF"

@@ -113,18 +113,22 @@ def _aligned(n: int) -> int:
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
     """A file to write; when the block ends without an error, it is synced and replaces `path`, or the target of a link
-    there. Raises ModelFileError if the file cannot be written; then nothing is left of it, nor, on most systems, after
-    the process is killed."""
+    there, whose permissions it gets where the system has them. Raises ModelFileError if the file cannot be written;
+    then nothing is left of it, nor, on most systems, after the process is killed."""
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder, name = os.path.split(target)
     folder = folder or "."
     draft = ""
     try:
-        if os.path.exists(target):
-            check_regular(path, os.stat(target).st_mode, "the name of a file to write")
+        mode = os.stat(target).st_mode if os.path.exists(target) else None
+        if mode is not None:
+            check_regular(path, mode, "the name of a file to write")
         fd = _nameless(folder)
         draft = _draft(folder, name) if fd is None else ""
         with open(draft, "xb") if fd is None else open(fd, "wb") as file:
+            if mode is not None and hasattr(os, "fchmod"):
+                with suppress(OSError):
+                    os.fchmod(file.fileno(), mode & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
