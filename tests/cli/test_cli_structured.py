@@ -58,7 +58,7 @@ def test_errors(call: Run, run: Run, tmp_path: Path) -> None:
     assert "not found" in error_line(call("generate", "a", "--grammar", str(tmp_path / "none"))).lower()
     file.write_text('{"not": {}}')
     both = call("generate", "a", "--schema", str(file), "--regex", "a")
-    assert both.returncode == 2 and "--regex cannot be combined with schema" in error_line(both)
+    assert both.returncode == 2 and "--regex cannot be combined with --schema" in error_line(both)
     refused = run("generate", "a", "--schema", str(file))
     assert refused.returncode == 1 and 'schema.not: the keyword "not" cannot be enforced' in error_line(refused)
     assert run("generate", "a", "--schema", str(file), "--no-strict", "-n", "2").returncode == 0

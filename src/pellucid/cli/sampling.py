@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pellucid.cli import options
+from pellucid.cli import options, output
 from pellucid.sampling import SamplingOptions
 
 __all__ = ["arguments", "sampling_options"]
@@ -95,7 +95,8 @@ _OPTIONS: dict[str, tuple[Any, str, str, str]] = {
     "strict": (bool, "", _STRUCTURE, "Refuse a schema with keywords that cannot be enforced, or ignore them."),
 }
 _ALIASES = {"temperature": ("--temp",)}
-_NONE_AT_FIRST = ("samplers", "seed", "dry_breakers", "schema", "regex", "choice", "grammar")
+_STRUCTURES = ("schema", "regex", "choice", "grammar")
+_NONE_AT_FIRST = ("samplers", "seed", "dry_breakers", *_STRUCTURES)
 _FILES = {"schema": "a JSON schema", "grammar": "a grammar"}
 
 
@@ -123,6 +124,9 @@ def sampling_options(command: _Command) -> _Command:
 def arguments(sampling: dict[str, Any]) -> dict[str, Any]:
     """The command's options of sampling as the library's, without those that were not given."""
     given = {name: value for name, value in sampling.items() if name == "seed" or value is not None}
+    structures = [f"--{name}" for name in _STRUCTURES if given.get(name) not in (None, [], ())]
+    if len(structures) > 1:
+        raise output.UsageError(f"{structures[1]} cannot be combined with {structures[0]}")
     if "samplers" in given:
         given["samplers"] = tuple(name.strip() for name in given["samplers"].split(",") if name.strip())
     for name in ("dry_breakers", "choice"):

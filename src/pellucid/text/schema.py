@@ -352,7 +352,8 @@ def warnings(messages: list[str], structure: Structure) -> tuple[str, ...]:
         found = _KEYWORDS.search(message)
         names = json.loads(found[1]) if found is not None else []
         known = ", ".join(json.dumps(name) for name in names)
-        out.append(f"{structure.kind}: {known or one_line(' '.join(message.split()), 200)} is ignored")
+        what = known or one_line(" ".join(message.split()), 200)
+        out.append(f"{structure.kind}: {what} {'are' if len(names) > 1 else 'is'} ignored")
     return tuple(out)
 
 
