@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pellucid import Context, Model
-from pellucid.errors import PellucidError
+from pellucid.errors import ClosedError, PellucidError
 from pellucid.schedule import run
 from pellucid.schedule.cost import Cost
 from tests.engine import models
@@ -387,6 +387,30 @@ def test_a_handler_that_cancels_what_it_interrupts(model: Model, points: Points)
 
     assert points(work) > 100
     assert reasons == {"cancelled", "length"}
+
+
+@pytest.mark.parametrize("name", ["generate", "map", "context", "submit"])
+def test_a_handler_that_closes_the_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: Points
+) -> None:
+    """Neither waits for the other, whichever locks the interrupted call has."""
+    monkeypatch.setattr("pellucid.schedule.departures._MOST_WAIT", 0.01)
+    path = models.write(tmp_path, "llama_gqa")
+    call = CALLS.get(name, lambda m: m.submit(IDS, max_tokens=3, **GREEDY).result().ids)
+
+    def work(handler: Handler) -> None:
+        with Model.load(path, threads=1, prefix_cache=True) as model:
+            expected = call(model)
+            handler.act = model.close
+            try:
+                with handler:
+                    found = call(model)
+            except ClosedError:
+                assert not handler.left
+            else:
+                assert found == expected
+
+    assert points(work, 7) > 50
 
 
 def test_cancel_that_is_interrupted(model: Model, points: Points) -> None:

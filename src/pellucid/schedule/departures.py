@@ -21,6 +21,8 @@ from pellucid.snapshot import snapshot
 
 __all__ = ["Departures"]
 
+_MOST_WAIT = 1.0  # seconds, far beyond what the lock is held
+
 
 class Leaving(NamedTuple):
     """Requests that leave: see `Departures.note`."""
@@ -102,6 +104,30 @@ class Departures:
                 self._holders.resting.discard(work)
             elif work.holds:
                 self._holders.resting.add(work)
+
+    def when_free(self, act: Callable[[], None]) -> None:
+        """Calls `act`, which takes the lock, when it is free. If another thread has it, that thread does so when it
+        releases it, and this one waits; if a signal handler interrupted the thread that has it, that is after the
+        handler."""
+        done, begun = self.new_event(), threading.Lock()
+
+        def then() -> None:
+            if begun.acquire(blocking=False):  # `act` releases the scheduler's lock, after which this is called again
+                try:
+                    act()
+                finally:
+                    begun.release()
+                    done.set()
+
+        self.leave((), then)
+        done.wait(_MOST_WAIT)
+
+    def clear_cache(self, close: bool = False) -> None:
+        """Empties the prefix cache. close: it keeps nothing from then on."""
+        self._sweep()  # which adds what has ended to the cache
+        with self._after, self._lock:
+            if self.reuse is not None:
+                self.reuse.close() if close else self.reuse.clear()
 
     def sweep(self) -> bool:
         """Removes the requests that end, as far as that is possible at present -> whether any are left."""

@@ -207,8 +207,10 @@ class Scheduler(Seat):
                         raise
 
     def close(self) -> None:
-        """Ends the permanent driver, and closes the prefix cache."""
-        self.clear_cache(close=True)
+        """Ends the permanent driver, and closes the prefix cache. A signal handler may call it anywhere."""
+        self.when_free(self._end)
+
+    def _end(self) -> None:
         with _starting:  # one that another thread is starting
             driver = self._permanent
         if driver is not None:
@@ -216,6 +218,7 @@ class Scheduler(Seat):
             with _starting:
                 if self._permanent is driver:
                     self._permanent = None
+        self.clear_cache(close=True)
 
     def arrived(self) -> None:
         driver = self._permanent
@@ -456,13 +459,6 @@ class Scheduler(Seat):
         """Called when a pass lacks memory, by whoever runs it -> whether the prefix cache freed some."""
         with self._after, self._lock:
             return self.reuse is not None and self.reuse.spare()
-
-    def clear_cache(self, close: bool = False) -> None:
-        """Empties the prefix cache. close: it keeps nothing from then on."""
-        self._sweep()  # which adds what has ended to the cache
-        with self._after, self._lock:
-            if self.reuse is not None:
-                self.reuse.close() if close else self.reuse.clear()
 
     def stats(self, used: int = 0, limit: int | None = None) -> Stats:
         """used, limit: bytes of the cache."""
