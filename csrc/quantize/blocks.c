@@ -33,21 +33,28 @@ int pl_quantize_BF16(PL_QUANTIZE_ARGS)
 int pl_quantize_plain(PL_QUANTIZE_ARGS)
 {
     const pl_plain_kind *k = q->plain;
-    float d, m, values[PL_BLOCK];
+    float d, m, values[PL_BLOCK], other[PL_BLOCK];
     uint8_t codes[PL_BLOCK];
     if (!(pl_largest(x, PL_BLOCK) < PL_FIT_MOST))
         return -1;
     pl_fit_one(&k->book, x, w, PL_BLOCK, k->kind, &d, &m);
     const uint16_t min = pl_f32_to_f16(m);
-    uint16_t scale;
-    d = pl_factor(d, &scale);
+    uint16_t scale, up;
+    const float nearest = pl_factor(d, 0, &scale);
     m = pl_f16_to_f32(min);
-    if (!isfinite(d) || !isfinite(m))
+    if (!isfinite(nearest) || !isfinite(m))
         return -1;
-    float zeros = INFINITY; /* the error if all became 0, for which the table has no code */
-    if (k->book.table && pl_is_coarse(scale))
-        zeros = pl_assign(&k->book, x, w, PL_BLOCK, 0, 0, values);
-    if (pl_assign(&k->book, x, w, PL_BLOCK, d, m, values) >= zeros)
+    float error = pl_assign(&k->book, x, w, PL_BLOCK, nearest, m, values);
+    if (pl_rounds_up(d)) {
+        const float found = pl_assign(&k->book, x, w, PL_BLOCK, pl_factor(d, 1, &up), m, other);
+        if (found < error) {
+            error = found;
+            scale = up;
+            memcpy(values, other, sizeof values);
+        }
+    }
+    /* All may be better as 0, for which the table has no code. */
+    if (k->book.table && pl_is_coarse(scale) && pl_assign(&k->book, x, w, PL_BLOCK, 0, 0, other) <= error)
         scale = 0;
     for (int i = 0; i < PL_BLOCK; i++)
         codes[i] = pl_code(&k->book, values[i]);
@@ -110,17 +117,24 @@ const pl_plain_kind pl_kind_IQ4_NL = {{-127, 113, 0.15f, pl_iq4_values, pl_iq4_m
 int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
 {
     const float most = pl_largest(x, PL_BLOCK);
-    (void)q, (void)w; /* eight bits: the scale that spans the block is as good as any */
+    (void)q; /* eight bits: the scale that spans the block is as good as any */
     if (!(most / 127.0f < 65520.0f))
         return -1;
+    const pl_book book = {-127, 127, 0, NULL, NULL};
+    float values[PL_BLOCK];
     uint16_t bits;
-    const float d = pl_factor(most / 127.0f, &bits), inverse = d > 0 ? 1.0f / d : 0.0f;
-    pl_put_u16(out, bits);
-    for (int i = 0; i < PL_BLOCK; i++) {
-        float v = x[i] * inverse;
-        v = v < -127.0f ? -127.0f : v > 127.0f ? 127.0f : v;
-        out[2 + i] = (uint8_t)(int8_t)(int)(v + 12582912.0f - 12582912.0f);
+    const float error = pl_assign(&book, x, w, PL_BLOCK, pl_factor(most / 127.0f, 0, &bits), 0, values);
+    if (pl_rounds_up(most / 127.0f)) {
+        float other[PL_BLOCK];
+        uint16_t up;
+        if (pl_assign(&book, x, w, PL_BLOCK, pl_factor(most / 127.0f, 1, &up), 0, other) < error) {
+            bits = up;
+            memcpy(values, other, sizeof values);
+        }
     }
+    pl_put_u16(out, bits);
+    for (int i = 0; i < PL_BLOCK; i++)
+        out[2 + i] = (uint8_t)(int8_t)(int)values[i];
     return 0;
 }
 

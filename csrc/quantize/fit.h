@@ -60,9 +60,11 @@ static inline int pl_is_coarse(uint16_t factor)
 {
     return (factor & 0x7fff) < PL_COARSE;
 }
-/* v as f16, its bits, and what they stand for: the nearest, but the next larger one of those that are coarse, as codes
- * and integers may be smaller, but not larger than the format allows. */
-float pl_factor(float v, uint16_t *bits);
+/* v as f16, its bits, and what they stand for: the nearest, or, of those that are coarse, with `up` the next larger one,
+ * as codes and integers may be smaller, but not larger than the format allows. */
+float pl_factor(float v, int up, uint16_t *bits);
+/* Whether `up` makes a difference: which of the two is better depends on the weights. */
+int pl_rounds_up(float v);
 /* The nearest integer of lo .. hi, |lo| and |hi| < 2^22, by pushing the fraction out of the mantissa. */
 static inline float pl_nearest(float v, float lo, float hi)
 {

@@ -21,7 +21,7 @@ static int quick_plain(const pl_quantizer *q, const pl_fit *f, const pl_kernels 
     if (k->fit(f, count, x, d, m)) /* squares beyond float32 */
         return -1;
     for (int i = 0; i < count; i++) {
-        d[i] = pl_factor(d[i], &scale[i]);
+        d[i] = pl_factor(d[i], 0, &scale[i]);
         min[i] = pl_f32_to_f16(m[i]);
         m[i] = pl_f16_to_f32(min[i]);
         if (!isfinite(d[i]) || !isfinite(m[i]))
@@ -129,10 +129,14 @@ static int quick_q8_0(const pl_quantizer *q, const pl_kernels *k, const float *x
             const float most = pl_largest(x + j * PL_BLOCK, PL_BLOCK);
             if (!(most / 127.0f < 65520.0f))
                 return -1;
-            d[j] = pl_factor(most / 127.0f, &scale[j]);
+            d[j] = pl_factor(most / 127.0f, 0, &scale[j]);
         }
         k->fit_codes(&f, count, x, d, none, codes);
         for (int j = 0; j < count; j++, out += q->block_bytes) {
+            if (pl_is_coarse(scale[j])) {
+                q->run(q, x + j * PL_BLOCK, ones, out);
+                continue;
+            }
             pl_put_u16(out, scale[j]);
             for (int n = 0; n < PL_BLOCK; n++)
                 out[2 + n] = (uint8_t)(codes[j * PL_BLOCK + n] - 127);

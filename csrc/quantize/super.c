@@ -9,13 +9,21 @@
 
 #define REPEATS 2
 
-float pl_factor(float v, uint16_t *bits)
+float pl_factor(float v, int up, uint16_t *bits)
 {
     const float step = 0x1p-24f; /* of the smallest numbers of f16 */
-    if (fabsf(v) < PL_COARSE * step)
+    if (up && fabsf(v) < PL_COARSE * step)
         v = copysignf(ceilf(fabsf(v) / step) * step, v);
     *bits = pl_f32_to_f16(v);
     return pl_f16_to_f32(*bits);
+}
+
+int pl_rounds_up(float v)
+{
+    uint16_t nearest, up;
+    pl_factor(v, 0, &nearest);
+    pl_factor(v, 1, &up);
+    return up != nearest;
 }
 
 static int limit(float v, int lo, int hi)
@@ -96,12 +104,38 @@ static void solve_factors(const pl_super_kind *k, const float *x, const float *w
     }
 }
 
+/* Factors near the given ones, rounded to the nearest, or up, and integers and codes under them -> s. Returns the error;
+ * -1 if a factor is beyond f16. */
+static float fit_factors(const pl_super_kind *k, const float *x, const float *w, const float *d, const float *m,
+                         float factor, float factor_min, int up, pl_super *s)
+{
+    memset(s, 0, sizeof *s);
+    factor = pl_factor(factor, up, &s->d);
+    factor_min = pl_factor(factor_min, up, &s->dmin);
+    if (!isfinite(factor) || !isfinite(factor_min))
+        return -1;
+    float error = fit_groups(k, x, w, d, m, factor, factor_min, s);
+    for (int i = 0; i < REPEATS; i++) {
+        pl_super other = *s;
+        solve_factors(k, x, w, s, &factor, &factor_min);
+        factor = pl_factor(factor, up, &other.d);
+        factor_min = pl_factor(factor_min < 0 ? 0 : factor_min, up, &other.dmin);
+        if (!isfinite(factor) || !isfinite(factor_min))
+            break;
+        const float found = fit_groups(k, x, w, d, m, factor, factor_min, &other);
+        if (!(found < error))
+            break;
+        error = found;
+        *s = other;
+    }
+    return error;
+}
+
 /* 0, or -1 if the values are beyond the format's range. */
 static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_super *s)
 {
     const int groups = PL_SUPER / k->group;
     float d[PL_GROUPS], m[PL_GROUPS], most = 0, most_min = 0;
-    memset(s, 0, sizeof *s);
     if (!(pl_largest(x, PL_SUPER) < PL_FIT_MOST))
         return -1;
     for (int g = 0; g < groups; g++) {
@@ -111,27 +145,14 @@ static int fit_super(const pl_super_kind *k, const float *x, const float *w, pl_
         most_min = -m[g] > most_min ? -m[g] : most_min;
     }
     const int largest = k->sc_lo < 0 ? k->sc_lo : k->sc_hi;
-    uint16_t bits, bits_min;
-    float factor = pl_factor(most / (float)largest, &bits),
-          factor_min = pl_factor(most_min / (float)k->sc_hi, &bits_min);
-    if (!isfinite(factor) || !isfinite(factor_min))
+    const float factor = most / (float)largest, factor_min = most_min / (float)k->sc_hi;
+    const float error = fit_factors(k, x, w, d, m, factor, factor_min, 0, s);
+    if (error < 0)
         return -1;
-    float error = fit_groups(k, x, w, d, m, factor, factor_min, s);
-    s->d = bits;
-    s->dmin = bits_min;
-    for (int i = 0; i < REPEATS; i++) {
-        pl_super other = *s;
-        solve_factors(k, x, w, s, &factor, &factor_min);
-        factor = pl_factor(factor, &other.d);
-        factor_min = pl_factor(factor_min < 0 ? 0 : factor_min, &other.dmin);
-        if (!isfinite(factor) || !isfinite(factor_min))
-            break;
-        const float found = fit_groups(k, x, w, d, m, factor, factor_min, &other);
-        if (!(found < error))
-            break;
-        error = found;
+    pl_super other;
+    if ((pl_rounds_up(factor) || pl_rounds_up(factor_min)) &&
+        fit_factors(k, x, w, d, m, factor, factor_min, 1, &other) < error)
         *s = other;
-    }
     return 0;
 }
 

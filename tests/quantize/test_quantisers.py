@@ -189,6 +189,21 @@ def test_weights_near_the_least_scale_are_kept(name: str, quick: bool) -> None:
         assert error(scaled, decode(quantise(scaled, name, quick=quick), name)) <= most, deviation
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(("name", "lo", "hi"), [("Q4_0", -8, 7), ("Q5_0", -16, 15), ("Q8_0", -127, 127)])
+def test_a_scale_of_few_steps_is_the_better_of_its_neighbours(name: str, lo: int, hi: int, quick: bool) -> None:
+    """The next larger one is often the worse: a few weights beyond the codes cost less than coarse codes of all."""
+    step, x = 2.0**-24, weights(8, seed=18).reshape(-1, 32)
+    x /= np.abs(x).max(axis=1, keepdims=True)
+    for steps in (0.4, 1.01, 1.1, 1.6, 2.02, 5.4):
+        scaled = (x * np.float32(steps * step * -lo)).astype(np.float32)
+        found = ((decode(quantise(scaled, name, quick=quick), name) - scaled.astype(np.float64)) ** 2).sum(axis=1)
+        for scale in (step * np.floor(steps), step * np.ceil(steps)):
+            codes = [np.clip(np.rint(scaled / (sign * scale or np.inf)), lo, hi) * sign for sign in (1, -1)]
+            best = np.min([((scale * code - scaled) ** 2).sum(axis=1) for code in codes], axis=0)
+            assert found.sum() <= 1.02 * best.sum(), steps
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_of_one_value_and_of_one_sign(name: str) -> None:
     """All positive, all negative, all equal, a single outlier: no worse than a few parts in a hundred."""
