@@ -376,3 +376,34 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path) -> None:
         path.chmod(mode)
         write_gguf(path, {}, [])
         assert path.stat().st_mode & 0o7777 == mode & 0o777 and path.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("allowed", ["both", "group", "neither"])
+def test_a_replaced_file_keeps_its_owner_and_group(
+    allowed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's writing does not shut the owner out; what one group could read, the writer's own must not."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"")
+    path.chmod(0o640)
+    stat, fstat, gid = os.stat, os.fstat, os.getgid()
+    given: list[tuple[int, int]] = []
+
+    def fchown(_: int, owner: int, group: int) -> None:
+        if allowed == "neither" or (allowed == "group" and owner != -1):
+            raise PermissionError
+        given.append((owner, group))
+
+    def others(name: Any) -> os.stat_result:
+        return os.stat_result((*stat(name)[:4], 1234, gid + 1, *stat(name)[6:10]))
+
+    def new(fd: int) -> os.stat_result:
+        return os.stat_result((*fstat(fd)[:5], given[-1][1] if given else gid, *fstat(fd)[6:10]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", fchown)
+        patch.setattr(os, "fstat", new)
+        patch.setattr(os, "stat", lambda name, **options: others(name) if name == str(path) else stat(name, **options))
+        write_gguf(path, {}, [])
+    assert given == {"both": [(1234, gid + 1)], "group": [(-1, gid + 1)], "neither": []}[allowed]
+    assert path.stat().st_mode & 0o777 == (0o600 if allowed == "neither" else 0o640)

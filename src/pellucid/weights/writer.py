@@ -113,22 +113,21 @@ def _aligned(n: int) -> int:
 @contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
     """A file to write; when the block ends without an error, it is synced and replaces `path`, or the target of a link
-    there, whose permissions it gets where the system has them. Raises ModelFileError if the file cannot be written;
-    then nothing is left of it, nor, on most systems, after the process is killed."""
+    there, whose owner, group and permissions it gets as far as the system allows. Raises ModelFileError if the file
+    cannot be written; then nothing is left of it, nor, on most systems, after the process is killed."""
     target = os.path.realpath(path) if os.path.islink(path) else path
     folder, name = os.path.split(target)
     folder = folder or "."
     draft = ""
     try:
-        mode = os.stat(target).st_mode if os.path.exists(target) else None
-        if mode is not None:
-            check_regular(path, mode, "the name of a file to write")
+        old = os.stat(target) if os.path.exists(target) else None
+        if old is not None:
+            check_regular(path, old.st_mode, "the name of a file to write")
         fd = _nameless(folder)
         draft = _draft(folder, name) if fd is None else ""
         with open(draft, "xb") if fd is None else open(fd, "wb") as file:
-            if mode is not None and hasattr(os, "fchmod"):
-                with suppress(OSError):
-                    os.fchmod(file.fileno(), mode & 0o777)
+            if old is not None and hasattr(os, "fchmod"):
+                _give(file.fileno(), old)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -141,6 +140,20 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise ModelFileError(os_reason(error), file=path) from None
         raise
+
+
+def _give(fd: int, old: os.stat_result) -> None:
+    """Gives a new file an older one's owner, group and permissions, as far as the system allows. If it cannot get the
+    group, its own gets no more than all others."""
+    for owner in (old.st_uid, -1):  # only root can give files away
+        with suppress(OSError):
+            os.fchown(fd, owner, old.st_gid)
+            break
+    mode = old.st_mode & 0o777
+    with suppress(OSError):
+        if os.fstat(fd).st_gid != old.st_gid:
+            mode &= 0o707 | (mode & 0o007) << 3
+        os.fchmod(fd, mode)
 
 
 def _nameless(folder: str) -> int | None:
