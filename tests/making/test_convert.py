@@ -27,6 +27,7 @@ from tests.families.case import write_gguf as write_gguf_case
 from tests.families.cases import BY_NAME
 from tests.families.test_families import ids_of
 from tests.reference import tiny
+from tests.weights.test_prequantised_families import folders as quantised_folders
 
 TEXT = (Path(__file__).parents[1] / "reference" / "text.txt").read_text("utf-8")[:40000]
 TINY = {model.name: model for model in tiny.TINY}
@@ -138,6 +139,15 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     folder = tiny.write_folder(TINY["llama_gqa"], Path(f"{tmp_path}/m\udcff"))
     convert_folder(folder, tmp_path / "out.gguf", "F32")
     assert gguf.GGUFReader(tmp_path / "out.gguf").fields["general.name"].contents() == "m?"
+
+
+@pytest.mark.parametrize("form", ["awq", "gptq-act", "int8"])
+def test_keys_and_values_of_a_quantised_folder_in_one_tensor(form: str, tmp_path: Path) -> None:
+    """MiniCPM3's: they are decoded."""
+    folder, floats = quantised_folders(tmp_path, "minicpm3", form)
+    convert_folder(folder, tmp_path / "m.gguf", "F32")
+    with Model.load(tmp_path / "m.gguf", threads=1) as found, Model.load(floats, threads=1) as expected:
+        np.testing.assert_allclose(found.logits([3, 60, 14]), expected.logits([3, 60, 14]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_quantised_file_is_that_of_the_float_file(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ Falcon-H1's multipliers are in its weights, gate and up are two matrices.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,12 +111,15 @@ def _values(tensor: Tensor, change: Callable[[Any], Any]) -> Tensor:
     """The tensor with other values, of the same shape, in float32."""
 
     def make() -> Any:
-        if tensor.type in FLOATS:
-            return np.asarray(change(floats(tensor)), np.float32)
-        made = np.concatenate([*parts(tensor, "F32", None, 1)]).view(np.float32)
-        return np.asarray(change(made.reshape(tensor.shape)), np.float32)
+        return np.asarray(change(_decoded(tensor)), np.float32)
 
     return _lazy(tensor, tensor.shape, "F32", make)
+
+
+def _decoded(tensor: Tensor) -> Any:
+    if tensor.type in FLOATS:
+        return floats(tensor)
+    return np.concatenate([*parts(tensor, "F32", None, 1)]).view(np.float32).reshape(tensor.shape)
 
 
 def _times(tensor: Tensor, factors: Any) -> Tensor:
@@ -138,18 +140,20 @@ def _cut(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _keys_and_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with keys, transposed, and values of each layer in one, the rows of a head one after another."""
+    """The tensors with keys, transposed, and values of each layer in one, the rows of a head one after another; in
+    float32, if they are quantised."""
     found = dict(tensors)
     for name in [name for name in tensors if name.endswith(".attn_k_b.weight")]:
         keys, values = found.pop(name), found.pop(name.replace("_k_b", "_v_b"))
         heads, rank, nope = keys.shape
         shape = (heads * (nope + values.shape[1]), rank)
+        kind = values.type if values.type == keys.type and values.type in FLOATS else "F32"
 
-        def make(keys: Tensor = keys, values: Tensor = values) -> Any:
-            k, v = ((t.data.view(f"u{t.data.size // math.prod(t.shape)}")).reshape(t.shape) for t in (keys, values))
+        def make(kind: str = kind, keys: Tensor = keys, values: Tensor = values) -> Any:
+            k, v = (_decoded(t) if kind == "F32" else t.data.view(np.uint16).reshape(t.shape) for t in (keys, values))
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
 
-        found[name.replace("_k_b", "_kv_b")] = _lazy(values, shape, values.type, make)
+        found[name.replace("_k_b", "_kv_b")] = _lazy(values, shape, kind, make)
     return found
 
 
