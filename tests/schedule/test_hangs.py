@@ -132,6 +132,32 @@ def test_a_driver_that_starts_while_its_scheduler_is_closed() -> None:
     assert not closing.is_alive() and scheduler._permanent is None
 
 
+def test_a_driver_that_has_the_lock_while_its_scheduler_is_closed(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends in its last pass is not lost, and whoever closes waits until it has ended."""
+    closing, last = threading.Thread(target=scheduler.close, daemon=True), []
+
+    def next_deadline() -> None:
+        if closing.ident is None:
+            with scheduler._after, scheduler._lock:
+                closing.start()
+                while not scheduler._left:
+                    time.sleep(0.001)
+
+    def fail(error: Exception, owned: bool = False) -> None:
+        closing.join(0.2)  # returns at once where `close` does not wait
+        last.append((scheduler._permanent is not None, closing.is_alive()))
+
+    monkeypatch.setattr(scheduler, "next_deadline", next_deadline)
+    monkeypatch.setattr(scheduler, "fail", fail)
+    scheduler.start_driver()
+    while not last:
+        time.sleep(0.001)
+    closing.join(30)
+    assert last == [(True, True)] and scheduler._permanent is None
+
+
 def test_a_signal_handler_closes_while_a_driver_starts(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Driver] = []
 

@@ -21,7 +21,7 @@ from pellucid.snapshot import snapshot
 
 __all__ = ["Departures"]
 
-_MOST_WAIT = 1.0  # seconds, far beyond what the lock is held
+_MOST_WAIT = 0.1  # seconds, far beyond what the lock is held
 
 
 class Leaving(NamedTuple):
@@ -105,22 +105,25 @@ class Departures:
             elif work.holds:
                 self._holders.resting.add(work)
 
-    def when_free(self, act: Callable[[], None]) -> None:
-        """Calls `act`, which takes the lock, when it is free. If another thread has it, that thread does so when it
-        releases it, and this one waits; if a signal handler interrupted the thread that has it, that is after the
-        handler."""
-        done, begun = self.new_event(), threading.Lock()
+    def is_free(self) -> bool:
+        """Waits until whoever has the lock has released it -> False if that takes long, as it does where a signal
+        handler asks that interrupted the thread that has it."""
+        done = self.new_event()
+        self.leave((), done.set)
+        return bool(done.wait(_MOST_WAIT))
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Whoever releases the lock next calls `act`, which may take it."""
+        begun = threading.Lock()
 
         def then() -> None:
-            if begun.acquire(blocking=False):  # `act` releases the scheduler's lock, after which this is called again
+            if begun.acquire(blocking=False):  # else it is `act` that has released it
                 try:
                     act()
                 finally:
                     begun.release()
-                    done.set()
 
         self.leave((), then)
-        done.wait(_MOST_WAIT)
 
     def clear_cache(self, close: bool = False) -> None:
         """Empties the prefix cache. close: it keeps nothing from then on."""

@@ -208,7 +208,10 @@ class Scheduler(Seat):
 
     def close(self) -> None:
         """Ends the permanent driver, and closes the prefix cache. A signal handler may call it anywhere."""
-        self.when_free(self._end)
+        if self.is_free():
+            self._end()
+        else:
+            self.later(self._end)
 
     def _end(self) -> None:
         with _starting:  # one that another thread is starting
