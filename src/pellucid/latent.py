@@ -15,10 +15,11 @@ EPS = 1e-6  # of the norms of latent rows, whatever the other norms have (transf
 
 
 def is_in_one(tensors: Mapping[str, TensorLike], layer: int) -> bool:
-    """Whether the matrices of keys and values are one tensor, those of each head one after another: in files of
-    converters before April 2025, and of MiniCPM3."""
-    names = (f"blk.{layer}.attn_{name}.weight" for name in ("kv_b", "k_b"))
-    return [name in tensors for name in names] == [True, False]
+    """Whether a layer's matrices of keys and values are one tensor, those of each head one after another: in files of
+    converters before April 2025, and of MiniCPM3. A layer that has neither is like the others."""
+    if f"blk.{layer}.attn_k_b.weight" in tensors:
+        return False
+    return any(name.endswith(".attn_kv_b.weight") for name in tensors)
 
 
 def attention(a: Latent, scale: float) -> Attention:

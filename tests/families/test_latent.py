@@ -76,6 +76,14 @@ def test_sizes_of_older_files(files: Files, key: str, value: int) -> None:
     assert isinstance(found, str) and (f"deepseek2.{key}" in found or "blk.0.attn_" in found), found
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_without_keys_and_values(files: Files, layer: int) -> None:
+    put_in_one(files)
+    del files.tensors[f"blk.{layer}.attn_kv_b.weight"]
+    found = files.as_gguf(OLDER)
+    assert isinstance(found, str) and f"blk.{layer}.attn_kv_b.weight: no such tensor" in found, found
+
+
 def test_a_part_of_keys_and_values_is_missing(files: Files) -> None:
     put_in_one(files, rows=-1)
     found = files.as_gguf(OLDER)
