@@ -165,7 +165,7 @@ class Model(AsyncCalls):
 
     def close(self) -> None:
         """Frees the model. Running calls end with ClosedError, at the latest after the current forward pass; then the
-        memory is released. May be called again."""
+        memory is released. May be called again, and by a signal handler."""
         self._core.close()
 
     def __enter__(self) -> Model:
