@@ -1,4 +1,4 @@
-"""Layers for multi-token prediction, and projections stored as one matrix, of hybrid models of Qwen."""
+"""Layers for multi-token prediction; projections stored as one matrix, of hybrid models of Qwen."""
 
 from __future__ import annotations
 
@@ -52,3 +52,22 @@ def test_fused(name: str, tmp_path: Path) -> None:
     full = files.golden.config["layer_types"].index("full_attention")
     parts = [files.tensors.pop(f"blk.{full}.attn_{part}.weight") for part in "qkv"]
     assert np.array_equal(files.as_gguf({}, {f"blk.{full}.attn_qkv.weight": np.concatenate(parts)}), expected)
+
+
+@pytest.mark.parametrize("name", ["exaone4"])
+def test_gguf_of_dense_models(name: str, tmp_path: Path) -> None:
+    """Converters list the kinds of the other layers alone (EXAONE 4.5), or of all."""
+    files = Files(BY_NAME[name], tmp_path)
+    expected = files.as_gguf({})
+    n = files.keys["block_count"]
+    more = {key.replace(f"blk.{n - 1}.", f"blk.{n}."): value
+            for key, value in files.tensors.items() if key.startswith(f"blk.{n - 1}.")}  # fmt: skip
+    more[f"blk.{n}.nextn.eh_proj.weight"] = np.ones((64, 128), np.float32)
+    keys = {"block_count": n + 1, "nextn_predict_layers": 1}
+    pattern = files.keys.get("attention.sliding_window_pattern")
+    for given in (pattern, pattern and [*pattern, False]):
+        found = files.as_gguf({**keys, "attention.sliding_window_pattern": given}, more)
+        assert not isinstance(found, str), found
+        assert np.array_equal(found, expected)
+    if pattern:
+        assert "sliding_window_pattern" in str(files.as_gguf({"attention.sliding_window_pattern": pattern[1:]}))

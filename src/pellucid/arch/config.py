@@ -349,7 +349,9 @@ class Reader:
         pattern, window = self.key("attention.sliding_window_pattern"), self.key("attention.sliding_window")
         given = self.source.get_any(pattern, None)
         if given is not None and type(given) is not int:
-            local = tuple(self.source.get_list(pattern, of=bool, length=layers))
+            left = layers - self.source.get_int(self.key("nextn_predict_layers"), 0)  # EXAONE 4.5 lists only these
+            rest = layers - left if hasattr(given, "__len__") and len(given) == left else 0
+            local = (*self.source.get_list(pattern, of=bool, length=layers - rest), *(False,) * rest)
         else:
             n = self.source.get_int(pattern, period, min=1, max=_MAX)
             size = self.source.get_any(window, None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pellucid.arch.config import Config, Reader, Source
+from pellucid.arch.config import Config, Reader, Source, without_predictors
 from pellucid.folder import ANY, KEYS, NAMES, Folder, Settings, windows
 from pellucid.plan import Plan
 
@@ -19,8 +19,8 @@ def config(source: Source) -> Config:
     # The window's size decides, even if no layer has it.
     size = source.get_any(r.key("attention.sliding_window"), None)
     windowed = size is not None and not (type(size) is int and size == 0)
-    c = r.base(halves=True, period=_PERIOD if windowed else 0)
-    return replace(c, rotated=c.local) if windowed else c
+    c = r.base(halves=True, period=_PERIOD if windowed else 0, own=("nextn_predict_layers",))
+    return without_predictors(r, replace(c, rotated=c.local) if windowed else c)
 
 
 def block(p: Plan, c: Config, i: int) -> None:
