@@ -12,9 +12,10 @@ import pytest
 
 from pellucid import Model
 from pellucid.errors import UnsupportedModelError
-from tests.families.case import load_golden, write_gguf
+from tests.families.case import Array, load_golden, write_gguf
 from tests.families.cases import BY_NAME
 from tests.families.test_families import ids_of
+from tests.families.test_families_strict import Files
 
 Keys = dict[str, Any]
 YARN = 1 + 0.1 * np.log(4.0)  # its factor of cosines and sines in olmo3
@@ -54,3 +55,25 @@ def test_another_factor_of_yarn(tmp_path: Path) -> None:
     """llama.cpp ignores the key, transformers takes its value for the whole factor."""
     with pytest.raises(UnsupportedModelError, match=r"yarn_attn_factor = 1\.29\d* .*supported: 1, 1\.13"):
         logits("olmo3", tmp_path / "a.gguf", {"rope.scaling.yarn_attn_factor": 1.3})
+
+
+def halved(value: Array, heads: int, n: int) -> Array:
+    """The first n rows of every head, pairs of neighbours, as pairs (i, i + n/2)."""
+    rows = value.reshape(heads, len(value) // heads, -1)
+    return np.concatenate([rows[:, :n:2], rows[:, 1:n:2], rows[:, n:]], axis=1).reshape(value.shape)
+
+
+def test_positions_of_images(tmp_path: Path) -> None:
+    """Files of GLM-4 with images (GLM-4.1V) have another order of rows, those of GLM-4.5 (GLM-4.5V) the same one."""
+    sections = {"rope.dimension_sections": [1, 1, 2, 0]}
+    for name in ("glm4", "glm4moe"):
+        (tmp_path / name).mkdir()
+        files = Files(BY_NAME[name], tmp_path / name)
+        want, changed = files.as_gguf({}), {}
+        for part, heads in (("attn_q.", 4), ("attn_k.", 2)) if name == "glm4" else ():
+            for key in [key for key in files.tensors if part in key]:
+                changed[key] = halved(files.tensors[key], heads, files.keys["rope.dimension_count"])
+        found = files.as_gguf(sections, changed)
+        assert not isinstance(found, str), found
+        assert not isinstance(want, str) and np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
+        assert np.array_equal(files.as_gguf({"rope.dimension_sections": [0, 0, 0, 0]}), want)

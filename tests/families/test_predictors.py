@@ -54,7 +54,7 @@ def test_fused(name: str, tmp_path: Path) -> None:
     assert np.array_equal(files.as_gguf({}, {f"blk.{full}.attn_qkv.weight": np.concatenate(parts)}), expected)
 
 
-@pytest.mark.parametrize("name", ["exaone4"])
+@pytest.mark.parametrize("name", ["exaone4", "glm4"])
 def test_gguf_of_dense_models(name: str, tmp_path: Path) -> None:
     """Converters list the kinds of the other layers alone (EXAONE 4.5), or of all."""
     files = Files(BY_NAME[name], tmp_path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pellucid.arch.config import Config, Reader, Source
+from pellucid.arch.config import Config, Reader, Source, without_predictors
 from pellucid.arch.gemma2 import block as block
+from pellucid.arch.qwen2vl import check_images
 from pellucid.folder import NAMES, Folder
 
 
 def config(source: Source) -> Config:
-    return Reader(source).base(halves=False)
+    r = Reader(source)
+    divided = check_images(source)  # GLM-4.1V, GLM-OCR: converters then reorder the rows of queries and keys
+    return without_predictors(r, r.base(halves=divided, own=("nextn_predict_layers",)))
 
 
 FOLDERS = {

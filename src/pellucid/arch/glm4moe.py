@@ -9,11 +9,13 @@ from typing import Any
 
 from pellucid.arch.config import Config, Reader, Source, without_predictors
 from pellucid.arch.mixture import OWN, feed_forward, with_experts
+from pellucid.arch.qwen2vl import check_images
 from pellucid.folder import EXPERTS, KEYS, NAMES, SHARED_EXPERT, Folder, Settings
 from pellucid.plan import Plan
 
 
 def config(source: Source) -> Config:
+    check_images(source)
     r = Reader(source)
     c = without_predictors(r, r.base(halves=True, own=(*OWN, "nextn_predict_layers")))
     c = replace(c, head_norms=r.norms_heads())

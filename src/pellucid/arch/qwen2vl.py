@@ -15,11 +15,12 @@ def config(source: Source) -> Config:
     return qwen2.config(source)
 
 
-def check_images(source: Source) -> None:
+def check_images(source: Source) -> bool:
     """Reads the keys that only matter for images: how pairs are divided among the three positions, which are equal for
-    text, and how many layers receive image features."""
-    source.get_list(f"{source.architecture}.rope.dimension_sections", None, of=int)
+    text, and how many layers receive image features. Returns whether pairs are divided."""
+    sections = source.get_list(f"{source.architecture}.rope.dimension_sections", None, of=int)
     source.get_int(f"{source.architecture}.n_deepstack_layers", 0, min=0)
+    return sections is not None and len(sections) > 1 and min(sections[:2]) > 0
 
 
 _TEXT = Folder(
