@@ -6,9 +6,14 @@ from pellucid.arch.config import Config, Reader, Source
 from pellucid.folder import ANY, NAMES, QKVO, Folder, Same
 from pellucid.plan import Plan
 
+_ONE = ("expert_count", "expert_used_count")
+
 
 def config(source: Source) -> Config:
-    return Reader(source).base(halves=True)
+    r = Reader(source)
+    for name in _ONE:  # some configurations count the one network as an expert, and some converters repeat it
+        source.get_int(r.key(name), 0, min=0, max=1)
+    return r.base(halves=True, own=_ONE)
 
 
 def block(p: Plan, c: Config, i: int) -> None:
