@@ -20,6 +20,7 @@ def config(source: Source) -> Config:
 
 def multiplied(r: Reader, c: Config, logits: float | None = None) -> Config:
     """The configuration with its multipliers. logits: divisor of the logits if the file has none."""
+    r.source.get_list(r.key("deepstack_mapping"), None, of=int)  # the layers that receive features of images
     return replace(
         c,
         attention=replace(c.attention, scale=r.number("attention.scale", c.attention.dk**-0.5)),
