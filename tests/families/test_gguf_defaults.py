@@ -33,6 +33,7 @@ SAME: list[tuple[str, Keys, Keys]] = [
     ("phi3_longrope", {ORIGINAL: None}, {ORIGINAL: 256}),
     ("olmo3", {"rope.scaling.yarn_attn_factor": float(YARN)}, {}),
     ("olmo3", {"rope.scaling.attn_factor": float(YARN)}, {}),
+    ("nemotron_h", {"attention.layer_norm_rms_epsilon": None, "attention.layer_norm_epsilon": 1e-4}, {}),
     ("granite", {"deepstack_mapping": [-1, 1, -1]}, {}),
     ("hunyuan", {"expert_count": 1, "expert_used_count": 1}, {}),
 ]

@@ -20,8 +20,16 @@ _LEAST_STEP = 0.001  # of dt: transformers' time_step_min, which files do not ha
 _OLDER = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
+class _Reader(Reader):
+    def number(self, name: str, default: float | None = None, **limits: float) -> float:
+        """Some files have the epsilon, as their folders call it, under the name for the other kind of norm."""
+        if name == "attention.layer_norm_rms_epsilon" and self.source.get_any(self.key(name), None) is None:
+            name = "attention.layer_norm_epsilon"
+        return super().number(name, default, **limits)
+
+
 def config(source: Source) -> Config:
-    r = Reader(source)
+    r = _Reader(source)
     c = r.base(halves=True, act="relu2", recurrent=True, own=(*OWN, "nextn_predict_layers"), ff=1)
     no_heads, no_ff = (r.zeros(name, c.layers) for name in ("attention.head_count_kv", "feed_forward_length"))
     c = replace(without_predictors(r, c), memory=mamba2.memory(r, _LEAST_STEP))
