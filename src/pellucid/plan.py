@@ -177,7 +177,7 @@ class Plan(Tables):
         mats, biases = [], []
         for (name, rows), part in zip(parts, within, strict=True):
             mats.append(self.matrix(layered(layer, name), rows, self.buffers[h].dim, part=part))
-            biases.append(self.bias(layered(layer, name), rows, part=part))
+            biases.append(self.bias(layered(layer, name), rows, part=part if f"{fused}.bias" in self.tensors else None))
         seg = self.row_of_segments(mats, columns, biases, terms=[1, 2, 2])
         self.operation(Kind.LINEAR, layer, "attn_qkv", inp=h, out=out, seg=seg, n_seg=3)
         return QKV(out, a)

@@ -80,3 +80,15 @@ def test_positions_of_images(tmp_path: Path) -> None:
         assert not isinstance(found, str), found
         assert not isinstance(want, str) and np.abs(found - want).max() <= 1e-5 * np.abs(want).max()
         assert np.array_equal(files.as_gguf({"rope.dimension_sections": [0, 0, 0, 0]}), want)
+
+
+def test_biases_beside_one_matrix(tmp_path: Path) -> None:
+    """Queries, keys and values are one matrix, their biases are not."""
+    files = Files(BY_NAME["qwen2"], tmp_path)
+    want = files.as_gguf({})
+    for i in range(files.keys["block_count"]):
+        parts = [files.tensors.pop(f"blk.{i}.attn_{part}.weight") for part in "qkv"]
+        files.tensors[f"blk.{i}.attn_qkv.weight"] = np.concatenate(parts)
+    found = files.as_gguf({})
+    assert not isinstance(found, str), found
+    assert np.array_equal(found, want)
