@@ -74,6 +74,8 @@ class Tables:
                 data = t.data.view(np.uint8).reshape(whole.rows, row)[list(whole.order)].reshape(-1)
             else:
                 data = t.data[whole.first * row : (whole.first + rows) * row]
+            if scaled:
+                self._leave_inputs(whole.name, 1)
             if scaled and f"{whole.name}.scale" in self.tensors:
                 self.scales[len(self.matrices)] = float(floats(self.tensor(f"{whole.name}.scale", (1,)))[0])
             return Matrix(f"{name}.weight", t.type, rows, k, data, plain, tensor=f"{whole.name}.weight")
@@ -115,10 +117,16 @@ class Tables:
 
     def _scale(self, name: str, whole: str, n: int, rows: int, count: int) -> None:
         """Records the factors of the next matrix, a stack of n of so many rows, if the file has `count` for it."""
+        self._leave_inputs(whole, count)
         if f"{whole}.scale" in self.tensors:
             factors = floats(self.tensor(f"{whole}.scale", (count,)))
             vec = self.constant(f"{name}.scale", np.repeat(factors, n * rows // len(factors)))
             self.scales[len(self.matrices)] = vec
+
+    def _leave_inputs(self, whole: str, count: int) -> None:
+        """Leaves the factors of a matrix's quantised inputs unread: the engine quantises inputs in its own way."""
+        if f"{whole}.input_scale" in self.tensors:
+            self.tensor(f"{whole}.input_scale", (count,))
 
     def turned(self, name: str, n: int, rows: int, k: int, part: Part) -> int:
         """The number of a stack of n matrices (rows, k): `stack`'s (k, rows) of a part of a flat tensor, transposed;

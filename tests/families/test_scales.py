@@ -64,13 +64,36 @@ def test_every_matrix(name: str, tmp_path: Path) -> None:
     assert same(found, expected)
 
 
+def with_inputs(tensors: Weights) -> Weights:
+    """Beside each matrix a factor of its inputs, or one for each expert."""
+    made: Weights = {}
+    for name, value in tensors.items():
+        if value.ndim > 1 and not _NONE.fullmatch(name):
+            made[name.removesuffix("weight") + "input_scale"] = np.full(
+                (len(value) if value.ndim == 3 else 1,), 0.25, np.float32
+            )
+    return {**tensors, **made}
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3moe", "qwen35moe", "deepseek_v3", "nemotron_h_moe"])
+def test_factors_of_inputs(name: str, tmp_path: Path) -> None:
+    """Converters write those of folders in NVFP4. They are for quantised inputs; without these, as in llama.cpp, they
+    change nothing."""
+    case = BY_NAME[name]
+    golden = load_golden(case)
+    ids = ids_of(case, golden)[:30]
+    expected = logits(write_gguf(case, golden, tmp_path / "plain.gguf"), ids)
+    assert same(logits(write_gguf(changed(case, with_inputs), golden, tmp_path / "inputs.gguf"), ids), expected)
+
+
 @pytest.mark.parametrize("name", ["qwen2", "qwen3moe"])
 def test_what_does_not_fit(name: str, tmp_path: Path) -> None:
     case, experts = BY_NAME[name], name == "qwen3moe"
     golden = load_golden(case)
     down = "blk.1.ffn_down_exps" if experts else "blk.1.ffn_down"
     for tensor, shape in ((f"{down}.scale", (2,)), (f"{down}.scale", (1, 1)), ("token_embd.scale", (1,)),
-                          (f"{down}.input_scale", (1,)), ("blk.0.attn_norm.scale", (1,)),
+                          (f"{down}.input_scale", (2,)), ("blk.0.attn_norm.scale", (1,)),
+                          ("token_embd.input_scale", (1,)), ("blk.0.attn_norm.input_scale", (1,)),
                           ("blk.0.ffn_gate_inp.scale", (1,)), ("blk.9.attn_q.scale", (1,))):  # fmt: skip
         value = np.ones(shape, np.float32)
         path = write_gguf(changed(case, lambda t, n=tensor, v=value: {**t, n: v}), golden, tmp_path / "m.gguf")
