@@ -92,3 +92,22 @@ def test_biases_beside_one_matrix(tmp_path: Path) -> None:
     found = files.as_gguf({})
     assert not isinstance(found, str), found
     assert np.array_equal(found, want)
+
+
+def test_experts_that_differ_by_layer(tmp_path: Path) -> None:
+    """As in files of Nemotron 3 Puzzle."""
+    files = Files(BY_NAME["nemotron_h_moe"], tmp_path)
+    up, down = (files.tensors[f"blk.3.ffn_{part}_exps.weight"] for part in ("up", "down"))
+    whole = files.as_gguf({}, {"blk.3.ffn_down_exps.weight": down * (np.arange(32) < 20)})
+    narrow = {"blk.3.ffn_up_exps.weight": up[:, :20], "blk.3.ffn_down_exps.weight": down[:, :, :20]}
+    keys: Keys = {EXPERT: [0, 32, 0, 20], "feed_forward_length": [0, 32, 0, 20], "expert_used_count": [0, 3, 0, 3]}
+    found = files.as_gguf(keys, narrow)
+    assert not isinstance(found, str), found
+    assert not isinstance(whole, str) and np.abs(found - whole).max() <= 1e-5 * np.abs(whole).max()
+    used = {n: files.as_gguf({"expert_used_count": n}) for n in (2, 3)}
+    assert np.array_equal(files.as_gguf({"expert_used_count": [0, 2, 0, 2]}), used[2])
+    mixed = files.as_gguf({"expert_used_count": [0, 3, 0, 2]})
+    assert not isinstance(mixed, str), mixed
+    assert not any(np.array_equal(mixed, logits) for logits in used.values())
+    zero = files.as_gguf({"expert_used_count": [0, 3, 0, 0]})
+    assert "expert_used_count" in str(zero) and "it is 0 for layer 3, which has experts" in str(zero)

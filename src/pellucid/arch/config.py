@@ -115,6 +115,7 @@ class Config:
     headless: bool = False  # it has no head, and so no logits
     experts: Experts | None = None  # of layers that have experts
     sparse: tuple[bool, ...] = ()  # for each layer, whether it has experts; (): none has
+    expert_sizes: tuple[tuple[int, int], ...] = ()  # for each layer, top_k and ff of its experts, if layers may differ
     rotated: tuple[bool, ...] = ()  # for each layer, whether its queries and keys are rotated; (): all are
     dense: tuple[tuple[str, int, int], ...] = ()  # layers after pooling: the tensor's name, rows, columns
     # Layers that compute a score from a pooled hidden state, with tanh between them, or gelu and a norm of this name;

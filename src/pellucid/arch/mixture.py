@@ -43,8 +43,10 @@ def with_experts(
             name = "expert_used_count" if source.get_any(key("expert_count"), None) is None else "expert_count"
             raise source.fail(key(name), f"there are 0 experts, of which a token takes {used}")
         return c
-    top_k = int(source.get_int(key("expert_used_count"), min=1, max=min(n, 64)))
-    ff = r.size("expert_feed_forward_length", max(c.ff // top_k, 1) if divided else c.ff)
+    layers = r.size("block_count", max=4096)
+    top_k = r.layer_size("expert_used_count", layers, max=min(n, 64), zeros=True)
+    default = max(c.ff // top_k, 1) if divided else c.ff
+    ff = r.layer_size("expert_feed_forward_length", layers, default, zeros=True)
     number = source.get_int(key("expert_gating_func"), None, min=0)
     if number:
         if number not in _GATES:

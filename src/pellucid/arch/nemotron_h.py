@@ -17,6 +17,7 @@ from pellucid.recurrent import project
 
 _PATTERN = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
 _LEAST_STEP = 0.001  # of dt: transformers' time_step_min, which files do not have
+_SIZES = ("expert_used_count", "expert_feed_forward_length")
 _OLDER = {"mamba": "linear_attention", "attention": "full_attention"}
 
 
@@ -26,6 +27,25 @@ class _Reader(Reader):
         if name == "attention.layer_norm_rms_epsilon" and self.source.get_any(self.key(name), None) is None:
             name = "attention.layer_norm_epsilon"
         return super().number(name, default, **limits)
+
+    def layer_size(
+        self, name: str, layers: int, default: int | None = None, max: int = 1 << 24, zeros: bool = False
+    ) -> int:
+        """Experts need not be the same in all layers; the greatest value."""
+        if not self.source.get_any(self.key("expert_count"), 0) or name not in (*_SIZES, "feed_forward_length"):
+            return super().layer_size(name, layers, default, max, zeros)
+        return sorted(self.layer_sizes(name, layers, default, max, zeros))[-1] or 1
+
+    def expert_sizes(self, c: Config) -> tuple[tuple[int, int], ...]:
+        """For each layer, its experts' top_k and ff."""
+        e, layers = c.experts, self.size("block_count")
+        assert e is not None
+        found = [self.layer_sizes(name, layers, n, zeros=True) for name, n in zip(_SIZES, (e.top_k, e.ff), strict=True)]
+        for name, values in zip(_SIZES, found, strict=True):
+            for i in range(c.layers):
+                if c.sparse[i] and not values[i]:
+                    raise self.source.fail(self.key(name), f"it is 0 for layer {i}, which has experts", "at least 1")
+        return tuple(zip(*found, strict=True))
 
 
 def config(source: Source) -> Config:
@@ -51,7 +71,7 @@ def config(source: Source) -> Config:
     experts_only_up = replace(c.experts, plain=True, latent=int(latent or 0))
     if given is None:
         c = replace(c, sparse=tuple(f"blk.{i}.ffn_gate_inp.weight" in source.tensors for i in range(c.layers)))
-    return replace(c, experts=experts_only_up)
+    return replace(c, experts=experts_only_up, expert_sizes=r.expert_sizes(c))
 
 
 def block(p: Plan, c: Config, i: int) -> None:
@@ -70,8 +90,9 @@ def block(p: Plan, c: Config, i: int) -> None:
 
 def _mixture(p: Plan, c: Config, i: int, h: int) -> None:
     """Experts without gates, which may work in another space (`latent`) than the shared expert."""
-    e = c.experts
-    assert e is not None
+    assert c.experts is not None
+    top_k, ff = c.expert_sizes[i]
+    e = replace(c.experts, top_k=top_k, ff=ff)
     routes = route(p, i, h, e)
     if e.latent:
         inner = project(p, i, h, [("ffn_latent_down", e.latent)])
