@@ -275,6 +275,25 @@ def test_calls_or_a_text_with_a_structure(tokenizer: Tokenizer, family: str) -> 
     assert texts and calls
 
 
+@pytest.mark.parametrize("family", SOURCES)
+@pytest.mark.parametrize("key", ["tags", "name"])
+def test_calls_or_an_object(tokenizer: Tokenizer, family: str, key: str) -> None:
+    """A call may begin as an object does."""
+    schema = {"type": "object", "properties": {key: {"enum": ["x"]}}, "required": [key], "additionalProperties": False}
+    structure = Structure("schema", json.dumps(schema))
+    options = {"tools": TOOLS, "parallel_tool_calls": False, "thinking_budget": 1}
+    texts = calls = 0
+    for seed in range(12):
+        drawn = Drawn(tokenizer, family, options, seed, structure=structure)
+        if drawn.calls:
+            calls += 1
+            check(family, drawn)
+        else:
+            texts += 1
+            assert json.loads(drawn.text) == {key: "x"}
+    assert texts and calls
+
+
 def test_several_calls(tokenizer: Tokenizer) -> None:
     """Required: after each call, another may follow, or the end."""
     counts = set()

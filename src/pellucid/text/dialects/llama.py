@@ -34,4 +34,5 @@ class Llama(Dialect):
         return (yield from read_calls(r, at, known=tools, bare=True))
 
     def shape(self, name: str) -> Shape:
-        return Shape((f'{{"name": "{name}", "parameters": ',), ("}",))
+        # In parts as in JSON: llguidance's lexer could otherwise not tell the beginning from that of another object.
+        return Shape(("{", '"name"', ":", f' "{name}", "parameters": '), ("}",))
