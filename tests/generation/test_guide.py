@@ -294,6 +294,24 @@ def test_calls_or_an_object(tokenizer: Tokenizer, family: str, key: str) -> None
     assert texts and calls
 
 
+@pytest.mark.parametrize("family", SOURCES)
+def test_tags_within_a_text_with_a_structure_are_text(tokenizer: Tokenizer, family: str) -> None:
+    """Those that the tokenizer spells as text."""
+    one = find(templates()[SOURCES[family]])
+    thinks = thinking(one, templates()[SOURCES[family]])
+    tags = [*one.opens, *one.tags, *one.layout, *((thinks.opens, thinks.closes) if thinks is not None else ())]
+    value = {"tags": [f"a{tag}b" for tag in tags]}
+    structure = Structure("schema", json.dumps({"const": value}))
+    texts = 0
+    for seed in range(12):
+        options = {"tools": TOOLS, "parallel_tool_calls": False, "thinking_budget": 1}
+        drawn = Drawn(tokenizer, family, options, seed, structure=structure, most=800)
+        if not drawn.calls:
+            texts += 1
+            assert json.loads(drawn.text) == value and drawn.guide.complete
+    assert texts
+
+
 def test_several_calls(tokenizer: Tokenizer) -> None:
     """Required: after each call, another may follow, or the end."""
     counts = set()

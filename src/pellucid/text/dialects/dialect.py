@@ -104,16 +104,19 @@ class Dialect:
                     continue
                 if stop is not None:
                     r.stop_thinking(0)
-            layout = [one for one in self.layout if one in self.tags or r.thought]
+            # A text with a structure begins without tags: within it, they are part of the text.
+            layout = [one for one in self.layout if not r.either and (one in self.tags or r.thought)]
             stops = (*opens, *layout, *((thinking.opens,) if thinking and thinking.anywhere else ()))
             stop = yield from r.until(stops)
             if stop is None:
                 return
             if stop in layout:
                 r.layout(len(stop))
+            elif r.either and r.said:
+                r.say(len(stop))
             elif stop not in opens:
                 r.think(len(stop))
-            elif (r.either and r.said) or not (yield from self.read_call(r, stop, tools or {})):
+            elif not (yield from self.read_call(r, stop, tools or {})):
                 r.say(len(stop))
             elif r.full:
                 return

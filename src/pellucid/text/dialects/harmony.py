@@ -72,6 +72,9 @@ class Harmony(Dialect):
                 continue
             r.layout(n)
             r.thinking = f"{_CHANNEL}analysis" in header or to is not None
+            if r.either and not r.thinking:  # no tag within a text with a structure
+                yield from r.until(())
+                return
             yield from self._say(r, said)
 
     @staticmethod
