@@ -164,6 +164,21 @@ def test_a_text_does_not_hold_what_ends_it(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TAGGED)
+def test_listed_values_that_hold_what_ends_them(tokenizer: Tokenizer, family: str) -> None:
+    for end in find(templates()[SOURCES[family]]).value_ends:
+        for others in (["x"], []):
+            schema = {"type": "object", "properties": {"a": {"enum": [f"a{end}", *others]}}, "required": ["a"]}
+            tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+            options = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+            if others:
+                for seed in range(4):
+                    assert json.loads(Drawn(tokenizer, family, options, seed).calls[0].arguments) == {"a": "x"}
+            else:
+                with pytest.raises(GrammarError, match=r"tools\[0\]: no value of 'a' can be written"):
+                    Drawn(tokenizer, family, options, 1)
+
+
+@pytest.mark.parametrize("family", TAGGED)
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [

@@ -150,12 +150,16 @@ class _Maker:
             listed, kinds = _listed(one), types(one, schema)
             if listed is not None:
                 written = (value if isinstance(value, str) else json.dumps(value) for value in listed)
-                parts += (f"{json.dumps(text, ensure_ascii=False)} {self._spelled(after)}" for text in written)
+                kept = (text for text in written if not any(end in text for end in self._ends_of_values))
+                parts += (f"{json.dumps(text, ensure_ascii=False)} {self._spelled(after)}" for text in kept)
                 continue
             if not kinds or "string" in kinds:
                 parts.append(self._text(f"value_{i}_{j}_{k}", one, after, strict))
             if others := sorted(kinds - {"string"}):
                 parts.append(f"{_json({**shared, **one, 'type': others}, strict)} {self._spelled(after)}")
+        if not parts:
+            text = f"no value of {shown(name)} can be written: each contains a tag that would end it"
+            raise GrammarError(text, place="tools")
         return f"({' | '.join(parts)})"
 
     def _text(self, rule: str, schema: Mapping[str, Any], after: str, strict: bool) -> str:
