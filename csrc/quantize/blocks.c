@@ -30,6 +30,24 @@ int pl_quantize_BF16(PL_QUANTIZE_ARGS)
     return isfinite(pl_bf16_to_f32(bits)) ? 0 : -1;
 }
 
+/* As pl_assign, for the d that f16 has: the nearest, or the next larger one where that is better; its bits -> scale. */
+static float assign_rounded(const pl_book *b, const float *x, const float *w, float d, float m, uint16_t *scale,
+                            float *q)
+{
+    float error = pl_assign(b, x, w, PL_BLOCK, pl_factor(d, 0, scale), m, q);
+    if (pl_rounds_up(d)) {
+        float other[PL_BLOCK];
+        uint16_t up;
+        const float found = pl_assign(b, x, w, PL_BLOCK, pl_factor(d, 1, &up), m, other);
+        if (found < error) {
+            error = found;
+            *scale = up;
+            memcpy(q, other, sizeof other);
+        }
+    }
+    return error;
+}
+
 int pl_quantize_plain(PL_QUANTIZE_ARGS)
 {
     const pl_plain_kind *k = q->plain;
@@ -39,20 +57,11 @@ int pl_quantize_plain(PL_QUANTIZE_ARGS)
         return -1;
     pl_fit_one(&k->book, x, w, PL_BLOCK, k->kind, &d, &m);
     const uint16_t min = pl_f32_to_f16(m);
-    uint16_t scale, up;
-    const float nearest = pl_factor(d, 0, &scale);
+    uint16_t scale;
     m = pl_f16_to_f32(min);
-    if (!isfinite(nearest) || !isfinite(m))
+    if (!(fabsf(d) < 65520.0f) || !isfinite(m))
         return -1;
-    float error = pl_assign(&k->book, x, w, PL_BLOCK, nearest, m, values);
-    if (pl_rounds_up(d)) {
-        const float found = pl_assign(&k->book, x, w, PL_BLOCK, pl_factor(d, 1, &up), m, other);
-        if (found < error) {
-            error = found;
-            scale = up;
-            memcpy(values, other, sizeof values);
-        }
-    }
+    const float error = assign_rounded(&k->book, x, w, d, m, &scale, values);
     /* All may be better as 0, for which the table has no code. */
     if (k->book.table && pl_is_coarse(scale) && pl_assign(&k->book, x, w, PL_BLOCK, 0, 0, other) <= error)
         scale = 0;
@@ -123,15 +132,7 @@ int pl_quantize_Q8_0(PL_QUANTIZE_ARGS)
     const pl_book book = {-127, 127, 0, NULL, NULL};
     float values[PL_BLOCK];
     uint16_t bits;
-    const float error = pl_assign(&book, x, w, PL_BLOCK, pl_factor(most / 127.0f, 0, &bits), 0, values);
-    if (pl_rounds_up(most / 127.0f)) {
-        float other[PL_BLOCK];
-        uint16_t up;
-        if (pl_assign(&book, x, w, PL_BLOCK, pl_factor(most / 127.0f, 1, &up), 0, other) < error) {
-            bits = up;
-            memcpy(values, other, sizeof values);
-        }
-    }
+    assign_rounded(&book, x, w, most / 127.0f, 0, &bits, values);
     pl_put_u16(out, bits);
     for (int i = 0; i < PL_BLOCK; i++)
         out[2 + i] = (uint8_t)(int8_t)(int)values[i];

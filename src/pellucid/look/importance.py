@@ -48,9 +48,9 @@ def inputs(plan: Plan) -> dict[Input, list[str]]:
             if plan.ops[last].kind == Kind.REORDER:
                 buffer = plan.ops[last].inp
             by_heads = routes is None and m.k != plan.buffers[buffer].dim  # each matrix has its own columns
-            stack, heads = m.stack if routes is not None or by_heads else 1, 1
-            if by_heads and m.name != m.tensor:  # keys and values in one tensor
-                stack, heads = 1, m.stack
+            in_one = by_heads and m.name != m.tensor  # keys and values in one tensor
+            heads = m.stack if in_one else 1
+            stack = m.stack if not in_one and (routes is not None or by_heads) else 1
             names = found.setdefault(Input(Tap(i - 1, buffer), stack, routes, op.kind == Kind.EXPERTS, heads), [])
             if m.tensor not in names:  # parts of one tensor share its input
                 names.append(m.tensor)

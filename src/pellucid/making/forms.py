@@ -72,8 +72,6 @@ def gguf_importances(importances: Mapping[str, Importance], c: Config) -> dict[s
         order = forms.columns(match[3])
         if order is not None:
             importance = importance._replace(sums=importance.sums[:, order])
-        if c.architecture in _IN_ONE and match[3] == "attn_k_b.weight":
-            continue  # its columns are rows of the file's
         if c.architecture in _IN_ONE and match[3] == "attn_v_b.weight":
             importance = Importance(*(x.sum(axis=0, keepdims=True) for x in importance))
         for stem in forms.names(match[3], importances):
@@ -168,8 +166,8 @@ class _Forms:
         """The names, without the layer, of the tensors that a matrix is converted to. tensors: the folder's, or all of
         its matrices."""
         arch, end = self.c.architecture, stem.rpartition(".")[2]
-        if arch in _IN_ONE and stem == "attn_v_b.weight":
-            return ("attn_kv_b.weight",)
+        if arch in _IN_ONE and stem in ("attn_k_b.weight", "attn_v_b.weight"):  # columns of keys are rows of the file's
+            return ("attn_kv_b.weight",) if stem == "attn_v_b.weight" else ()
         if arch == "qwen3next" and stem == "ssm_in.weight":
             return "attn_qkv.weight", "attn_gate.weight"
         if arch in _FUSED:
