@@ -12,6 +12,12 @@ static double ratio(long long quota, long long period)
     return quota > 0 && period > 0 ? (double)quota / (double)period : 0;
 }
 
+/* The smaller quota; 0 = none. */
+static double smaller(double a, double b)
+{
+    return a > 0 && (b == 0 || a < b) ? a : b;
+}
+
 /* The quota of the folder `mount` + `group`; 0 = none. */
 static double quota_here(const char *root, const char *mount, const char *group, int v2)
 {
@@ -43,9 +49,7 @@ static double quota_upward(const char *root, const char *mount, char *group, int
         size_t len = strlen(group);
         while (len && group[len - 1] == '/')
             group[--len] = 0;
-        double q = quota_here(root, mount, group, v2);
-        if (q > 0 && (least == 0 || q < least))
-            least = q;
+        least = smaller(quota_here(root, mount, group, v2), least);
         char *slash = strrchr(group, '/');
         if (!slash)
             return least;
@@ -82,13 +86,15 @@ static void unescape(char *s)
     *to = 0;
 }
 
-/* Finds where the hierarchy is mounted, and which of its folders is mounted there. 1 if mountinfo lists it. */
-static int find_mount(char *mountinfo, int v2, const char **mount, const char **shown)
+/* Finds the next place where the hierarchy is mounted, and which of its folders is mounted there. *lines: those of
+ * mountinfo that follow. 1 if one is found. */
+static int find_mount(char **lines, int v2, const char **mount, const char **shown)
 {
-    for (char *line = mountinfo, *next; line && *line; line = next) {
+    for (char *line = *lines, *next; line && *line; line = next) {
         next = strchr(line, '\n');
         if (next)
             next++;
+        *lines = next;
         size_t len = next ? (size_t)(next - line) - 1 : strlen(line);
         char *copy = malloc(len + 1);
         if (!copy)
@@ -130,33 +136,40 @@ static int find_mount(char *mountinfo, int v2, const char **mount, const char **
     return 0;
 }
 
-static double hierarchy_quota(const char *root, char *group, int v2)
+/* quota_upward, with the path of the group below the folder that is mounted there. */
+static double mount_quota(const char *root, const char *mount, const char *below, int v2)
+{
+    char *group = strdup(below);
+    double q = group ? quota_upward(root, mount, group, v2) : 0;
+    free(group);
+    return q;
+}
+
+static double hierarchy_quota(const char *root, const char *group, int v2)
 {
     /* The usual mount point, if mountinfo names none. */
     static const char *const usual[2][3] = {{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", NULL},
                                             {"/sys/fs/cgroup", "/sys/fs/cgroup/unified", NULL}};
-    const char *mount, *shown;
-    char *mountinfo = pl_read_text(root, PL_MOST_TEXT, "/proc/self/mountinfo");
+    const char *mount, *shown, *first = NULL;
+    char *mountinfo = pl_read_text(root, PL_MOST_TEXT, "/proc/self/mountinfo"), *lines = mountinfo;
     double least = 0;
-    if (mountinfo && find_mount(mountinfo, v2, &mount, &shown)) {
+    int within = 0;
+    while (find_mount(&lines, v2, &mount, &shown)) {
         /* A container may see its own folder as the root: remove what lies above it. */
         size_t n = strlen(shown);
         while (n && shown[n - 1] == '/')
             n--;
-        if (strncmp(group, shown, n) == 0 && (group[n] == '/' || group[n] == 0))
-            memmove(group, group + n, strlen(group + n) + 1);
-        else
-            group[0] = 0;
-        least = quota_upward(root, mount, group, v2);
-    } else {
-        for (int i = 0; usual[v2][i]; i++) {
-            char *copy = strdup(group);
-            double q = copy ? quota_upward(root, usual[v2][i], copy, v2) : 0;
-            free(copy);
-            if (q > 0 && (least == 0 || q < least))
-                least = q;
+        if (strncmp(group, shown, n) == 0 && (group[n] == '/' || group[n] == 0)) {
+            least = smaller(mount_quota(root, mount, group + n, v2), least);
+            within = 1;
         }
+        if (!first)
+            first = mount;
     }
+    if (first && !within)
+        least = mount_quota(root, first, "", v2);
+    for (int i = 0; !first && usual[v2][i]; i++)
+        least = smaller(mount_quota(root, usual[v2][i], group, v2), least);
     free(mountinfo);
     return least;
 }
@@ -177,9 +190,7 @@ double pl_quota(const char *root)
         int v2 = group == controllers + 1;
         if (!v2 && !has_word(controllers + 1, group, "cpu"))
             continue;
-        double q = hierarchy_quota(root, group + 1, v2);
-        if (q > 0 && (least == 0 || q < least))
-            least = q;
+        least = smaller(hierarchy_quota(root, group + 1, v2), least);
     }
     free(text);
     return least;

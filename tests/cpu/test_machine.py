@@ -352,6 +352,32 @@ def test_a_group_outside_the_namespace(four: Root) -> None:
     assert four.read()["quota"] == 3
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", [1, 2])
+def test_mounts_of_other_folders(four: Root, kind: int, before: bool) -> None:
+    """A hierarchy may be mounted several times; a folder of another container does not count."""
+    four.write("/proc/self/cgroup", "0::/docker/x/in\n" if kind == 2 else "4:cpu,cpuacct:/docker/x/in\n")
+    end = "rw - cgroup2 cgroup2 rw\n" if kind == 2 else "rw - cgroup cgroup rw,cpu,cpuacct\n"
+    mounts = [f"40 24 0:26 {of} /{at} {end}" for of, at in (("/docker/y", "other"), ("/docker/xx", "like"))]
+    mounts.insert(0 if before else 2, f"30 24 0:26 /docker/x /own {end}")
+    four.mount(*mounts)
+    for folder, quota in (("other", 100000), ("like", 100000), ("own/in", 300000), ("own", 400000)):
+        names = ("cpu.max",) if kind == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        for name, text in zip(names, (f"{quota}", "100000"), strict=False):
+            four.write(f"/{folder}/{name}", f"{text}\n")
+    assert four.read()["quota"] == 3
+
+
+def test_every_mount_counts_that_shows_the_group(four: Root) -> None:
+    """One may show only the group itself, another one also the group above it, which has less."""
+    four.write("/proc/self/cgroup", "0::/a/b\n")
+    four.mount(V2.replace(" / /sys", " /a/b /sys"), "31 24 0:26 / /all rw - cgroup2 cgroup2 rw\n")
+    four.write("/sys/fs/cgroup/cpu.max", "300000 100000\n")
+    four.write("/all/a/b/cpu.max", "300000 100000\n")
+    four.write("/all/a/cpu.max", "200000 100000\n")
+    assert four.read()["quota"] == 2
+
+
 @pytest.mark.parametrize(("line", "folder"), [("0::/a", "/sys/fs/cgroup/a"), ("2:cpu:/a", "/sys/fs/cgroup/cpu/a")])
 def test_usual_mounts_where_mountinfo_is_missing(four: Root, line: str, folder: str) -> None:
     four.write("/proc/self/cgroup", line + "\n")
