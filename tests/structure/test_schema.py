@@ -232,3 +232,29 @@ def test_errors_of_expressions_are_short() -> None:
     with pytest.raises(GrammarError) as failed:
         G.compile(Structure("regex", "(a"))
     assert str(failed.value) == "regex: not a regular expression in Rust's syntax: unclosed group"
+
+
+@pytest.mark.parametrize(
+    ("schema", "bad", "good"),
+    [
+        ({"format": "uint8", "minimum": -1, "exclusiveMinimum": True}, "-1", "0"),
+        ({"format": "uint8", "exclusiveMinimum": True}, "-1", "0"),
+        ({"format": "int8", "minimum": -128, "exclusiveMinimum": True}, "-128", "-127"),
+        ({"format": "uint8", "maximum": 300, "exclusiveMaximum": True}, "256", "255"),
+        ({"format": "uint8", "maximum": 255, "exclusiveMaximum": True}, "255", "254"),
+    ],
+)
+def test_exclusive_bounds_of_draft_4_beside_those_of_a_format(schema: Any, bad: str, good: str) -> None:
+    bound = G.compile(of({"type": "integer", **schema}))
+    assert takes(bound, good) and not takes(bound, bad)
+
+
+@pytest.mark.parametrize("multiple", [0.25, 0.125, 0.04, 0.0375, 0.5, 2.5, 1.28, 3, 20])
+@pytest.mark.parametrize("more", [{}, {"allOf": [{"multipleOf": 0.5}]}, {"anyOf": [{"minimum": 1}, {"maximum": 0}]}])
+def test_multiples_with_fewer_digits(multiple: float, more: Any) -> None:
+    for schema in ({"multipleOf": multiple, **more}, {"type": ["number", "null"], "multipleOf": multiple, **more}):
+        check, bound = validator(schema), G.compile(of(schema))
+        for n in range(-30, 31):
+            for value in (n * multiple, n * multiple / 2):
+                text = repr(int(value) if value == int(value) else round(value, 6))
+                assert takes(bound, text) == check.is_valid(json.loads(text)), text

@@ -113,8 +113,10 @@ def settled(root: Any, place: str, strict: bool = True) -> Any:
         tags.append(node.get("discriminator"))
         for key in [key for key in node if key not in named and _asks_nothing(key, node)]:
             del node[key]
+        _draft_4(node)
         _bound(node)
         _dated(node)
+        _shorter_multiples(node)
     _open_ends(nodes)
     if "oneOf" not in named:
         _one_is_any(root, zip(nodes, tags, strict=True))
@@ -172,6 +174,15 @@ def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
     return any(type(node[key]) is type(one) and node[key] == one for one in _EMPTY.get(key, ()))
 
 
+def _draft_4(node: dict[str, Any]) -> None:
+    """Converts exclusive bounds as draft 4 has them: True, beside the bound; alone, it has no effect."""
+    for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if node.get(key) is True and is_number(node.get(other)):
+            node[key] = node[other]
+        elif node.get(key) is True and other not in node:
+            del node[key]
+
+
 def _bound(node: dict[str, Any]) -> None:
     """Converts formats and bounds that llguidance does not support to bounds that it does."""
     given = node.get("type")
@@ -193,10 +204,6 @@ def _bound(node: dict[str, Any]) -> None:
 def _open_ends(nodes: list[dict[str, Any]]) -> None:
     """Moves an exclusive integer bound inward, by a billionth of the last digit of the other bound, if that is less
     than 1 away: for 0 < x <= 0.5, llguidance would also allow 0."""
-    for node in nodes:  # in draft 4 an exclusive bound is True, beside the bound
-        for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-            if node.get(key) is True and is_number(node.get(other)):
-                node[key] = node[other]
     for key, others, sign in (("exclusiveMinimum", _MOST, 1), ("exclusiveMaximum", _LEAST, -1)):
         ends = {node[other] for node in nodes for other in others if is_number(node.get(other))}
         for node in nodes:
@@ -213,6 +220,26 @@ def _beside(bound: float, ends: set[float], sign: int) -> float:
     digits = max(-int(Decimal(str(end)).normalize().as_tuple().exponent) for end in near)
     moved = float(Fraction(bound) + Fraction(sign, 10 ** (digits + 9)))
     return math.nextafter(bound, sign * math.inf) if moved == bound else moved  # a double has no more digits
+
+
+def _shorter_multiples(node: dict[str, Any]) -> None:
+    """Adds the multiples that have fewer digits after the point: as multiples of 0.25, llguidance would not allow 0.5,
+    whose digit 5 is no multiple of 25."""
+    value = node.get("multipleOf")
+    if not is_number(value) or value <= 0:
+        return
+    _, digits, exponent = Decimal(str(value)).normalize().as_tuple()
+    whole, all_of = int("".join(map(str, digits))), node.get("allOf", [])
+    found = [value]
+    for places in range(-int(exponent) - 1, 0, -1):
+        shorter = whole // math.gcd(whole, 10)
+        if shorter == whole:
+            break
+        whole = shorter
+        found.append(float(f"{whole}e-{places}"))
+    if len(found) > 1 and isinstance(all_of, list):
+        del node["multipleOf"]
+        node["allOf"] = [*all_of, {"anyOf": [{"multipleOf": one} for one in found]}]
 
 
 def _dated(node: dict[str, Any]) -> None:
