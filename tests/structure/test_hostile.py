@@ -112,6 +112,10 @@ CASES: dict[str, tuple[str, str]] = {
     "references in deep items": ("schema", defs(lambda name: '{"items":' * 90 + ref(name) + "}" * 90)),
     "a reference to itself": ("schema", '{"$ref":"#/$defs/a","$defs":{"a":{"allOf":[{"$ref":"#/$defs/a"}]}}}'),
     "multiples": ("schema", '{"type":"integer","allOf":[{"multipleOf":9973},{"multipleOf":9967}]}'),
+    "multiples with fewer digits": (
+        "schema",
+        json.dumps({"type": "number", "allOf": [{"multipleOf": one} for one in (0.0375, 0.00625, 0.128)] * 600}),
+    ),
     "a long multiple": ("schema", '{"type":"number","multipleOf":1.23456789012345e-300}'),
     "long strings": ("schema", '{"type":"string","minLength":100000000}'),
     "long arrays": ("schema", '{"items":{"type":"array","minItems":100000},"type":"array","minItems":100000}'),

@@ -177,10 +177,12 @@ def _asks_nothing(key: str, node: dict[str, Any]) -> bool:
 def _draft_4(node: dict[str, Any]) -> None:
     """Converts exclusive bounds as draft 4 has them: True, beside the bound; alone, it has no effect."""
     for key, other in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        if node.get(key) is True and is_number(node.get(other)):
-            node[key] = node[other]
-        elif node.get(key) is True and other not in node:
+        if node.get(key) is not True:
+            continue
+        if other not in node:
             del node[key]
+        elif is_number(node[other]):
+            node[key] = node[other]
 
 
 def _bound(node: dict[str, Any]) -> None:
